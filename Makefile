@@ -1,0 +1,67 @@
+# Everything is installed into .venv, which is made here.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+DEMO_MARK := runs/.demo-made-by-make
+# -qq: errors are shown, nothing else.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+# pyright: no look for a newer version; the one that is installed, with the Node.js that is installed beside it.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+unexport PYRIGHT_PYTHON_FORCE_VERSION PYRIGHT_PYTHON_PYLANCE_VERSION PYRIGHT_PYTHON_NODE_VERSION
+unexport PYRIGHT_PYTHON_NODEJS_WHEEL PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT
+
+.PHONY: help install demo test clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make install   .venv with accdd and what it needs (PYTHON=python3.12 chooses the Python)"
+	@echo "make demo      distil the built-in digits to one image per class, into $(DEMO)"
+	@echo "make test      linter, formatter, types, import order, tests"
+	@echo "make clean     remove .venv, caches and the demo; your own runs stay"
+
+install: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	@if [ -e $(DEMO) ] && [ ! -e $(DEMO_MARK) ]; then \
+		echo "$(DEMO) exists and was not made by 'make demo': move it away first." >&2; exit 1; fi
+	@rm -rf $(DEMO)
+	@mkdir -p $(dir $(DEMO)) && touch $(DEMO_MARK)
+	$(BIN)/accdd distill digits --ipc 1 --out $(DEMO)
+
+test: $(VENV)/.installed-dev
+	@echo "== ruff check: mistakes"
+	@$(BIN)/ruff check .
+	@echo "== ruff format: layout"
+	@$(BIN)/ruff format --check .
+	@echo "== pyright: types"
+	@$(BIN)/pyright
+	@echo "== import-linter: which file may import which"
+	@$(BIN)/lint-imports --no-logo
+	@echo "== pytest: behaviour (without the slow tests)"
+	@$(BIN)/python -m pytest
+
+clean:
+	@if [ -e $(DEMO_MARK) ]; then rm -rf $(DEMO) $(DEMO_MARK); fi
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that venv makes: where it is, the environment is whole.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+		sys.exit(None if v >= (3, 11) else "accdd needs Python 3.11 or newer; $(PYTHON) is %d.%d." % v)' || { \
+		echo "Name a Python 3.11 or newer, for example: make $(firstword $(MAKECMDGOALS) install) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Making $(VENV) with `$(PYTHON) --version 2>&1`"
+	@$(PYTHON) -m venv $(VENV)
+
+# The stamps make a second call instant; a change of either list installs again.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing accdd and its dependencies into $(VENV) (minutes, the first time)"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing accdd, its dependencies and the development tools into $(VENV) (minutes, the first time)"
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(VENV)/.installed $@

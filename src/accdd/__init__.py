@@ -1,0 +1,47 @@
+"""accdd turns a labelled image data set into a few learned images per class.
+
+import accdd
+result = accdd.distill("my_images/", ipc=10, out="runs/mine")
+images, labels = accdd.load("runs/mine").decode()
+scores = accdd.evaluate("runs/mine", seeds=5)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accdd.api import Result, build_pool, distill, evaluate, load
+    from accdd.artifact import Distilled
+    from accdd.config import InputError, Settings
+    from accdd.evaluation import Score
+
+_HOMES = {
+    "Distilled": "accdd.artifact",
+    "InputError": "accdd.config",
+    "Result": "accdd.api",
+    "Score": "accdd.evaluation",
+    "Settings": "accdd.config",
+    "build_pool": "accdd.api",
+    "distill": "accdd.api",
+    "evaluate": "accdd.api",
+    "load": "accdd.api",
+}
+
+__all__ = [
+    "Distilled",
+    "InputError",
+    "Result",
+    "Score",
+    "Settings",
+    "build_pool",
+    "distill",
+    "evaluate",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `accdd --help` does not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'accdd' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

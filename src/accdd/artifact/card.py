@@ -1,0 +1,193 @@
+"""What a person sees of a distilled set: the preview picture and the data set card."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from accdd.artifact.distilled import Distilled
+
+MAX_COLUMNS, MAX_ROWS = 10, 20
+MAX_NAMES = 100
+"""Class names written into the card; ImageNet's thousand would bury the rest."""
+
+_GAP = 2  # pixels between images
+_MIN_WIDTH, _MAX_WIDTH, _MAX_HEIGHT = 200, 1200, 6000  # of the whole picture, in pixels
+_MIN_TILE = 64  # smaller images are hard to see
+_BACKGROUND = 255
+
+_CARD = """\
+---
+task_categories:
+- image-classification
+tags:
+- dataset-distillation
+- accdd
+---
+# Distilled set
+
+{count} learned images ({shape}) that stand in for a whole training set of {classes} classes: a network trained on
+these few comes as close as it can to one trained on all the real images. {factor}
+
+![One row per class; at most {columns} images and {rows} classes are shown](preview.png)
+
+| | |
+|---|---|
+{facts}
+
+## Load
+
+With accdd:
+
+```python
+import accdd
+
+images, labels = accdd.load("this/folder").decode()  # float32 (n, c, h, w) in [0, 1]; int64 (n,)
+```
+
+Without:
+
+```python
+import json, pathlib
+import numpy as np
+from safetensors.numpy import load_file
+tensors = load_file("images.safetensors")
+images, labels = tensors["images"], tensors["labels"]  # float32 (n, c, h, w) in [0, 1]; int64 (n,)
+class_names = json.loads(pathlib.Path("distilled.json").read_text(encoding="utf-8"))["class_names"]
+{cut}```
+
+Before training, subtract the mean {mean} and divide by the standard deviation {std} of each channel.
+
+## Scores
+
+{scores}
+
+## Limits
+
+A distilled set is not a privacy guarantee: learned images can resemble real ones closely. Whatever licence and
+conditions hold for the source hold here too.
+"""
+
+
+def preview(distilled: Distilled) -> Image.Image:
+    """A grid of the stored images, one row per class, enlarged without smoothing.
+
+    Shows at most `MAX_COLUMNS` images of each of the first `MAX_ROWS` classes, fewer where images are large.
+    """
+    height, width = distilled.images.shape[-2:]
+    columns = max(1, min(MAX_COLUMNS, distilled.ipc, _MAX_WIDTH // (width + _GAP)))
+    rows = max(1, min(MAX_ROWS, distilled.num_classes, _MAX_HEIGHT // (height + _GAP)))
+    wanted = math.ceil(max(_MIN_TILE, _MIN_WIDTH / columns) / width)
+    scale = max(1, min(wanted, (_MAX_WIDTH // columns - _GAP) // width))
+    step_down, step_right = height * scale + _GAP, width * scale + _GAP
+    shape = (rows * step_down - _GAP, columns * step_right - _GAP, 3)
+    canvas = np.full(shape, _BACKGROUND, dtype=np.uint8)
+    for row in range(rows):
+        of_class = distilled.images[distilled.labels == row][:columns]
+        for column, image in enumerate(of_class):
+            top, left = row * step_down, column * step_right
+            canvas[top : top + height * scale, left : left + width * scale] = _to_rgb(image, scale)
+    return Image.fromarray(canvas)
+
+
+def card(distilled: Distilled) -> str:
+    """The README.md: markdown in which no name taken from the data acts as markup."""
+    count, channels, height, width = distilled.images.shape
+    return _CARD.format(
+        count=count,
+        shape=f"{channels} x {height} x {width}, float32 in [0, 1]",
+        classes=distilled.num_classes,
+        factor=_factor_sentence(distilled),
+        columns=MAX_COLUMNS,
+        rows=MAX_ROWS,
+        facts="\n".join(f"| {name} | {value} |" for name, value in _facts(distilled).items()),
+        cut=_cutting(distilled),
+        mean=_numbers(distilled.mean),
+        std=_numbers(distilled.std),
+        scores=_scores(distilled.info),
+    )
+
+
+def escape(text: Any, longest: int = 60) -> str:
+    """Text from outside as it may stand in a line of markdown or HTML: punctuation becomes entities.
+
+    Characters that print nothing (line ends, terminal escapes, changes of writing direction) are replaced.
+    """
+    shown = str(text)
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return "".join(map(_escape_character, shown))
+
+
+def _escape_character(character: str) -> str:
+    if not character.isprintable():
+        return "\N{REPLACEMENT CHARACTER}"
+    return character if character.isalnum() or character in " …" else f"&#{ord(character)};"
+
+
+def _to_rgb(image: torch.Tensor, scale: int) -> np.ndarray:
+    """Float (c, h, w) in [0, 1] to uint8 (scale * h, scale * w, 3); other than 3 channels are averaged to grey."""
+    if len(image) != 3:
+        image = image.mean(dim=0, keepdim=True).expand(3, -1, -1)
+    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()  # (h, w, 3)
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _factor_sentence(distilled: Distilled) -> str:
+    if distilled.factor == 1:
+        return "Each stored image is one training image."
+    f = distilled.factor
+    return f"Each stored image is a grid of {f} x {f} training images, cut and enlarged when loaded."
+
+
+def _cutting(distilled: Distilled) -> str:
+    """The lines of Python that cut stored images into training images as `formation.split` does, in numbers."""
+    f = distilled.factor
+    if f == 1:
+        return ""
+    n, c, h, w = distilled.images.shape
+    tile_h, tile_w = math.ceil(h / f), math.ceil(w / f)
+    border = f"((0, 0), (0, 0), (0, {tile_h * f - h}), (0, {tile_w * f - w}))"
+    tiles = f"reshape({n}, {c}, {f}, {tile_h}, {f}, {tile_w}).transpose(2, 4, 0, 1, 3, 5)"
+    return (
+        f"images = np.pad(images, {border}, constant_values=0.5)\n"
+        f"images = images.{tiles}.reshape({f * f * n}, {c}, {tile_h}, {tile_w})\n"
+        f"labels = np.tile(labels, {f * f})  # then enlarge each image to {h} x {w}, bilinear, as accdd does\n"
+    )
+
+
+def _facts(distilled: Distilled) -> dict[str, str]:
+    source = distilled.info.get("source", "not recorded")
+    names = ", ".join(escape(name) for name in distilled.class_names[:MAX_NAMES])
+    more = distilled.num_classes - MAX_NAMES
+    return {
+        "Method": escape(distilled.info.get("method", "not recorded")),
+        "Source": escape(source.get("name", "not recorded") if isinstance(source, Mapping) else source),
+        "Images per class (IPC)": str(distilled.ipc),
+        "Classes": names + (f" and {more} more" if more > 0 else ""),
+    }
+
+
+def _scores(info: Mapping[str, Any]) -> str:
+    """The scores as a table; entries that are not scores, which a stranger's file may hold, are left out."""
+    listed = info.get("scores")
+    scores = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list | tuple) else []
+    if not scores:
+        return "None recorded."
+    head = "Accuracy in percent on the real test set after the last epoch: mean ± standard deviation of n networks.\n\n"
+    lines = ["| network | protocol | n | accuracy |", "|---|---|---|---|"]
+    for score in scores:
+        named = " | ".join(escape(score.get(name, "?")) for name in ("network", "protocol", "n"))
+        spread = "" if score.get("std") is None else f" ± {_number(score['std'])}"  # one network has none
+        lines.append(f"| {named} | {_number(score.get('mean'))}{spread} |")
+    return head + "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, int | float) and 0 <= value <= 100 else "?"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:.4f}" for value in values) + ")"

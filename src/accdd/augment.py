@@ -1,0 +1,200 @@
+"""Differentiable augmentation (DSA, Zhao & Bilen, ICML 2021) and CutMix, split into drawing and applying.
+
+`draw` makes plain tensors of parameters on the CPU; `apply` is a pure function of images and those
+parameters, with no branch on a drawn value, so that one draw can be shared (siamese), sliced per step,
+batched over classes and compiled. Everything acts on normalised images: zeros that move in are the mean.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accdd.config import InputError
+
+Draw = dict[str, Tensor]
+"""Drawn parameters by name; each tensor begins with the shape asked of `draw`."""
+
+NAMES = ("flip", "color", "crop", "scale", "rotate", "cutout")
+PLACEMENTS = ("crop", "scale", "rotate")
+"""Of those listed, one is used at a time (IDC)."""
+
+BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
+CROP, CUTOUT, SCALE, ROTATE, FLIP = 0.125, 0.5, 1.2, 15.0, 0.5
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse unknown augmentation names with an `InputError`."""
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise InputError(f"Unknown augmentation {unknown}. Expected any of: {', '.join(NAMES)}.")
+
+
+def draw(names: Sequence[str], shape: tuple[int, ...], size: int, generator: torch.Generator) -> Draw:
+    """Parameters for the augmentations in `names`.
+
+    Args:
+        names: any of `NAMES`, in any order.
+        shape: (..., k): k = 1 for one draw shared by a batch (siamese), k = batch for one per image. Which of
+            `PLACEMENTS` is used is drawn once per batch, so the same for all k.
+        size: image height and width in pixels.
+        generator: CPU generator.
+
+    Returns:
+        A draw; its tensors begin with `shape`.
+    """
+    check(names)
+
+    def uniform(low: float, high: float, *last: int) -> Tensor:
+        return torch.rand((*shape, *last), generator=generator) * (high - low) + low
+
+    def integer(low: int, high: int, *last: int) -> Tensor:
+        return torch.randint(low, high + 1, (*shape, *last), generator=generator)
+
+    placements = [name for name in PLACEMENTS if name in names]
+    chosen = torch.randint(len(placements) or 1, (*shape[:-1], 1), generator=generator)
+
+    def is_chosen(name: str) -> Tensor:
+        return chosen == placements.index(name)
+
+    drawn: Draw = {}
+    if "flip" in names:
+        drawn["flip"] = uniform(0, 1) < FLIP
+    if "color" in names:
+        drawn["brightness"] = uniform(-BRIGHTNESS / 2, BRIGHTNESS / 2)
+        drawn["saturation"] = uniform(0, SATURATION)
+        drawn["contrast"] = uniform(CONTRAST, 1 + CONTRAST)
+    if "crop" in names:
+        reach = int(size * CROP + 0.5)
+        drawn["shift"] = integer(-reach, reach, 2) * is_chosen("crop").unsqueeze(-1)
+    if "scale" in names or "rotate" in names:
+        stretch, angle = torch.ones(*shape, 2), torch.zeros(shape)
+        if "scale" in names:
+            stretch = torch.where(is_chosen("scale").unsqueeze(-1), uniform(1 / SCALE, SCALE, 2), stretch)
+        if "rotate" in names:
+            angle = torch.where(is_chosen("rotate"), uniform(-ROTATE, ROTATE) * (math.pi / 180), angle)
+        cos, sin = angle.cos() * stretch[..., 0], angle.sin()
+        matrix = torch.stack([cos, -sin, sin, angle.cos() * stretch[..., 1]], dim=-1)
+        drawn["affine"] = matrix.reshape(*shape, 2, 2)
+    if "cutout" in names:
+        hole = int(size * CUTOUT + 0.5)
+        drawn["cutout"] = integer(0, size - hole % 2, 2)
+    return drawn
+
+
+def at(drawn: Draw, *index: int | slice | Tensor) -> Draw:
+    """The draw at an index of its leading dimensions."""
+    return {name: value[index] for name, value in drawn.items()}
+
+
+def to(drawn: Draw, device: torch.device) -> Draw:
+    """The draw on another device."""
+    return {name: value.to(device) for name, value in drawn.items()}
+
+
+def apply(images: Tensor, drawn: Draw) -> Tensor:
+    """Augment a batch: flip, brightness, saturation, contrast, one placement, cutout, in this order.
+
+    Args:
+        images: float (n, c, h, w), normalised.
+        drawn: from `draw`, sliced to shape (k,), k = 1 or n.
+
+    Returns:
+        float (n, c, h, w). Differentiable in `images`.
+    """
+    if "flip" in drawn:
+        images = torch.where(_per_image(drawn["flip"]), images.flip(-1), images)
+    if "brightness" in drawn:
+        images = images + _per_image(drawn["brightness"])
+        grey = images.mean(1, keepdim=True)
+        images = (images - grey) * _per_image(drawn["saturation"]) + grey
+        mean = images.mean((1, 2, 3), keepdim=True)
+        images = (images - mean) * _per_image(drawn["contrast"]) + mean
+    if "shift" in drawn:
+        images = _shift(images, drawn["shift"])
+    if "affine" in drawn:
+        images = _affine(images, drawn["affine"])
+    if "cutout" in drawn:
+        images = images * ~_box(drawn["cutout"], images)
+    return images
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 in [0, 255] or float in [0, 1], (n, c, h, w), to float32 of zero mean and unit deviation per channel."""
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    shift = torch.tensor(mean, device=images.device)[:, None, None]
+    scale = torch.tensor(std, device=images.device)[:, None, None]
+    return (images - shift) / scale
+
+
+def draw_cutmix(probability: float, steps: int, batch: int, size: int, generator: torch.Generator) -> Draw:
+    """CutMix (Yun et al., ICCV 2019): one box and one permutation per batch, used with `probability`.
+
+    Returns:
+        A draw with leading dimension `steps`: `rank` float (steps, batch), whose order is the permutation, so that a
+        short last batch may take a prefix; `top`, `left`, `bottom`, `right` int64 (steps,), the box in pixels, empty
+        where CutMix is not used.
+    """
+    # Beta(1, 1), the field's choice, is the uniform distribution.
+    kept = torch.rand(steps, generator=generator)
+    side = (size * (1 - kept).sqrt()).long()
+    side = side * (torch.rand(steps, generator=generator) < probability)
+    centre = torch.randint(size, (2, steps), generator=generator)
+    low, high = (centre - side // 2).clamp(0, size), (centre + side // 2).clamp(0, size)
+    rank = torch.rand(steps, batch, generator=generator)
+    return {"rank": rank, "top": low[0], "bottom": high[0], "left": low[1], "right": high[1]}
+
+
+def apply_cutmix(images: Tensor, targets: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
+    """Paste each image's box from its partner, and mix the targets by area.
+
+    Args:
+        images: float (n, c, h, w).
+        targets: float (n, classes), rows summing to 1.
+        drawn: from `draw_cutmix`, one step; `rank` may be longer than n.
+
+    Returns:
+        Images and targets of the same shapes.
+    """
+    h, w = images.shape[-2:]
+    rows, columns = torch.arange(h, device=images.device), torch.arange(w, device=images.device)
+    inside_rows = (rows >= drawn["top"]) & (rows < drawn["bottom"])
+    inside_columns = (columns >= drawn["left"]) & (columns < drawn["right"])
+    box = inside_rows[:, None] & inside_columns
+    share = box.float().mean()
+    partner = drawn["rank"][: len(images)].argsort()
+    return torch.where(box, images[partner], images), targets.lerp(targets[partner], share)
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _shift(images: Tensor, offset: Tensor) -> Tensor:
+    """Move by whole pixels, zeros entering: two products with shifted identities, so `offset` (k, 2) is data."""
+    h, w = images.shape[-2:]
+    rows, columns = torch.arange(h, device=images.device), torch.arange(w, device=images.device)
+    down = (rows[:, None] + offset[:, 0, None, None] == rows).to(images.dtype)  # (k, h, h)
+    right = (columns[:, None] == columns + offset[:, 1, None, None]).to(images.dtype)  # (k, w, w)
+    return down[:, None] @ images @ right[:, None]
+
+
+def _affine(images: Tensor, matrix: Tensor) -> Tensor:
+    """Sample at matrix @ position, bilinear, zeros outside; `matrix` (k, 2, 2)."""
+    theta = F.pad(matrix, (0, 1)).expand(len(images), 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def _box(centre: Tensor, images: Tensor) -> Tensor:
+    """Boolean (k, 1, h, w): the square of side CUTOUT * size around `centre` (k, 2), cut at the borders."""
+    h, w = images.shape[-2:]
+    rows, columns = torch.arange(h, device=images.device), torch.arange(w, device=images.device)
+    hole_h, hole_w = int(h * CUTOUT + 0.5), int(w * CUTOUT + 0.5)
+    top, left = centre[:, :1] - hole_h // 2, centre[:, 1:] - hole_w // 2
+    inside_rows = (rows >= top) & (rows < top + hole_h)  # (k, h)
+    inside_columns = (columns >= left) & (columns < left + hole_w)
+    return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]

@@ -1,0 +1,130 @@
+"""The model pool: N networks trained on the real data for a few epochs, kept at given epochs."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from accdd import config, files, training
+from accdd.data import Dataset
+from accdd.keys import SCHEME, Key
+from accdd.networks import Architecture, Forward, Parameters
+
+VERSION = 1
+"""Raised when pools made from the same settings would differ; old cache entries are then never found."""
+
+Report = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStageModel:
+    """One entry of a pool."""
+
+    network: int
+    """Which of the N networks."""
+    epoch: float
+    """Epochs of training behind it."""
+    loss: float | None
+    """Mean training loss over the last epoch (or part of one); None before any step."""
+    parameters: Parameters
+    """Weights, not to be changed."""
+
+
+def load_or_build(
+    data: Dataset,
+    architecture: Architecture,
+    settings: config.Settings,
+    report: Report = lambda done, total: None,
+) -> tuple[tuple[EarlyStageModel, ...], Path]:
+    """The pool for this data, network and recipe, from the cache or trained now, and its folder.
+
+    Members are ordered by network, then epoch. Nothing is chosen by any accuracy: a pool is kept by epoch.
+    """
+    pool = dataclasses.replace(settings.pool, use=True)
+    parts = {
+        "version": VERSION,
+        "scheme": SCHEME,
+        "data": data.fingerprint,
+        "architecture": dataclasses.asdict(architecture),
+        "train": config.to_dict(settings.train),
+        "pool": config.to_dict(pool),
+        "seed": settings.seed,
+    }
+
+    def write(folder: Path) -> None:
+        members = build(data, architecture, settings, report)
+        for position, member in enumerate(members):
+            save_file({k: v.cpu() for k, v in member.parameters.items()}, folder / f"{position}.safetensors")
+        index = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
+        (folder / "pool.json").write_text(json.dumps(index, indent=1))
+
+    folder = files.cached("pools", parts, write)
+    index = json.loads((folder / "pool.json").read_text())
+    members = tuple(
+        EarlyStageModel(**entry, parameters=load_file(folder / f"{position}.safetensors", device=str(data.device)))
+        for position, entry in enumerate(index)
+    )
+    return members, folder
+
+
+def build(
+    data: Dataset,
+    architecture: Architecture,
+    settings: config.Settings,
+    report: Report = lambda done, total: None,
+) -> tuple[EarlyStageModel, ...]:
+    """Train the networks of a pool, one after the other.
+
+    They differ in seed, learning rate and augmentation (`pool.lr_scales`, `pool.augment`). The learning rate
+    falls at 2/3 and 5/6 of (epochs + 1), so not within two epochs.
+    """
+    forward = Forward(architecture)
+    pool = settings.pool
+    per_epoch = math.ceil(len(data.images) / settings.train.batch)
+    keep = {round(epoch * per_epoch): epoch for epoch in pool.epochs}
+    total = max(keep)
+    members: list[EarlyStageModel] = []
+    for network in range(pool.networks):
+        key = Key(settings.seed).at("pool", network)
+        recipe = dataclasses.replace(
+            settings.train,
+            lr=settings.train.lr * pool.lr_scales[network % len(pool.lr_scales)],
+            augment=pool.augment[network % len(pool.augment)],
+        )
+        initial = architecture.initialise(key)
+        parameters = {name: value.to(data.device) for name, value in initial.items()}
+        sgd = training.optimiser(parameters, recipe)
+        losses: list[torch.Tensor] = []
+
+        def snapshot(
+            step: int,
+            network: int = network,
+            parameters: Parameters = parameters,
+            losses: list[torch.Tensor] = losses,
+        ) -> None:
+            loss = torch.stack(losses[-per_epoch:]).mean().item() if losses else None
+            copy = {name: value.detach().clone() for name, value in parameters.items()}
+            members.append(EarlyStageModel(network, keep[step], loss, copy))
+
+        if 0 in keep:
+            snapshot(0)
+        for epoch in range(math.ceil(total / per_epoch)):
+            training.decay(sgd, recipe, epoch, math.ceil(max(pool.epochs)) + 1)
+            order = torch.randperm(len(data.images), generator=key.at(epoch).generator("order"))
+            steps = training.train(
+                forward, parameters, sgd, data.images, data.labels, order,
+                recipe=recipe, mean=data.mean, std=data.std, num_classes=data.num_classes, key=key.at(epoch),
+            )  # fmt: skip
+            for loss in steps:
+                losses.append(loss)
+                if len(losses) in keep:
+                    snapshot(len(losses))
+                report(network * total + len(losses), pool.networks * total)
+                if len(losses) == total:
+                    break
+    return tuple(members)

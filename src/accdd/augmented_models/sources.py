@@ -1,0 +1,51 @@
+"""Where the next network comes from. Model augmentation is a choice of source, so any host can use it.
+
+A source is called with a key and returns parameters that are the caller's own to train. The paper is
+`Perturbed(EarlyStage(pool), settings)`; its host without it is `Fresh(architecture)`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from accdd.augmented_models.perturb import perturb
+from accdd.augmented_models.pool import EarlyStageModel
+from accdd.config import Perturb
+from accdd.keys import Key
+from accdd.networks import Architecture, Parameters
+
+Source = Callable[[Key], Parameters]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fresh:
+    """A newly initialised network every time."""
+
+    architecture: Architecture
+    device: torch.device
+
+    def __call__(self, key: Key) -> Parameters:
+        return {name: value.to(self.device) for name, value in self.architecture.initialise(key).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStage:
+    """A copy of a uniformly drawn member of the pool."""
+
+    pool: tuple[EarlyStageModel, ...]
+
+    def __call__(self, key: Key) -> Parameters:
+        member = torch.randint(len(self.pool), (), generator=key.generator("pool member")).item()
+        return {name: value.clone() for name, value in self.pool[int(member)].parameters.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Perturbed:
+    """Wraps another source, to move each network it gives by a small random step."""
+
+    source: Source
+    settings: Perturb
+
+    def __call__(self, key: Key) -> Parameters:
+        return perturb(self.source(key), self.settings, key.generator("perturbation"))

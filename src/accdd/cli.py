@@ -1,0 +1,327 @@
+"""The command `accdd`: verbs whose bodies call the Python functions of the same names.
+
+Results go to standard output, everything else to standard error; with --json standard output is one JSON object.
+Nothing heavy is imported here: `accdd --help` and wrong flags must answer at once.
+"""
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Turn a labelled image data set into a few learned images per class.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DataArgument = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="digits, a folder of class folders or parquet files, .npz, or hf:owner/name."),
+]
+SetArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run or of a distilled set.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; list them with 'accdd settings'.")
+]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, or a run's config.yaml.")]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", help="idc, accdd, accdd-10x or accdd-20x: a paper's row.")
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides every draw.")]
+NetworkOption = Annotated[str | None, typer.Option("--network", help="Network to match against.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def distill(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", help="New folder for everything this run makes.")],
+    ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Host method.")] = None,
+    early_stage: Annotated[
+        bool | None, typer.Option("--early-stage/--no-early-stage", help="Networks from a pool of early-stage models.")
+    ] = None,
+    perturb: Annotated[bool | None, typer.Option("--perturb/--no-perturb", help="Perturb every drawn network.")] = None,
+    factor: Annotated[int | None, typer.Option("--factor", help="One image holds factor x factor images.")] = None,
+    network: NetworkOption = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Networks drawn.")] = None,
+    inner_steps: Annotated[int | None, typer.Option("--inner-steps", help="Sweeps with each network.")] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Wall-clock limit of the distilling loop, as in 90s, 10m, 2h.")
+    ] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Distil DATA into --ipc images per class, score them beside random real images, and keep all of it in --out."""
+
+    def body() -> None:
+        flags = {
+            "ipc": ipc, "method": method, "pool.use": early_stage, "perturb.use": perturb, "images.factor": factor,
+            "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps,
+            "loop.budget": None if budget is None else _seconds(budget), "seed": seed, "device": device,
+        }  # fmt: skip
+        settings = _settings(config, set_, flags)
+        from accdd import api, run
+
+        with _reporter(quiet) as reporter:
+            result = api.distill(data, out=out, preset=preset, settings=settings, reporter=reporter)
+        if as_json:
+            scores = [score.to_dict() for score in result.scores]
+            _print_json(verdict=result.verdict, out=str(out), scores=scores, seconds=dict(result.seconds))
+            return
+        typer.echo(result.verdict)
+        typer.echo(f"\n{out}/")
+        present = run.tree(out)
+        width = max(len(name) for name, _ in present)
+        for name, word in present:
+            typer.echo(f"  {name:<{width}}  {word}")
+        typer.echo(
+            f"\nLook at {out / 'distilled' / 'preview.png'}. Next:\n  accdd evaluate {out} --seeds 5"
+            f"\n  accdd export {out} --to npz {out.name}.npz"
+        )
+
+    _guard(body, debug)
+
+
+@app.command()
+def evaluate(
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of runs or of distilled sets.")],
+    test: Annotated[
+        str | None, typer.Option("--test", help="DATA to test on (default: what the set came from).")
+    ] = None,
+    networks: Annotated[str | None, typer.Option("--networks", help="Names, comma-separated.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh networks per score.")] = 3,
+    protocol: Annotated[str, typer.Option("--protocol", help="How networks are trained.")] = "idc",
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the protocol's own number.")] = None,
+    snapshots: Annotated[bool, typer.Option("--snapshots", help="Score the snapshots of runs instead.")] = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train fresh networks on distilled sets and test them: mean, standard deviation, n."""
+
+    def body() -> None:
+        from accdd import api
+
+        with _reporter(quiet) as reporter:
+            scores = api.evaluate(
+                outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds, protocol=protocol,
+                epochs=epochs, seed=seed or 0, device=device or "auto", snapshots=snapshots, reporter=reporter,
+            )  # fmt: skip
+        if as_json:
+            _print_json(scores=[score.to_dict() for score in scores])
+            return
+        for score in scores:
+            typer.echo(
+                f"{score.set}  {score.network}  {score.mean:.1f} ± {score.std:.1f} %  "
+                f"(n = {score.n}, protocol {score.protocol}, last epoch)"
+            )
+
+    _guard(body, debug)
+
+
+@app.command()
+def pool(
+    data: DataArgument,
+    network: NetworkOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train the early-stage models for DATA ahead of time; later runs find them in the cache."""
+
+    def body() -> None:
+        settings = _settings(config, set_, {"network.name": network, "seed": seed, "device": device})
+        from accdd import api
+
+        with _reporter(quiet) as reporter:
+            members, folder = api.build_pool(data, settings=settings, reporter=reporter)
+        rows = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
+        if as_json:
+            _print_json(pool=str(folder), members=rows)
+            return
+        for row in rows:
+            loss = "untrained" if row["loss"] is None else f"training loss {row['loss']:.3f}"
+            typer.echo(f"network {row['network']}  epoch {row['epoch']:g}  {loss}")
+        typer.echo(str(folder))
+
+    _guard(body, debug)
+
+
+@app.command()
+def info(out: SetArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Say what a distilled set is, after verifying it. Never runs code from a file."""
+
+    def body() -> None:
+        from accdd import api
+
+        distilled = api.load(out)
+        about: dict[str, Any] = {
+            "images": list(distilled.images.shape),
+            "ipc": distilled.ipc,
+            "factor": distilled.factor,
+            "class_names": list(distilled.class_names),
+            "mean": list(distilled.mean),
+            "std": list(distilled.std),
+            **distilled.info,
+        }
+        if as_json:
+            _print_json(**about)
+            return
+        from accdd.config import flatten
+
+        about["class_names"] = ", ".join(distilled.class_names)
+        about["scores"] = "; ".join(
+            f"{s['set']} {s['network']} {s['mean']} ± {s['std']} % (n = {s['n']}, {s['protocol']})"
+            for s in about.get("scores", [])
+        )
+        for key, value in flatten(about).items():
+            typer.echo(_printable(f"{key}: {value}"))
+        typer.echo("verified: tensors match their checksum")
+
+    _guard(body, debug)
+
+
+@app.command()
+def export(
+    out: SetArgument,
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="New file.")],
+    to: Annotated[str, typer.Option("--to", help="npz.")] = "npz",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a distilled set in another format: decoded images and labels, ready to train on."""
+
+    def body() -> None:
+        from accdd import api, artifact
+
+        distilled = api.load(out)
+        artifact.export(distilled, to, dest)
+        count = len(distilled.labels) * distilled.factor**2
+        if as_json:
+            _print_json(path=str(dest), images=count)
+        else:
+            typer.echo(f"{dest}: {count} images, float32 in [0, 1]")
+
+    _guard(body, debug)
+
+
+@app.command()
+def settings(as_json: JsonOption = False) -> None:
+    """List every setting with its default and its meaning."""
+    from accdd.config import Settings, describe
+
+    rows = describe(Settings())
+    if as_json:
+        _print_json(settings=[{"key": key, "default": default, "meaning": doc} for key, default, doc in rows])
+        return
+    for key, default, doc in rows:
+        typer.echo(f"{key} = {json.dumps(default)}\n    {doc}")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+def _settings(config: Path | None, assignments: list[str] | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """Dotted settings from a file, then --set, then flags: the later wins."""
+    import yaml
+
+    from accdd.config import InputError, flatten
+
+    merged: dict[str, Any] = {}
+    if config is not None:
+        try:
+            tree = yaml.safe_load(config.read_text()) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"The configuration '{config}' cannot be read: {error}") from None
+        if not isinstance(tree, dict):
+            raise InputError(f"The configuration '{config}' is a {type(tree).__name__}. Expected keys and values.")
+        merged |= flatten(tree["given"] if {"given", "resolved"} <= tree.keys() else tree)
+    for assignment in assignments or []:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment} has no '='. Expected KEY=VALUE, as in --set pool.epochs=5.")
+        try:
+            merged[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(
+                f"--set {assignment}: the value is not YAML. Expected, as in --set pool.epochs=5."
+            ) from None
+    return merged | {key: value for key, value in flags.items() if value is not None}
+
+
+def _seconds(text: str) -> float:
+    """'90s', '10m', '1.5h' or plain seconds to seconds."""
+    from accdd.config import InputError
+
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    if not match:
+        raise InputError(f"--budget {text} is not a duration. Expected a number with s, m or h, as in 10m.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+@contextlib.contextmanager
+def _reporter(quiet: bool) -> Iterator[Any]:
+    """Progress on standard error for the length of a block."""
+    from accdd.run import reporter
+
+    telling = reporter(quiet)
+    try:
+        yield telling
+    finally:
+        telling.close()
+
+
+def _guard(body: Callable[[], None], debug: bool) -> None:
+    """Run a verb; the user's mistakes end with one message and exit code 2, interruptions with 130."""
+    from accdd.config import InputError
+
+    try:
+        body()
+    except InputError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {_printable(str(error))}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {_printable(str(error))}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+def _print_json(**record: Any) -> None:
+    typer.echo(json.dumps(record, indent=1))
+
+
+def _printable(text: str) -> str:
+    """Names from files may hold terminal escapes; they are shown, not obeyed."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,279 @@
+"""Settings: everything a run can be told, validated once, then frozen.
+
+Fields that are None are derived from the data or taken from the method (see `presets.resolve`), and
+the run folder records both what was given and what it became.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic.dataclasses import dataclass
+
+
+class InputError(ValueError):
+    """The user's input is wrong; the message says what came, what was expected and what to type."""
+
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Data:
+    """How pictures become tensors."""
+
+    size: int | None = Field(default=None, ge=4, le=1024)
+    """Working height and width in pixels; None keeps square pictures of one size and picks one otherwise."""
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of each class kept aside for testing when the data brings no test split."""
+    skip_unreadable: bool = False
+    """Leave out pictures that cannot be decoded instead of stopping at the first."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Network:
+    """The network that is matched against."""
+
+    name: str = "convnet"
+    """A name from `accdd.networks.NETWORKS`."""
+    width: int = Field(default=128, ge=1)
+    """Filters of each convolution."""
+    depth: int | None = Field(default=None, ge=1, le=8)
+    """Number of conv blocks; None follows from the image size."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Train:
+    """SGD on a classifier: the pool, the training inside the loop and evaluation differ only in these."""
+
+    lr: float = Field(default=0.01, gt=0)
+    """Learning rate per step."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD momentum."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """L2 penalty added to the gradient."""
+    batch: int = Field(default=64, ge=1)
+    """Images per step."""
+    augment: tuple[str, ...] = ("color", "crop")
+    """Augmentations drawn per image; names from `accdd.augment`."""
+    cutmix: float = Field(default=0.5, ge=0, le=1)
+    """Probability that a batch is mixed by CutMix (box area from Beta(1, 1))."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Pool:
+    """Early-stage models: networks trained on the real data for a few epochs."""
+
+    use: bool = True
+    """Draw networks from the pool; False draws a freshly initialised network every time."""
+    networks: int = Field(default=5, ge=1)
+    """Number of networks trained."""
+    epochs: tuple[float, ...] = (2.0,)
+    """Epochs (fractions allowed) at which each network is kept; training ends at the last."""
+    lr_scales: tuple[float, ...] = (1.0, 0.7, 1.4)
+    """Network i trains with the learning rate times entry i (cyclically): diversity between members."""
+    augment: tuple[tuple[str, ...], ...] = (("color", "crop"), ("color", "crop", "cutout"), ("crop",))
+    """Network i trains with augmentation set i (cyclically): diversity between members."""
+
+    @field_validator("epochs", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("epochs")
+    @classmethod
+    def _not_negative(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or min(value) < 0 or list(value) != sorted(set(value)):
+            raise ValueError("expected one or more increasing numbers of epochs >= 0, as in 2 or [0.5, 1, 2]")
+        return value
+
+    @field_validator("lr_scales", "augment")
+    @classmethod
+    def _not_empty(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not value:
+            raise ValueError("expected at least one entry")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Perturb:
+    """Parameter perturbation: a random step away from the drawn network, so that few act like many."""
+
+    use: bool = True
+    """Perturb every drawn network."""
+    magnitude: tuple[float, float] = (0.01, 0.09)
+    """Each direction's coefficient is uniform in this range, with a random sign; one number fixes it."""
+    directions: int = Field(default=2, ge=1)
+    """Number of independent random directions added (the released AccDD code adds two)."""
+    normalisation: Literal["filter", "layer", "none"] = "filter"
+    """What of the direction is scaled to the weights' norm: each filter, each tensor, or nothing."""
+
+    @field_validator("magnitude", mode="before")
+    @classmethod
+    def _fixed(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int | float) else value
+
+    @field_validator("magnitude")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1]:
+            raise ValueError("expected 0 <= low <= high, as in 0.05 or [0.01, 0.09]")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Match:
+    """The matching loss of one class."""
+
+    distance: Literal["mse", "l1", "cosine"] | None = None
+    """How two gradients are compared; None takes the method's."""
+    real_batch: int = Field(default=64, ge=1)
+    """Real images of a class in one matching step."""
+    synthetic_batch: int = Field(default=128, ge=1)
+    """Decoded synthetic images of a class in one matching step, at most."""
+    augment: tuple[str, ...] | None = None
+    """Siamese augmentations, one draw for real and synthetic images of a class; None takes the method's."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Images:
+    """The learned images and their optimiser."""
+
+    factor: int | None = Field(default=None, ge=1, le=8)
+    """One stored image holds factor x factor images; None follows from the image size."""
+    start: Literal["noise", "random", "mixed"] | None = None
+    """Noise, one real image, or factor^2 shrunk real images each; None is mixed where factor > 1."""
+    lr: float | None = Field(default=None, gt=0)
+    """Base step size; what is applied is lr x (ipc / 10) x (size / base size)^2."""
+    momentum: float = Field(default=0.5, ge=0, lt=1)
+    """SGD momentum as the reference applies it, once per class (see `synthetic.per_sweep`)."""
+    shrink: Literal["area", "bilinear", "nearest"] = "area"
+    """How real images are shrunk into tiles for the mixed start."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Loop:
+    """How often a network is drawn and how long it is used."""
+
+    steps: int = Field(default=2000, ge=0)
+    """Outer steps: networks drawn."""
+    inner_steps: int = Field(default=1, ge=1)
+    """Sweeps over all classes with one network."""
+    train_images: int = Field(default=0, ge=0)
+    """Real images the network is trained on after each sweep (whole batches); 0 leaves it as drawn."""
+    budget: float | None = Field(default=None, gt=0)
+    """Wall-clock seconds after which the loop stops, at the end of a sweep; None: only `steps` ends it."""
+    snapshots: int = Field(default=8, ge=0)
+    """Images kept on the way for accuracy curves, at sweeps (or, with a budget, seconds) doubling each time."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Score:
+    """How the result is scored at the end of a run."""
+
+    protocol: str = "idc"
+    """A name from `accdd.evaluation.PROTOCOLS`."""
+    networks: tuple[str, ...] = ("convnet",)
+    """Networks trained from scratch on the distilled set."""
+    seeds: int = Field(default=3, ge=0)
+    """Fresh networks per score; 0 skips scoring."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Epochs of each; None is the protocol's own number, anything else is named beside the score."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Settings:
+    """Everything a distillation run is told."""
+
+    ipc: int = Field(default=1, ge=1)
+    """Stored images per class."""
+    method: str = "idc"
+    """Host method: a name from `accdd.methods.METHODS`."""
+    seed: int = Field(default=0, ge=0)
+    """All draws follow from this number."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    data: Data = Data()
+    network: Network = Network()
+    train: Train = Train()
+    pool: Pool = Pool()
+    perturb: Perturb = Perturb()
+    match: Match = Match()
+    images: Images = Images()
+    loop: Loop = Loop()
+    score: Score = Score()
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Plain nested dictionary of a settings value, tuples as lists, ready for YAML or JSON."""
+    return TypeAdapter(type(settings)).dump_python(settings, mode="json")
+
+
+def override(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """A new `Settings` with dotted keys replaced, as in {"pool.epochs": 5}.
+
+    Raises:
+        InputError: an unknown key (the nearest is named) or a value of the wrong kind.
+    """
+    tree = dataclasses.asdict(settings)
+    known = _dotted(tree)
+    for key, value in changes.items():
+        if key not in known:
+            raise InputError(f"Unknown setting '{key}'.{_nearest(key, known)} List them with 'accdd settings'.")
+        *groups, name = key.split(".")
+        branch = tree
+        for group in groups:
+            branch = branch[group]
+        branch[name] = value
+    try:
+        return TypeAdapter(Settings).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part in str(known))
+        raise InputError(f"Setting '{key}' = {first['input']!r}: {first['msg']}.") from None
+
+
+def describe(settings: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """(dotted key, value as JSON, meaning) of every setting, in order."""
+    rows: list[tuple[str, Any, str]] = []
+    values = to_dict(settings)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            rows += describe(value, f"{prefix}{field.name}.")
+        else:
+            meaning = type(settings).__pydantic_fields__[field.name].description
+            rows.append((f"{prefix}{field.name}", values[field.name], " ".join((meaning or "").split())))
+    return rows
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping, as in a configuration file, to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        flat |= flatten(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
+    return flat
+
+
+def choose(kind: str, name: str, choices: Mapping[str, Any]) -> Any:
+    """The entry called `name`.
+
+    Raises:
+        InputError: there is none; the choices and the nearest one are named.
+    """
+    if name not in choices:
+        raise InputError(f"Unknown {kind} '{name}'.{_nearest(name, choices)} Expected one of: {', '.join(choices)}.")
+    return choices[name]
+
+
+def _dotted(tree: Mapping[str, Any]) -> list[str]:
+    return list(flatten(tree))
+
+
+def _nearest(word: str, choices: Any) -> str:
+    by_last = {choice.split(".")[-1]: choice for choice in choices}
+    match = difflib.get_close_matches(word, [*choices, *by_last], n=1, cutoff=0.5)
+    return f" Did you mean '{by_last.get(match[0], match[0])}'?" if match else ""

@@ -1,0 +1,227 @@
+"""A labelled image data set as tensors: what every source becomes, and the checks it passes once.
+
+Pixels stay 8-bit and on whatever device they were moved to; whoever trains scales and normalises a batch
+at a time with `mean` and `std`.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from accdd.config import InputError
+from accdd.keys import Key
+
+Split = tuple[Tensor, Tensor]
+"""Images, uint8 (n, c, h, w), and their labels, int64 (n,)."""
+
+TEST_SPLITS = ("test", "validation", "valid", "val")
+"""Names under which a source may bring its test split, in order of preference."""
+
+_CHUNK = 4096
+"""Images looked at together, so that counting pixel values never widens the whole set to int64."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training and test images of `num_classes` classes; made by `build`, which checks what is promised here."""
+
+    name: str
+    """What the user called it: a folder's name, a hub id, "digits" or "arrays"."""
+    images: Tensor
+    """Training images, uint8 (n, c, h, w) in [0, 255], c 1 or 3, h = w."""
+    labels: Tensor
+    """Class of each training image, int64 (n,), covering 0 to num_classes - 1."""
+    class_names: tuple[str, ...]
+    """One name per class, in label order."""
+    test_images: Tensor
+    """Test images, uint8 (m, c, h, w), m >= 1."""
+    test_labels: Tensor
+    """Class of each test image, int64 (m,)."""
+    notes: tuple[str, ...] = ()
+    """What was done to the data on the way in, one sentence each, for the user to read."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, at least 2."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return self.images.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels."""
+        return self.images.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.images.device
+
+    @cached_property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of the training pixels scaled to [0, 1], per channel."""
+        return tuple(self._moments[0].tolist())
+
+    @cached_property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the training pixels scaled to [0, 1], per channel; 1 for a constant channel."""
+        return tuple(self._moments[1].tolist())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of shapes, pixels and labels of both splits; the same on every device."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, self.labels, self.test_images, self.test_labels):
+            digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).numpy().data)
+        return digest.hexdigest()
+
+    @cached_property
+    def class_index(self) -> tuple[Tensor, ...]:
+        """For each class the positions of its training images, int64, ascending, on the labels' device."""
+        counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()
+        return torch.argsort(self.labels, stable=True).split(counts)
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data with all four tensors on `device`."""
+        return dataclasses.replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            test_images=self.test_images.to(device),
+            test_labels=self.test_labels.to(device),
+        )
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        # Exact: 8-bit pixels take 256 values, so counts of values hold all there is to know.
+        counts = torch.stack([_histogram(self.images[:, channel]) for channel in range(self.channels)])
+        share = counts.double() / counts.sum(1, keepdim=True)  # (c, 256)
+        values = torch.arange(256, dtype=torch.float64) / 255
+        mean = share @ values
+        variance = (share * (values - mean[:, None]) ** 2).sum(1)
+        # More than one value occurs, rather than variance > 0: rounding leaves a constant channel near 0, not at 0.
+        constant = (counts > 0).sum(1) == 1
+        return mean, torch.where(constant, 1.0, variance.sqrt())
+
+
+def build(
+    name: str,
+    train: Split,
+    test: Split | None,
+    *,
+    class_names: Sequence[str] | None = None,
+    notes: Iterable[str] = (),
+    test_fraction: float = 0.2,
+) -> Dataset:
+    """A checked `Dataset`; without a test split, `test_fraction` of each class is kept aside.
+
+    Arguments:
+        name: what the user called the data.
+        train: images, uint8 (n, c, h, w) in [0, 255], h = w, and labels, int64 (n,).
+        test: the same for testing, or None.
+        class_names: one per class in label order; None names the classes by their numbers.
+        notes: what was done to the data so far.
+        test_fraction: share of each class, above 0 and below 1, that becomes the test split if there is none.
+
+    Raises:
+        InputError: images and labels do not fit together, fewer than 2 classes, labels that are not 0 to
+            k - 1, test images of another shape, or too few images to keep any aside.
+    """
+    notes = list(notes)
+    _check_shapes("Training", *train)
+    classes = _check_labels(train[1], class_names)
+    if test is None:
+        train, test = _keep_aside(train, len(classes), test_fraction)
+        notes.append(f"no test split: {100 * test_fraction:g} % of each class kept aside (keyed)")
+    _check_test(train[0], test, classes)
+    untested = len(classes) - len(test[1].unique())
+    notes += [f"{untested} of {len(classes)} classes have no test images"] if untested else []
+    return Dataset(name, *train, classes, *test, tuple(notes))
+
+
+def choose_splits(names: Iterable[str], source: str) -> tuple[str, str | None, list[str]]:
+    """Which splits to train and test on.
+
+    Returns:
+        A 3-tuple of `(train, test, notes)`: two of `names`, test None if there is none, and what is unused.
+
+    Raises:
+        InputError: several splits, none of them called train.
+    """
+    names = sorted(names)
+    train = names[0] if len(names) == 1 and names[0] not in TEST_SPLITS else "train"
+    if train not in names:
+        raise InputError(f"'{source}' has the splits {', '.join(names)}; expected one called train (and one test).")
+    test = next((split for split in TEST_SPLITS if split in names), None)
+    unused = [split for split in names if split not in (train, test)]
+    return train, test, [f"splits not used: {', '.join(unused)}"] if unused else []
+
+
+def _histogram(pixels: Tensor) -> Tensor:
+    counts = [torch.bincount(chunk.reshape(-1), minlength=256).cpu() for chunk in pixels.split(_CHUNK)]
+    return torch.stack(counts).sum(0)
+
+
+def _check_shapes(split: str, images: Tensor, labels: Tensor) -> None:
+    assert images.dtype == torch.uint8 and images.ndim == 4 and images.shape[2] == images.shape[3], images.shape
+    assert labels.dtype == torch.int64 and labels.ndim == 1, labels.shape
+    if len(images) != len(labels):
+        raise InputError(f"{split}: {len(images)} images but {len(labels)} labels; expected one label per image.")
+    if not len(images):
+        raise InputError(f"{split} data has no images; leave the split out or give it at least one image per class.")
+
+
+def _check_labels(labels: Tensor, class_names: Sequence[str] | None) -> tuple[str, ...]:
+    found = labels.unique().tolist()
+    names = tuple(str(label) for label in range(len(found))) if class_names is None else tuple(class_names)
+    if found != list(range(len(names))):
+        hint = "Renumber them, for instance with np.unique(labels, return_inverse=True)[1]."
+        if class_names is not None:
+            missing = [name for label, name in enumerate(names) if label not in set(found)]
+            hint = f"There are {len(names)} class names; without training images: {_listed(missing) or 'none'}."
+        raise InputError(f"Training labels are {_listed(found)}; expected 0 to {len(names) - 1} without gaps. {hint}")
+    if len(names) < 2:
+        raise InputError(f"Only one class ({_listed(names)}) in {len(labels)} training images; expected at least 2.")
+    return names
+
+
+def _check_test(images: Tensor, test: Split, classes: tuple[str, ...]) -> None:
+    _check_shapes("Test", *test)
+    if test[0].shape[1:] != images.shape[1:]:
+        raise InputError(
+            f"Test images have the shape {tuple(test[0].shape[1:])} and training images {tuple(images.shape[1:])} "
+            "(channels, height, width); expected the same for both."
+        )
+    found = test[1].unique().tolist()
+    if found[0] < 0 or found[-1] >= len(classes):
+        raise InputError(f"Test labels are {_listed(found)}; expected the training labels, 0 to {len(classes) - 1}.")
+
+
+def _listed(values: Sequence[object]) -> str:
+    shown = [str(value) for value in values]
+    return ", ".join(shown if len(shown) <= 12 else [*shown[:10], "...", shown[-1]])
+
+
+def _keep_aside(data: Split, num_classes: int, fraction: float) -> tuple[Split, Split]:
+    images, labels = data
+    # Not the run's seed: runs of all seeds are scored on the same test images.
+    generator = Key(seed=0).generator("test split")
+    kept = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(num_classes):
+        members = (labels == label).nonzero()[:, 0]
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        kept[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    if not kept.any():
+        raise InputError(
+            "There is no test split, and every class has only one image, so none can be kept aside; "
+            "expected at least 2 images in some class, or a test split."
+        )
+    return (images[~kept], labels[~kept]), (images[kept], labels[kept])

@@ -1,0 +1,116 @@
+"""Scores: train n fresh networks on a set, test each once after its last epoch."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from accdd import training
+from accdd.data import Dataset
+from accdd.evaluation.protocols import Protocol
+from accdd.keys import Key
+from accdd.networks import Architecture, Forward
+
+Report = Callable[[int, int], None]
+"""Called with (epochs done, epochs in all)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Test accuracies of n networks trained on one set."""
+
+    set: str
+    """What was trained on: `distilled`, `random`, or a path."""
+    network: str
+    """Name of the network trained."""
+    protocol: str
+    """Name of the protocol, with the number of epochs where it is not the protocol's own."""
+    epochs: int
+    """Passes over the decoded set."""
+    accuracies: tuple[float, ...]
+    """Percent, one per network, after the last epoch."""
+    seconds: float
+    """Wall-clock time of training and testing all n networks."""
+
+    @property
+    def n(self) -> int:
+        return len(self.accuracies)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation (n - 1); 0 for one network."""
+        return statistics.stdev(self.accuracies) if self.n > 1 else 0.0
+
+    def to_dict(self) -> dict[str, object]:
+        """Fields and statistics, ready for JSON."""
+        return dataclasses.asdict(self) | {"n": self.n, "mean": round(self.mean, 2), "std": round(self.std, 2)}
+
+
+def score(
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    data: Dataset,
+    architecture: Architecture,
+    protocol: Protocol,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seeds: int,
+    key: Key,
+    epochs: int | None = None,
+    report: Report = lambda done, total: None,
+) -> Score:
+    """Train `seeds` fresh networks on a set of images and test each on `data`'s test split.
+
+    Args:
+        name: what the set is called in the score.
+        images: float in [0, 1] or uint8, (n, c, h, w): what a network sees, so decoded.
+        labels: int64 (n,).
+        data: classes and test split; also says where to train.
+        architecture: the network.
+        protocol: recipe and epochs.
+        mean, std: normalisation per channel, of training and of test images.
+        seeds: networks; each differs in initialisation, order and augmentation.
+        key: where they begin.
+        epochs: instead of the protocol's own.
+        report: told of progress.
+    """
+    began = time.perf_counter()
+    forward = Forward(architecture)
+    images, labels = images.to(data.device), labels.to(data.device)
+    total = epochs or protocol.epochs
+    accuracies = []
+    for seed in range(seeds):
+        own = key.at("score", seed)
+        parameters = {name: value.to(data.device) for name, value in architecture.initialise(own).items()}
+        sgd = training.optimiser(parameters, protocol.recipe)
+        for epoch in range(total):
+            training.decay(sgd, protocol.recipe, epoch, total)
+            order = torch.randperm(len(images), generator=own.at(epoch).generator("order"))
+            for _ in training.train(
+                forward, parameters, sgd, images, labels, order,
+                recipe=protocol.recipe, mean=mean, std=std, num_classes=data.num_classes, key=own.at(epoch),
+            ):  # fmt: skip
+                pass
+            report(seed * total + epoch + 1, seeds * total)
+        accuracies.append(
+            training.accuracy(forward, parameters, data.test_images, data.test_labels, mean=mean, std=std)
+        )
+    seconds = time.perf_counter() - began
+    label = protocol.name if total == protocol.epochs else f"{protocol.name}, {total} epochs"
+    return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2))
+
+
+def merge(scores: Sequence[Score]) -> Score:
+    """One score of what was trained on several sets of the same kind."""
+    accuracies = tuple(accuracy for each in scores for accuracy in each.accuracies)
+    seconds = round(sum(each.seconds for each in scores), 2)
+    return dataclasses.replace(scores[0], accuracies=accuracies, seconds=seconds)

@@ -1,0 +1,77 @@
+"""Multi-formation (IDC, Kim et al., ICML 2022): one stored image holds factor x factor training images.
+
+Storing is cutting a canvas into tiles, training is enlarging each tile to full size. `decode` and
+`encode` are inverse up to the resize; both go through the same pair `split` and `join`, so where factor
+does not divide the size they agree on the tiles (IDC's own initialisation and decoder do not).
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+PADDING = 0.5
+"""Value of the right and bottom border added where factor does not divide the size (mid-grey, as IDC)."""
+
+
+def split(images: Tensor, factor: int) -> Tensor:
+    """Cut images into tiles of ceil(size / factor).
+
+    Args:
+        images: (n, c, h, w).
+        factor: tiles per side, f.
+
+    Returns:
+        (f * f * n, c, t, t): all top-left tiles first, then the tiles right of them, row by row.
+    """
+    n, c, h, w = images.shape
+    tile_h, tile_w = math.ceil(h / factor), math.ceil(w / factor)
+    canvas = F.pad(images, (0, tile_w * factor - w, 0, tile_h * factor - h), value=PADDING)
+    tiles = canvas.reshape(n, c, factor, tile_h, factor, tile_w).permute(2, 4, 0, 1, 3, 5)  # (f, f, n, c, t, t)
+    return tiles.reshape(factor * factor * n, c, tile_h, tile_w)
+
+
+def join(tiles: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
+    """The inverse of `split`: (f * f * n, c, t, t) to (n, c, h, w), the padding cut off."""
+    count, c, tile_h, tile_w = tiles.shape
+    n = count // (factor * factor)
+    canvas = tiles.reshape(factor, factor, n, c, tile_h, tile_w).permute(2, 3, 0, 4, 1, 5)  # (n, c, f, t, f, t)
+    canvas = canvas.reshape(n, c, factor * tile_h, factor * tile_w)
+    return canvas[..., : size[0], : size[1]]
+
+
+def decode(images: Tensor, factor: int) -> Tensor:
+    """Stored images to training images: each tile enlarged to full size (bilinear). Differentiable.
+
+    Args:
+        images: float (n, c, h, w); any value range, [0, 1] in use.
+        factor: tiles per side, f; 1 returns the images unchanged ("IDC-I").
+
+    Returns:
+        float (f * f * n, c, h, w); labels are `labels.repeat(f * f)`.
+    """
+    if factor == 1:
+        return images
+    return F.interpolate(split(images, factor), size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def encode(images: Tensor, factor: int, mode: str = "area") -> Tensor:
+    """Training images to stored images: each shrunk into one of decode's own tiles.
+
+    Args:
+        images: float (f * f * n, c, h, w), ordered as `decode` returns them.
+        factor: tiles per side, f.
+        mode: `area`, `bilinear` (antialiased) or `nearest` (what the released IDC code does).
+
+    Returns:
+        float (n, c, h, w).
+    """
+    if factor == 1:
+        return images
+    h, w = images.shape[-2:]
+    tile = (math.ceil(h / factor), math.ceil(w / factor))
+    if mode == "bilinear":
+        tiles = F.interpolate(images, size=tile, mode="bilinear", antialias=True)
+    else:
+        tiles = F.interpolate(images, size=tile, mode=mode)
+    return join(tiles, factor, (h, w))

@@ -1,0 +1,39 @@
+"""How two gradients are compared, tensor by tensor, summed over tensors: (real, synthetic) -> scalar.
+
+Sums, not means, as in the released codes: the image step size is therefore tied to the network's size.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from accdd.networks import Parameters
+
+Distance = Callable[[Parameters, Parameters], Tensor]
+
+
+def mse(real: Parameters, synthetic: Parameters) -> Tensor:
+    """Sum of squared differences (IDC on CIFAR and SVHN)."""
+    return sum((F.mse_loss(synthetic[name], real[name], reduction="sum") for name in real), start=_zero(real))
+
+
+def l1(real: Parameters, synthetic: Parameters) -> Tensor:
+    """Sum of absolute differences (IDC on MNIST, Fashion-MNIST and ImageNet)."""
+    return sum((F.l1_loss(synthetic[name], real[name], reduction="sum") for name in real), start=_zero(real))
+
+
+def cosine(real: Parameters, synthetic: Parameters) -> Tensor:
+    """1 - cosine of each output row, summed over rows and tensors (DC's "ours")."""
+    rows = (
+        (1 - F.cosine_similarity(real[name].flatten(1), synthetic[name].flatten(1), dim=1, eps=1e-6)).sum()
+        for name in real
+    )
+    return sum(rows, start=_zero(real))
+
+
+DISTANCES: dict[str, Distance] = {"mse": mse, "l1": l1, "cosine": cosine}
+
+
+def _zero(tensors: Parameters) -> Tensor:
+    return next(iter(tensors.values())).new_zeros(())

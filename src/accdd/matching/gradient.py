@@ -1,0 +1,33 @@
+"""Gradient matching (DC, Zhao et al., ICLR 2021): what a batch would do to a network's weights."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accdd.networks import Forward, Parameters
+
+Summary = Callable[[Forward, Parameters, Tensor, Tensor], Parameters]
+"""(forward, parameters, images (n, c, h, w) normalised, labels (n,)) -> the tensors that are compared."""
+
+
+def convolutions(name: str, value: Tensor) -> bool:
+    """Match convolution weights only, as IDC and AccDD do: no biases, norms or classifier."""
+    del name
+    return value.ndim == 4
+
+
+def gradient(matched: Callable[[str, Tensor], bool]) -> Summary:
+    """The gradient of the mean cross-entropy in the matched parameters. Differentiable again in the images."""
+
+    def summary(forward: Forward, parameters: Parameters, images: Tensor, labels: Tensor) -> Parameters:
+        fixed = {name: value.detach() for name, value in parameters.items()}
+        chosen = {name: value for name, value in fixed.items() if matched(name, value)}
+
+        def loss(weights: Parameters) -> Tensor:
+            return F.cross_entropy(forward(fixed | weights, images), labels)
+
+        return torch.func.grad(loss)(chosen)
+
+    return summary

@@ -1,0 +1,51 @@
+"""ConvNet-D (Gidaris & Komodakis, CVPR 2018), the field's standard small network."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation with a scale and shift per channel, written out from moments.
+
+    The same function as `nn.GroupNorm(channels, channels)`, whose native kernel is slow under double backward.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, (2, 3), correction=0)  # (n, c)
+        scale = self.weight * (variance + 1e-5).rsqrt()
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
+
+
+class ConvNet(nn.Module):
+    """`depth` blocks of 3x3 convolution, instance norm, ReLU, 2x2 average pooling; then a linear classifier.
+
+    28-pixel images are padded by 3 in the first convolution, so that maps start at 32 as in the released codes.
+    """
+
+    def __init__(self, channels: int, size: int, num_classes: int, *, width: int = 128, depth: int = 3) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        for block in range(depth):
+            padding = 3 if block == 0 and size == 28 else 1
+            self.convs.append(nn.Conv2d(channels if block == 0 else width, width, 3, padding=padding))
+            self.norms.append(InstanceNorm(width))
+        side = (32 if size == 28 else size) >> depth
+        self.classifier = nn.Linear(width * side * side, num_classes)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images (n, c, h, w) to features (n, width * side^2)."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.avg_pool2d(F.relu(norm(conv(x))), 2)
+        return x.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
+        return self.classifier(self.embed(x))

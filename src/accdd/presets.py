@@ -1,0 +1,96 @@
+"""Settings with a source: rows of the papers' tables, and what follows from the data where nothing is said."""
+
+import dataclasses
+from typing import Any
+
+from accdd.config import InputError, Settings, choose
+from accdd.data import Dataset
+from accdd.methods import METHODS
+
+Changes = dict[str, Any]
+
+
+def idc() -> Changes:
+    """IDC's released CIFAR-10 settings (Kim et al., ICML 2022): fresh networks, trained between sweeps."""
+    return {
+        "pool.use": False,
+        "perturb.use": False,
+        "match.distance": "mse",
+        "images.lr": 5e-3,
+        "images.factor": 2,
+        "images.start": "mixed",
+        "images.shrink": "nearest",
+        "loop.steps": 2000,
+        "loop.inner_steps": 100,
+        "loop.train_images": 2000,
+    }
+
+
+def accdd() -> Changes:
+    """AccDD's released CIFAR-10 settings (Zhang et al., CVPR 2023), 5x: 5 networks of 2 epochs, perturbed."""
+    return idc() | {
+        "pool.use": True,
+        "pool.networks": 5,
+        "pool.epochs": [2.0],
+        "perturb.use": True,
+        "perturb.magnitude": [0.01, 0.09],
+        "images.lr": 1e-2,
+        "loop.steps": 400,
+    }
+
+
+def accdd_10x() -> Changes:
+    """AccDD, 10x: half as many outer steps."""
+    return accdd() | {"loop.steps": 200}
+
+
+def accdd_20x() -> Changes:
+    """AccDD, 20x: a quarter as many outer steps."""
+    return accdd() | {"loop.steps": 100}
+
+
+PRESETS = {"idc": idc, "accdd": accdd, "accdd-10x": accdd_10x, "accdd-20x": accdd_20x}
+
+
+def resolve(settings: Settings, data: Dataset) -> Settings:
+    """Fill in what the settings leave to the data or the method.
+
+    Raises:
+        InputError: the settings cannot work with this data.
+    """
+    method = choose("method", settings.method, METHODS)
+    smallest = min(len(rows) for rows in data.class_index)
+    if smallest < settings.ipc:
+        short = data.class_names[[len(rows) for rows in data.class_index].index(smallest)]
+        raise InputError(
+            f"Class '{short}' has {smallest} training images, fewer than --ipc {settings.ipc}. "
+            f"Expected at least as many images as are to be learned: lower --ipc to {smallest} or less."
+        )
+    factor = settings.images.factor or default_factor(data.size)
+    if factor > data.size // 4:
+        raise InputError(
+            f"images.factor {factor} cuts {data.size}-pixel images into tiles below 4 pixels. "
+            f"Expected --factor {data.size // 4} or less."
+        )
+    images = dataclasses.replace(
+        settings.images,
+        factor=factor,
+        start=settings.images.start or ("mixed" if factor > 1 else "random"),
+        lr=settings.images.lr or default_lr(settings.match.distance or method.distance),
+    )
+    match = dataclasses.replace(
+        settings.match,
+        distance=settings.match.distance or method.distance,
+        augment=method.siamese if settings.match.augment is None else settings.match.augment,
+    )
+    return dataclasses.replace(settings, images=images, match=match)
+
+
+def default_factor(size: int) -> int:
+    """IDC's: 3 for photographs (it used 224 pixels), 2 for small images; below 16 pixels a tile shows nothing."""
+    return 3 if size >= 128 else 2 if size >= 16 else 1
+
+
+def default_lr(distance: str) -> float:
+    """Base image step size per distance; see `synthetic.effective_lr` for what is applied."""
+    return {"mse": 1e-2, "l1": 1e-4, "cosine": 1e-1}[distance]

@@ -1,0 +1,63 @@
+"""The synthetic set: learned images, (classes, ipc, c, h, w) in [0, 1], whose labels are their first index."""
+
+import torch
+from torch import Tensor
+
+from accdd import formation, selection
+from accdd.data import Dataset
+from accdd.keys import Key
+
+
+def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: Key) -> Tensor:
+    """Images to begin from.
+
+    Args:
+        data: the real set.
+        kind: `noise` is N(0.5, 0.25^2), clamped; `random` is one real image each; `mixed` is factor^2 real images
+            each, shrunk into the tiles that decoding cuts.
+        ipc: images per class.
+        factor: tiles per side.
+        shrink: how `mixed` shrinks, see `formation.encode`.
+        key: decides the draws.
+
+    Returns:
+        float32 (classes, ipc, c, h, w) in [0, 1], on the data's device.
+    """
+    shape = (data.num_classes, ipc, data.channels, data.size, data.size)
+    if kind == "noise":
+        noise = torch.randn(shape, generator=key.generator("noise"))
+        return (0.5 + 0.25 * noise).clamp(0, 1).to(data.images.device)
+    per_image = factor**2 if kind == "mixed" else 1
+    chosen = selection.random(data.class_index, ipc * per_image, key)
+    real = data.images[chosen].float() / 255  # (classes, ipc * per_image, c, h, w)
+    if kind == "random":
+        return real
+    return torch.stack([formation.encode(images, factor, shrink) for images in real]).clamp(0, 1)
+
+
+def effective_lr(base: float, *, ipc: int, size: int) -> float:
+    """IDC's step size for `ipc` images per class: in proportion to images, and to pixels against those it was set for.
+
+    The papers state `base` for images of 28, 32 or 224 pixels. Smaller images than 28 are not scaled down: there the
+    rule, which no paper tried, is far too timid (measured on digits, see RESULTS.md).
+    """
+    stated_for = 224 if size >= 128 else 32 if size > 28 else size
+    return base * (ipc / 10) * (size / stated_for) ** 2
+
+
+def per_sweep(lr: float, momentum: float, num_classes: int) -> tuple[float, float]:
+    """The SGD that steps once per sweep where the reference steps all images after every class.
+
+    One SGD(lr, mu) over all N classes' images after each class lets a class's images drift on leftover momentum
+    while the others take their turns. Seen at its own turn, a class moves exactly as with momentum mu^N and step
+    lr (1 - mu^N) / (1 - mu), whatever the other classes do: so the classes of a sweep are independent.
+    N is the data set's number of classes, also where only some of them are at hand.
+    """
+    left = momentum**num_classes
+    return lr * (1 - left) / (1 - momentum), left
+
+
+def descend(images: Tensor, velocity: Tensor, gradient: Tensor, lr: float, momentum: float) -> tuple[Tensor, Tensor]:
+    """One SGD step: the new images and the new velocity, all of the images' shape."""
+    velocity = momentum * velocity + gradient
+    return images - lr * velocity, velocity

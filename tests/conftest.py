@@ -1,0 +1,25 @@
+"""Fixtures: data and a pool small enough for seconds, and a cache that no test shares."""
+
+from pathlib import Path
+
+import helpers
+import pytest
+
+from accdd.augmented_models import EarlyStageModel, pool
+from accdd.data import Dataset
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / "accdd-cache"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Dataset:
+    return helpers.stripes()
+
+
+@pytest.fixture(scope="session")
+def early_models(data: Dataset) -> tuple[EarlyStageModel, ...]:
+    """Three networks after one epoch."""
+    return pool.build(data, helpers.network(), helpers.settings({"pool.networks": 3}))

@@ -1,0 +1,106 @@
+"""What the tests run over: every source, factor and distance, and the smallest data and networks that work."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accdd.augmented_models import EarlyStage, EarlyStageModel, Fresh, Perturbed, Source
+from accdd.config import Perturb, Settings, override
+from accdd.data import Dataset, build
+from accdd.engine import Problem
+from accdd.matching import DISTANCES as BY_NAME
+from accdd.methods import METHODS
+from accdd.networks import Architecture, Forward, Parameters
+
+SIZE = 8
+
+Pool = tuple[EarlyStageModel, ...]
+
+
+def fresh(pool: Pool) -> Source:
+    del pool
+    return Fresh(network(), torch.device("cpu"))
+
+
+def early_stage(pool: Pool) -> Source:
+    return EarlyStage(pool)
+
+
+def perturbed(pool: Pool) -> Source:
+    return Perturbed(EarlyStage(pool), Perturb())
+
+
+SOURCES: tuple[Callable[[Pool], Source], ...] = (fresh, early_stage, perturbed)
+FACTORS = (1, 2)
+DISTANCES = tuple(BY_NAME)
+
+TINY: Mapping[str, Any] = MappingProxyType(
+    {
+        "ipc": 2,
+        "network.width": 4,
+        "network.depth": 2,
+        "train.batch": 8,
+        "pool.networks": 2,
+        "pool.epochs": 1,
+        "match.real_batch": 6,
+        "loop.steps": 2,
+        "loop.inner_steps": 2,
+        "loop.train_images": 8,
+    }
+)
+"""Settings with which everything takes milliseconds."""
+
+
+def settings(changes: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    return override(Settings(), {**TINY, **changes})
+
+
+def network(**changes: Any) -> Architecture:
+    options = {"name": "convnet", "width": 4, "depth": 2, "channels": 3, "size": SIZE, "num_classes": 2}
+    return Architecture(**(options | changes))
+
+
+def problem(data: Dataset, *, distance: str = "mse", factor: int = 1) -> Problem:
+    method = METHODS["idc"]
+    forward = Forward(network())
+    return Problem(forward, method.summary, BY_NAME[distance], method.decode, factor, data.mean, data.std)
+
+
+def stripes(per_class: int = 12, tested: int = 6) -> Dataset:
+    """Two classes, 8x8 RGB: lying and standing stripes under noise. What instance norm removes, they do not need."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(2 * count) % 2
+        wave = 60 * (torch.arange(SIZE) % 2 * 2 - 1)
+        patterns = torch.stack([wave[:, None].expand(SIZE, SIZE), wave.expand(SIZE, SIZE)])  # (classes, h, w)
+        noise = torch.randint(-60, 61, (2 * count, 3, SIZE, SIZE), generator=generator)
+        return (128 + patterns[labels][:, None] + noise).to(torch.uint8), labels
+
+    return build("stripes", split(per_class), split(tested), class_names=("lying", "standing"))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers, the same for the same seed."""
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+def copied(tensors: Parameters) -> Parameters:
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def doubled(tensors: Parameters) -> Parameters:
+    """Floating-point tensors in double precision, others as they are."""
+    return {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    """Equal to the last bit."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
