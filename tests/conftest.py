@@ -4,9 +4,14 @@ from pathlib import Path
 
 import helpers
 import pytest
+import torch
 
 from accdd.augmented_models import EarlyStageModel, pool
 from accdd.data import Dataset
+
+
+# Tensors are too small here to be shared out: more threads only wait for one another.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -149,9 +149,9 @@ def test_area_shrinking_keeps_the_mean_where_factor_divides():
     torch.testing.assert_close(tiles.mean((2, 3)), images.mean((2, 3)), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("size", "factor"), [(4, 2), (5, 2), (6, 3), (4, 3)])
+@pytest.mark.parametrize(("size", "factor"), [(4, 2), (3, 2), (4, 3)])
 def test_decode_is_differentiable(size: int, factor: int):
-    images = noise(2, 1, size, size, dtype=torch.float64).requires_grad_(True)
+    images = noise(1, 1, size, size, dtype=torch.float64).requires_grad_(True)
     assert torch.autograd.gradcheck(lambda stored: decode(stored, factor), (images,))
 
 

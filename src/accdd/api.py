@@ -247,15 +247,16 @@ def learn(
     folder: RunFolder | None,
 ) -> tuple[Tensor, int]:
     """Run the loop until its steps or its budget are used up; the images, clamped to [0, 1], and the sweeps done."""
-    total = settings.loop.steps * settings.loop.inner_steps
-    budget = settings.loop.budget
+    steps, budget = settings.loop.steps, settings.loop.budget
+    total = None if steps is None else steps * settings.loop.inner_steps
     marks = _marks(settings.loop.snapshots)
     reporter.phase("distilling")
     spent, state = 0.0, None  # seconds of the loop alone: keeping snapshots is not charged to the budget
     resumed = time.perf_counter()
     for state in loop.distill(real, problem, source, settings):
-        share = max(state.sweep / max(total, 1), (spent + time.perf_counter() - resumed) / budget if budget else 0.0)
-        over = share >= 1 or state.sweep == total
+        of_budget = (spent + time.perf_counter() - resumed) / budget if budget else 0.0
+        share = max(of_budget, state.sweep / total if total else float(total == 0))
+        over = share >= 1
         due = folder is not None and (state.sweep == 0 or over or bool(marks and share >= marks[0]))
         if real.device.type == "cuda" and (due or budget):
             torch.cuda.synchronize(real.device)
@@ -265,7 +266,7 @@ def learn(
             folder.snapshot(state.sweep, spent, state.images)
         if folder and state.sweep:
             folder.log(state.sweep, spent, state.losses, every=0 if over else 1)
-        reporter.update(min(share, 1.0), f"sweep {state.sweep}" + (f"/{total}" if not budget else ""))
+        reporter.update(min(share, 1.0), f"sweep {state.sweep}" + (f"/{total}" if total and not budget else ""))
         if over:
             break
         resumed = time.perf_counter()
@@ -317,12 +318,14 @@ def describe(real: Dataset, settings: Settings, architecture: Architecture) -> l
         f"images of {real.channels} x {real.size} x {real.size}."
     )
     pool = f"{settings.pool.networks} early-stage models" if settings.pool.use else "fresh networks"
-    factor = settings.images.factor
+    factor, loop_ = settings.images.factor, settings.loop
+    limits = [f"{loop_.steps} networks"] if loop_.steps is not None else []
+    limits += [f"{loop_.budget:g} s"] if loop_.budget is not None else []
+    ends = " or ".join(limits)
     plan = (
         f"{settings.method}, {pool}{', perturbed' if settings.perturb.use else ''}: {architecture.name} of depth "
-        f"{architecture.depth} and width {architecture.width}, factor {factor}, "
-        f"{settings.loop.steps} x {settings.loop.inner_steps} sweeps"
-        + (f" or {settings.loop.budget:g} s." if settings.loop.budget else ".")
+        f"{architecture.depth} and width {architecture.width}, factor {factor}; "
+        f"ends after {ends}, {loop_.inner_steps} sweeps with each network."
     )
     return [" ".join([about, *real.notes]), plan]
 
@@ -345,7 +348,8 @@ def info(
     real: Dataset, source: Any, settings: Settings, protocol: Protocol, sweeps: int, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     """What the artefact says about itself."""
-    recipe = {"epochs": protocol.epochs, **config.to_dict(protocol.recipe)}
+    decoded = settings.ipc * real.num_classes * (settings.images.factor or 1) ** 2
+    recipe = {"epochs": protocol.epochs_for(decoded), **config.to_dict(protocol.recipe)}
     return {
         "method": settings.method,
         "source": {"name": real.name, "path": name_of(source), "fingerprint": real.fingerprint},

@@ -30,6 +30,17 @@ class Data:
     """Share of each class kept aside for testing when the data brings no test split."""
     skip_unreadable: bool = False
     """Leave out pictures that cannot be decoded instead of stopping at the first."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, subtracted from pixels in [0, 1]; None is measured on the training images."""
+    std: tuple[float, ...] | None = None
+    """Per channel, divided by after subtracting the mean; None is measured on the training images."""
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and (not value or min(value) <= 0):
+            raise ValueError("expected numbers above 0, one per channel")
+        return value
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -38,8 +49,8 @@ class Network:
 
     name: str = "convnet"
     """A name from `accdd.networks.NETWORKS`."""
-    width: int = Field(default=128, ge=1)
-    """Filters of each convolution."""
+    width: int | None = Field(default=None, ge=1)
+    """Filters of each convolution; None is the field's 128, or 32 for images below 28 pixels."""
     depth: int | None = Field(default=None, ge=1, le=8)
     """Number of conv blocks; None follows from the image size."""
 
@@ -157,14 +168,14 @@ class Images:
 class Loop:
     """How often a network is drawn and how long it is used."""
 
-    steps: int = Field(default=2000, ge=0)
-    """Outer steps: networks drawn."""
+    steps: int | None = Field(default=None, ge=0)
+    """Outer steps: networks drawn. None with a budget: as many as fit; with neither, 2000 or ten minutes."""
     inner_steps: int = Field(default=1, ge=1)
     """Sweeps over all classes with one network."""
     train_images: int = Field(default=0, ge=0)
     """Real images the network is trained on after each sweep (whole batches); 0 leaves it as drawn."""
     budget: float | None = Field(default=None, gt=0)
-    """Wall-clock seconds after which the loop stops, at the end of a sweep; None: only `steps` ends it."""
+    """Wall-clock seconds after which the loop stops, at the end of a sweep; None with steps given: no limit."""
     snapshots: int = Field(default=8, ge=0)
     """Images kept on the way for accuracy curves, at sweeps (or, with a budget, seconds) doubling each time."""
 
@@ -173,8 +184,8 @@ class Loop:
 class Score:
     """How the result is scored at the end of a run."""
 
-    protocol: str = "idc"
-    """A name from `accdd.evaluation.PROTOCOLS`."""
+    protocol: str = "quick"
+    """A name from `accdd.evaluation.PROTOCOLS`; `accdd evaluate` scores by `idc` unless told otherwise."""
     networks: tuple[str, ...] = ("convnet",)
     """Networks trained from scratch on the distilled set."""
     seeds: int = Field(default=3, ge=0)

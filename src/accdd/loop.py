@@ -1,5 +1,6 @@
 """The algorithm of the paper on one screen."""
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def distill(data: Dataset, problem: Problem, source: Source, settings: Settings)
     lr, momentum = synthetic.per_sweep(lr, settings.images.momentum, data.num_classes)
     yield State(0, images, images.new_zeros(0))
 
-    for step in range(loop.steps):
+    for step in itertools.count() if loop.steps is None else range(loop.steps):
         key = root.at("step", step)
         parameters = source(key)  # early-stage, perturbed
         sgd = training.optimiser(parameters, settings.train)

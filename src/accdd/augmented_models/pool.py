@@ -50,6 +50,8 @@ def load_or_build(
         "version": VERSION,
         "scheme": SCHEME,
         "data": data.fingerprint,
+        "mean": data.mean,
+        "std": data.std,
         "architecture": dataclasses.asdict(architecture),
         "train": config.to_dict(settings.train),
         "pool": config.to_dict(pool),

@@ -29,6 +29,10 @@ def load(source: Any, settings: Data | None = None, seed: int = 0) -> Dataset:
     """
     del seed
     settings = settings or Data()
+    return _read(source, settings).normalised(settings.mean, settings.std)
+
+
+def _read(source: Any, settings: Data) -> Dataset:
     if isinstance(source, Dataset):
         return source
     if isinstance(source, tuple):

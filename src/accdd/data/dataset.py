@@ -43,6 +43,10 @@ class Dataset:
     """Class of each test image, int64 (m,)."""
     notes: tuple[str, ...] = ()
     """What was done to the data on the way in, one sentence each, for the user to read."""
+    given_mean: tuple[float, ...] | None = None
+    """Instead of the measured mean: published tables use constants that differ from what one measures."""
+    given_std: tuple[float, ...] | None = None
+    """Instead of the measured standard deviation."""
 
     @property
     def num_classes(self) -> int:
@@ -66,13 +70,13 @@ class Dataset:
 
     @cached_property
     def mean(self) -> tuple[float, ...]:
-        """Mean of the training pixels scaled to [0, 1], per channel."""
-        return tuple(self._moments[0].tolist())
+        """Mean of the training pixels scaled to [0, 1], per channel; measured unless given."""
+        return self.given_mean or tuple(self._moments[0].tolist())
 
     @cached_property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of the training pixels scaled to [0, 1], per channel; 1 for a constant channel."""
-        return tuple(self._moments[1].tolist())
+        """Standard deviation of the same, measured unless given; 1 for a constant channel."""
+        return self.given_std or tuple(self._moments[1].tolist())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,6 +92,17 @@ class Dataset:
         """For each class the positions of its training images, int64, ascending, on the labels' device."""
         counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()
         return torch.argsort(self.labels, stable=True).split(counts)
+
+    def normalised(self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> "Dataset":
+        """The same data with constants given instead of measured, where they are not None.
+
+        Raises:
+            InputError: not one number per channel.
+        """
+        for name, values in (("data.mean", mean), ("data.std", std)):
+            if values is not None and len(values) != self.channels:
+                raise InputError(f"{name} has {len(values)} numbers. Expected {self.channels}, one per channel.")
+        return dataclasses.replace(self, given_mean=mean, given_std=std) if mean or std else self
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data with all four tensors on `device`."""

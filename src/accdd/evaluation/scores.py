@@ -86,7 +86,8 @@ def score(
     began = time.perf_counter()
     forward = Forward(architecture)
     images, labels = images.to(data.device), labels.to(data.device)
-    total = epochs or protocol.epochs
+    usual = protocol.epochs_for(len(images))
+    total = epochs or usual
     accuracies = []
     for seed in range(seeds):
         own = key.at("score", seed)
@@ -105,7 +106,7 @@ def score(
             training.accuracy(forward, parameters, data.test_images, data.test_labels, mean=mean, std=std)
         )
     seconds = time.perf_counter() - began
-    label = protocol.name if total == protocol.epochs else f"{protocol.name}, {total} epochs"
+    label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
     return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2))
 
 

@@ -62,6 +62,7 @@ class Forward:
 
 
 def architecture(settings: NetworkSettings, channels: int, size: int, num_classes: int) -> Architecture:
-    """The shape of a network for images of this size; depth None leaves maps of about 4 x 4 to the classifier."""
+    """The network for images of this size; a depth of None leaves maps of about 4 x 4 to the classifier."""
     depth = settings.depth or max(2, min(6, int(math.log2(32 if size == 28 else size)) - 2))
-    return Architecture(settings.name, settings.width, depth, channels, size, num_classes)
+    width = settings.width or (128 if size >= 28 else 32)
+    return Architecture(settings.name, width, depth, channels, size, num_classes)

@@ -70,7 +70,7 @@ class Lines:
         if share < self._next and now - self._said < 300:
             return
         elapsed = now - self._began
-        if elapsed < 2 and share < 1:  # short phases need no commentary
+        if now - self._said < 5:  # short phases need no commentary
             return
         left = elapsed * (1 - share) / share if share > 0 else float("nan")
         self.note(f"{self._name}: {share:4.0%}  {detail}  {_clock(elapsed)} passed, about {_clock(left)} left")

@@ -1,0 +1,104 @@
+"""Scores: learning what can be learned, statistics by hand, and the same score for the same key."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from helpers import network, stripes
+from torch import Tensor
+
+from accdd.config import Train
+from accdd.data import Dataset
+from accdd.evaluation import PROTOCOLS, Protocol, Score, score
+from accdd.evaluation.protocols import without_flip
+from accdd.keys import Key
+
+QUICK = Protocol(
+    name="quick", epochs=8, recipe=Train(lr=0.05, batch=8, augment=("crop",), cutmix=0.5), source="these tests"
+)
+
+
+def scored(data: Dataset, images: Tensor | None = None, labels: Tensor | None = None, **changes: Any) -> Score:
+    images = data.images if images is None else images
+    labels = data.labels if labels is None else labels
+    return score("random", images, labels, data, network(), QUICK, **({"seeds": 2, "key": Key(0)} | changes))
+
+
+def test_separable_data_is_learned_by_every_network():
+    data = stripes(tested=20)
+    found = scored(data, seeds=3)
+    assert len(found.accuracies) == found.n == 3
+    assert min(found.accuracies) >= 95
+
+
+def test_wrong_labels_are_learned_too_so_the_set_decides():
+    data = stripes(tested=20)
+    assert max(scored(data, labels=1 - data.labels).accuracies) <= 5
+
+
+def test_the_test_split_is_only_tested_on(data: Dataset):
+    # Networks that see one class alone answer with it: half of the test images.
+    rows = data.class_index[0]
+    assert scored(data, data.images[rows], data.labels[rows]).accuracies == (50.0, 50.0)
+
+
+def test_mean_and_deviation_are_those_of_the_accuracies():
+    found = Score("distilled", "convnet", "idc", 10, (50.0, 60.0, 76.0), 1.0)
+    assert found.mean == pytest.approx(62.0)
+    assert found.std == pytest.approx(math.sqrt((12**2 + 2**2 + 14**2) / 2))
+    assert found.to_dict()["mean"] == 62.0 and found.to_dict()["std"] == 13.11 and found.to_dict()["n"] == 3
+
+
+def test_one_network_has_no_deviation():
+    assert Score("distilled", "convnet", "idc", 10, (50.0,), 1.0).std == 0
+
+
+def test_the_same_key_gives_the_same_score_and_the_networks_of_one_score_differ(data: Dataset):
+    few = {"epochs": 1, "seeds": 4}
+    generator = torch.Generator().manual_seed(0)
+    tested = torch.randint(256, (200, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    wide = Dataset("wide", data.images, data.labels, data.class_names, tested, torch.arange(200) % 2)
+    first = scored(wide, **few)
+    assert scored(wide, **few).accuracies == first.accuracies
+    assert len(set(first.accuracies)) > 1
+    assert scored(wide, **few, key=Key(1)).accuracies != first.accuracies
+    # More networks add to the first ones and do not change them.
+    assert scored(wide, epochs=1, seeds=2).accuracies == first.accuracies[:2]
+
+
+def test_bytes_and_floats_score_alike(data: Dataset):
+    assert scored(data, data.images.float() / 255).accuracies == scored(data).accuracies
+
+
+def test_epochs_that_are_given_replace_the_protocol_s_and_are_named(data: Dataset):
+    told: list[tuple[int, int]] = []
+    found = scored(data, epochs=2, report=lambda done, total: told.append((done, total)))
+    assert (found.epochs, found.protocol, found.set, found.network) == (2, "quick", "random", "convnet")
+    assert told == [(done, 4) for done in (1, 2, 3, 4)]
+    assert scored(data).epochs == 8
+
+
+def test_scoring_changes_no_images(data: Dataset):
+    before = data.images.clone()
+    scored(data, epochs=1)
+    assert torch.equal(data.images, before)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_without_flip_differs_in_nothing_else(name: str):
+    protocol = PROTOCOLS[name]
+    unflipped = without_flip(protocol)
+    assert "flip" not in unflipped.recipe.augment
+    assert set(protocol.recipe.augment) - set(unflipped.recipe.augment) <= {"flip"}
+    assert (unflipped.name, unflipped.epochs, unflipped.recipe.cutmix) == (
+        protocol.name, protocol.epochs, protocol.recipe.cutmix,
+    )  # fmt: skip
+
+
+def test_the_idc_protocol_is_the_published_one():
+    idc = PROTOCOLS["idc"]
+    assert idc.epochs == 1000
+    assert (idc.recipe.lr, idc.recipe.momentum, idc.recipe.weight_decay) == (0.01, 0.9, 5e-4)
+    assert (idc.recipe.batch, idc.recipe.cutmix) == (64, 0.5)
+    assert set(idc.recipe.augment) == {"color", "crop", "scale", "rotate", "flip"}

@@ -1,0 +1,184 @@
+"""The model pool: what is kept and when, in which order, and that it is trained once."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import Pool, assert_same, network, settings, stripes
+
+from accdd import augment, training
+from accdd.augmented_models import load_or_build, pool
+from accdd.data import Dataset
+from accdd.keys import Key
+from accdd.networks import Architecture, Forward
+
+WITHOUT_AUGMENTATION = {"pool.augment": [[]], "train.augment": [], "train.cutmix": 0.0}
+
+
+def built(data: Dataset, changes: Mapping[str, Any], shape: Architecture | None = None) -> Pool:
+    return pool.build(data, shape or network(), settings(changes))
+
+
+def refuse(*args: Any) -> None:
+    raise AssertionError("trained although the cache had it")
+
+
+def test_a_second_call_takes_the_pool_from_the_cache(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    given = settings({"pool.epochs": [0, 1]})
+    members, folder = load_or_build(data, network(), given)
+    assert_same([m.parameters for m in members], [m.parameters for m in pool.build(data, network(), given)])
+    monkeypatch.setattr(pool, "build", refuse)
+    again, same_folder = load_or_build(data, network(), given)
+    assert same_folder == folder
+    assert [(m.network, m.epoch) for m in again] == [(m.network, m.epoch) for m in members]
+    torch.testing.assert_close([m.loss for m in again], [m.loss for m in members], equal_nan=True)
+    assert_same([m.parameters for m in again], [m.parameters for m in members])
+
+
+def folder_of(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, Any], shape: Architecture | None = None
+) -> Path:
+    """Where a pool is kept; nothing is trained."""
+
+    def initial(*args: Any) -> Pool:
+        del args
+        return (pool.EarlyStageModel(0, 0.0, 0.0, network().initialise(Key(0))),)
+
+    monkeypatch.setattr(pool, "build", initial)
+    return load_or_build(data, shape or network(), settings(changes))[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"pool.epochs": 2}, {"pool.networks": 3}, {"pool.lr_scales": [1.0]}, {"pool.augment": [[]]},
+     {"train.lr": 0.02}, {"train.batch": 4}, {"train.cutmix": 0.0}, {"train.momentum": 0.0},
+     {"train.weight_decay": 0.0}],
+    ids=str,
+)  # fmt: skip
+def test_what_the_pool_depends_on_names_another_cache_entry(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+):
+    assert folder_of(data, monkeypatch, changes) != folder_of(data, monkeypatch, {})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ipc": 3}, {"loop.steps": 9}, {"perturb.use": False}, {"pool.use": False}, {"images.lr": 1.0}, {"score.seeds": 1}],
+    ids=str,
+)
+def test_what_the_pool_does_not_depend_on_finds_the_same_cache_entry(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+):
+    assert folder_of(data, monkeypatch, changes) == folder_of(data, monkeypatch, {})
+
+
+def test_other_data_and_another_network_name_other_cache_entries(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    folders = {
+        folder_of(data, monkeypatch, {}),
+        folder_of(stripes(per_class=13), monkeypatch, {}),
+        folder_of(data, monkeypatch, {}, network(width=5)),
+        folder_of(data, monkeypatch, {}, network(depth=1)),
+    }
+    assert len(folders) == 4
+
+
+def test_members_are_ordered_by_network_then_epoch(data: Dataset):
+    members = built(data, {"pool.epochs": [0, 0.5, 1, 2], "pool.networks": 2})
+    assert [(m.network, m.epoch) for m in members] == [(n, e) for n in (0, 1) for e in (0, 0.5, 1, 2)]
+    loaded, _ = load_or_build(data, network(), settings({"pool.epochs": [0, 0.5, 1, 2], "pool.networks": 2}))
+    assert [(m.network, m.epoch) for m in loaded] == [(m.network, m.epoch) for m in members]
+
+
+def test_epoch_0_is_the_initialisation_with_no_loss_yet(data: Dataset):
+    for member in built(data, {"pool.epochs": 0, "pool.networks": 2}):
+        assert_same(member.parameters, network().initialise(Key(0).at("pool", member.network)))
+        assert math.isnan(member.loss)
+
+
+def test_every_epoch_asked_for_is_kept_also_where_two_fall_on_one_step(data: Dataset):
+    # 24 images in batches of 8: 3 steps an epoch, so 0.1 epochs round to step 0.
+    members = built(data, {"pool.epochs": [0, 0.1, 1], "pool.networks": 1})
+    assert [member.epoch for member in members] == [0, 0.1, 1]
+
+
+def test_snapshots_on_the_way_do_not_change_where_training_leads(data: Dataset):
+    alone = built(data, {"pool.epochs": 1})
+    on_the_way = built(data, {"pool.epochs": [0, 0.5, 1]})
+    assert_same([m.parameters for m in on_the_way[2::3]], [m.parameters for m in alone])
+    for before, after in zip(on_the_way[1::3], on_the_way[2::3], strict=True):
+        assert not torch.equal(before.parameters["convs.0.weight"], after.parameters["convs.0.weight"])
+
+
+def test_a_fraction_of_an_epoch_is_the_beginning_of_it(data: Dataset):
+    half, whole = built(data, {"pool.epochs": 0.5}), built(data, {"pool.epochs": [0.5, 1]})
+    assert_same([m.parameters for m in half], [m.parameters for m in whole[::2]])
+
+
+def test_members_differ_also_with_equal_recipes(data: Dataset):
+    for changes in ({}, {"pool.lr_scales": [1.0], "pool.augment": [["crop"]]}):
+        weights = [m.parameters["convs.0.weight"] for m in built(data, {"pool.networks": 3, **changes})]
+        assert not any(torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_the_pool_follows_from_the_seed(data: Dataset):
+    assert_same([m.parameters for m in built(data, {})], [m.parameters for m in built(data, {})])
+    other = built(data, {"seed": 1})[0].parameters["convs.0.weight"]
+    assert not torch.equal(other, built(data, {})[0].parameters["convs.0.weight"])
+
+
+@pytest.mark.parametrize("epochs", [2, 4])
+def test_a_member_is_torch_s_sgd_with_its_own_rate_that_falls_at_2_3_and_5_6_of_one_epoch_more(
+    data: Dataset, epochs: int
+):
+    changes = WITHOUT_AUGMENTATION | {"pool.epochs": epochs, "pool.networks": 2, "pool.lr_scales": [1.0, 0.5]}
+    members = built(data, changes)
+    falls = {2: {}, 4: {3: 0.2}}[epochs]  # schedules of 3 and 5 epochs: falls at 2, 2 and at 3, 4
+    for member, scale in zip(members, (1.0, 0.5), strict=True):
+        key = Key(0).at("pool", member.network)
+        module = network().build()
+        module.load_state_dict(network().initialise(key))
+        sgd = torch.optim.SGD(module.parameters(), lr=0.01 * scale, momentum=0.9, weight_decay=5e-4)
+        losses = []
+        for epoch in range(epochs):
+            for group in sgd.param_groups:
+                group["lr"] *= falls.get(epoch, 1)
+            order = torch.randperm(24, generator=key.at(epoch).generator("order"))
+            for rows in order.split(8):
+                batch = augment.normalise(data.images[rows], data.mean, data.std)
+                loss = F.cross_entropy(module(batch), data.labels[rows])
+                sgd.zero_grad()
+                loss.backward()
+                sgd.step()
+                losses.append(loss.item())
+        torch.testing.assert_close(member.parameters, dict(module.state_dict()))
+        assert member.loss == pytest.approx(sum(losses[-3:]) / 3, rel=1e-5)
+
+
+def test_a_few_epochs_teach_something(data: Dataset):
+    before, after = built(data, {"pool.epochs": [0, 8], "pool.networks": 1, "network.width": 4, "train.lr": 0.05})
+    forward = Forward(network())
+    scores = [
+        training.accuracy(forward, member.parameters, data.images, data.labels, mean=data.mean, std=data.std)
+        for member in (before, after)
+    ]
+    assert scores[1] > max(scores[0], 80)
+
+
+def test_members_need_no_gradients_and_share_no_memory(data: Dataset):
+    loaded, _ = load_or_build(data, network(), settings())
+    for members in (built(data, {"pool.epochs": [0, 0.5, 1]}), loaded):
+        values = [value for member in members for value in member.parameters.values()]
+        assert not any(value.requires_grad for value in values)
+        assert len({value.data_ptr() for value in values}) == len(values)
+
+
+def test_progress_is_told_up_to_the_last_step(data: Dataset):
+    told: list[tuple[int, int]] = []
+    pool.build(data, network(), settings({"pool.epochs": 2}), lambda done, total: told.append((done, total)))
+    assert told == [(done, 12) for done in range(1, 13)]
+
+
