@@ -493,10 +493,11 @@ def test_the_preview_shows_the_stored_images_unsmoothed(saved: Path):
     distilled = load(saved)
     with Image.open(saved / "preview.png") as picture:
         pixels = np.array(picture)
-    step = (picture.width + 2) // distilled.ipc
+    step = (picture.width + 2) // distilled.num_classes
     scale = (step - 2) // 8
     for index, image in enumerate(distilled.images):
-        top, left = index // 3 * step, index % 3 * step
+        label, row = divmod(index, distilled.ipc)
+        top, left = row * step, label * step
         shown = pixels[top : top + 8 * scale : scale, left : left + 8 * scale : scale]
         assert np.array_equal(shown, (image * 255).round().byte().permute(1, 2, 0).numpy())
 

@@ -156,12 +156,15 @@ def evaluate(
     """
     reporter = reporter or Quiet()
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
-    settings = Settings(device=device, seed=seed)
+    settings = config.override(Settings(), {"device": device, "seed": seed})
     where, rule = execution.device(device), config.choose("protocol", protocol, PROTOCOLS)
+    for name in networks or ():
+        config.choose("network", name, known_networks)
+    # All of them before the first is scored, which may take long.
+    opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in listed]
     loaded: dict[str, Dataset] = {}
     scores = []
-    for entry in listed:
-        distilled = entry if isinstance(entry, Distilled) else load(entry)
+    for entry, distilled in zip(listed, opened, strict=True):
         real = _test_data(distilled, test, where, loaded)
         made_with = config.override(settings, {f"network.{k}": v for k, v in _recorded(distilled, "network").items()})
         names = networks or (made_with.network.name,)
@@ -327,7 +330,7 @@ def describe(real: Dataset, settings: Settings, architecture: Architecture) -> l
         f"{architecture.depth} and width {architecture.width}, factor {factor}; "
         f"ends after {ends}, {loop_.inner_steps} sweeps with each network."
     )
-    return [" ".join([about, *real.notes]), plan]
+    return [f"{about} {'; '.join(real.notes)}".rstrip(), plan]
 
 
 def verdict(real: Dataset, settings: Settings, scores: Sequence[Score], seconds: Mapping[str, float]) -> str:
@@ -352,7 +355,7 @@ def info(
     recipe = {"epochs": protocol.epochs_for(decoded), **config.to_dict(protocol.recipe)}
     return {
         "method": settings.method,
-        "source": {"name": real.name, "path": name_of(source), "fingerprint": real.fingerprint},
+        "source": {"name": real.name, "path": _path_of(source), "fingerprint": real.fingerprint},
         "settings": config.to_dict(settings),
         "sweeps": sweeps,
         "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
@@ -367,6 +370,11 @@ def name_of(source: Any) -> str:
     if isinstance(source, Path) or (isinstance(source, str) and source != "digits" and not source.startswith("hf:")):
         return str(Path(source).expanduser().absolute())
     return source if isinstance(source, str) else type(source).__name__
+
+
+def _path_of(source: Any) -> str | None:
+    """Where the data can be loaded from again; None for what was only in memory."""
+    return name_of(source) if isinstance(source, str | Path) else None
 
 
 def _marks(count: int) -> list[float]:
@@ -385,7 +393,7 @@ def _test_data(distilled: Distilled, test: Any, where: torch.device, loaded: dic
     source = distilled.info.get("source")
     recorded = source if isinstance(source, Mapping) else {}
     if test is None and not recorded.get("path"):
-        raise InputError("The set does not say which data it comes from. Expected --test DATA.")
+        raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
     chosen = recorded["path"] if test is None else test
     key = chosen if isinstance(chosen, str) else str(id(chosen))
     if key not in loaded:

@@ -91,7 +91,7 @@ class Pool:
     @field_validator("epochs", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int | float) else value
+        return (value,) if isinstance(value, int | float | str) else value  # YAML reads 1e-2 as text
 
     @field_validator("epochs")
     @classmethod
@@ -124,7 +124,7 @@ class Perturb:
     @field_validator("magnitude", mode="before")
     @classmethod
     def _fixed(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int | float) else value
+        return (value, value) if isinstance(value, int | float | str) else value
 
     @field_validator("magnitude")
     @classmethod
@@ -243,7 +243,8 @@ def override(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part in str(known))
-        raise InputError(f"Setting '{key}' = {first['input']!r}: {first['msg']}.") from None
+        expected = "Input should be a list, as in [a, b]" if first["type"] == "tuple_type" else first["msg"]
+        raise InputError(f"Setting '{key}' = {first['input']!r}: {expected}.") from None
 
 
 def describe(settings: Any, prefix: str = "") -> list[tuple[str, Any, str]]:

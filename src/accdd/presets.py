@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from accdd import augment
 from accdd.config import InputError, Settings, choose
 from accdd.data import Dataset
 from accdd.methods import METHODS
@@ -82,6 +83,8 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
         InputError: the settings cannot work with this data.
     """
     method = choose("method", settings.method, METHODS)
+    for names in (settings.match.augment or (), settings.train.augment, *settings.pool.augment):
+        augment.check(names)
     smallest = min(len(rows) for rows in data.class_index)
     if smallest < settings.ipc:
         short = data.class_names[[len(rows) for rows in data.class_index].index(smallest)]

@@ -10,7 +10,8 @@ from PIL import Image
 
 from accdd.artifact.distilled import Distilled
 
-MAX_COLUMNS, MAX_ROWS = 10, 20
+MAX_CLASSES, MAX_IMAGES = 20, 10
+"""Columns and rows of the preview: one column per class."""
 MAX_NAMES = 100
 """Class names written into the card; ImageNet's thousand would bury the rest."""
 
@@ -32,7 +33,7 @@ tags:
 {count} learned images ({shape}) that stand in for a whole training set of {classes} classes: a network trained on
 these few comes as close as it can to one trained on all the real images. {factor}
 
-![One row per class; at most {columns} images and {rows} classes are shown](preview.png)
+![One column per class; at most {classes_shown} classes and {images_shown} images of each](preview.png)
 
 | | |
 |---|---|
@@ -73,22 +74,20 @@ conditions hold for the source hold here too.
 
 
 def preview(distilled: Distilled) -> Image.Image:
-    """A grid of the stored images, one row per class, enlarged without smoothing.
+    """A grid of the stored images, one column per class, enlarged without smoothing.
 
-    Shows at most `MAX_COLUMNS` images of each of the first `MAX_ROWS` classes, fewer where images are large.
+    Shows at most `MAX_IMAGES` images of each of the first `MAX_CLASSES` classes, fewer where images are large.
     """
     height, width = distilled.images.shape[-2:]
-    columns = max(1, min(MAX_COLUMNS, distilled.ipc, _MAX_WIDTH // (width + _GAP)))
-    rows = max(1, min(MAX_ROWS, distilled.num_classes, _MAX_HEIGHT // (height + _GAP)))
+    columns = max(1, min(MAX_CLASSES, distilled.num_classes, _MAX_WIDTH // (width + _GAP)))
+    rows = max(1, min(MAX_IMAGES, distilled.ipc, _MAX_HEIGHT // (height + _GAP)))
     wanted = math.ceil(max(_MIN_TILE, _MIN_WIDTH / columns) / width)
     scale = max(1, min(wanted, (_MAX_WIDTH // columns - _GAP) // width))
     step_down, step_right = height * scale + _GAP, width * scale + _GAP
-    shape = (rows * step_down - _GAP, columns * step_right - _GAP, 3)
-    canvas = np.full(shape, _BACKGROUND, dtype=np.uint8)
-    for row in range(rows):
-        of_class = distilled.images[distilled.labels == row][:columns]
-        for column, image in enumerate(of_class):
-            top, left = row * step_down, column * step_right
+    canvas = np.full((rows * step_down - _GAP, columns * step_right - _GAP, 3), _BACKGROUND, dtype=np.uint8)
+    for label in range(columns):
+        for row, image in enumerate(distilled.images[distilled.labels == label][:rows]):
+            top, left = row * step_down, label * step_right
             canvas[top : top + height * scale, left : left + width * scale] = _to_rgb(image, scale)
     return Image.fromarray(canvas)
 
@@ -101,8 +100,8 @@ def card(distilled: Distilled) -> str:
         shape=f"{channels} x {height} x {width}, float32 in [0, 1]",
         classes=distilled.num_classes,
         factor=_factor_sentence(distilled),
-        columns=MAX_COLUMNS,
-        rows=MAX_ROWS,
+        classes_shown=MAX_CLASSES,
+        images_shown=MAX_IMAGES,
         facts="\n".join(f"| {name} | {value} |" for name, value in _facts(distilled).items()),
         cut=_cutting(distilled),
         mean=_numbers(distilled.mean),

@@ -88,8 +88,9 @@ def refuse_existing(path: Path) -> None:
     """An output folder must be new or empty, so that no run is ever written over another."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    what = "holds a run" if (path / "config.yaml").exists() else "exists and is not empty"
-    free = next(p for n in range(2, 10_000) if not (p := path.with_name(f"{path.name}-{n}")).exists())
+    what = "holds a run" if (path / "config.yaml").exists() else "is not empty" if path.is_dir() else "is a file"
+    beside = path if path.name.strip(".") else path.resolve()  # '.' and '..' have a name only in full
+    free = next(p for n in range(2, 10_000) if not (p := Path(f"{beside}-{n}")).exists())
     raise InputError(
         f"'{path}' {what}, and is not written over. Expected a new folder: use --out {free}, or remove it first. "
         "Continuing an unfinished run is not possible yet."
