@@ -10,6 +10,7 @@ are printed; `combinations` also draws docs/first-light.png.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -111,6 +112,7 @@ def run(cell: Cell, out: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": str(cell.threads)}
     with (folder.parent / "log.txt").open("a") as log:
         if not (folder / "distilled").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a stopped study left unfinished
             command = [sys.executable, "-m", "accdd", "distill", *cell.distill, "--out", str(folder)]
             subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
         command = [sys.executable, "-m", "accdd", "evaluate", str(folder), *cell.evaluate, "--json"]

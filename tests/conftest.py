@@ -9,7 +9,6 @@ import torch
 from accdd.augmented_models import EarlyStageModel, pool
 from accdd.data import Dataset
 
-
 # Tensors are too small here to be shared out: more threads only wait for one another.
 torch.set_num_threads(1)
 

@@ -55,11 +55,11 @@ def summaries(seed: int) -> Parameters:
 
 
 def mse_formula(real: np.ndarray, synthetic: np.ndarray) -> float:
-    return ((real - synthetic) ** 2).sum()
+    return float(((real - synthetic) ** 2).sum())
 
 
 def l1_formula(real: np.ndarray, synthetic: np.ndarray) -> float:
-    return np.abs(real - synthetic).sum()
+    return float(np.abs(real - synthetic).sum())
 
 
 def cosine_formula(real: np.ndarray, synthetic: np.ndarray) -> float:
@@ -90,7 +90,9 @@ def test_a_summary_is_at_distance_0_from_itself_only(distance: str):
 
 def test_cosine_sees_no_lengths_of_rows_and_opposite_rows_count_2():
     real = summaries(0)
-    lengths = {name: torch.arange(1, len(value) + 1).reshape(-1, *[1] * (value.ndim - 1)) for name, value in real.items()}
+    lengths = {
+        name: torch.arange(1, len(value) + 1).reshape(-1, *[1] * (value.ndim - 1)) for name, value in real.items()
+    }
     longer = {name: value * lengths[name] for name, value in real.items()}
     torch.testing.assert_close(BY_NAME["cosine"](real, longer).item(), 0.0, rtol=0, atol=1e-9)
     opposite = {name: -value for name, value in real.items()}
@@ -244,9 +246,7 @@ def test_a_sweep_is_its_classes_one_by_one(data: Dataset, parameters: Parameters
 
 @distances
 @factors
-def test_a_class_does_not_see_the_images_of_another(
-    data: Dataset, parameters: Parameters, distance: str, factor: int
-):
+def test_a_class_does_not_see_the_images_of_another(data: Dataset, parameters: Parameters, distance: str, factor: int):
     given, drawn, stored = problem(data, distance=distance, factor=factor), draws(data, factor), stored_images()
     losses, slopes = engine.sweep(given, parameters, data.images, stored, drawn)
     for other in (stored[1].flip(-1), 0.5 * stored[1]):
@@ -292,9 +292,7 @@ def test_real_and_synthetic_images_of_a_class_share_one_draw(data: Dataset, para
     losses, _ = engine.sweep(problem(data, distance=distance), parameters, data.images, stored, drawn)
     torch.testing.assert_close(losses, torch.zeros_like(losses), rtol=0, atol=1e-4)
     apart = drawn._replace(siamese={name: value.flip(0) for name, value in drawn.siamese.items()})
-    target = real_half(
-        problem(data), parameters, data.images[rows], torch.tensor(0), at(drawn.siamese, 0)
-    )
+    target = real_half(problem(data), parameters, data.images[rows], torch.tensor(0), at(drawn.siamese, 0))
     loss, _ = synthetic_half(
         problem(data, distance=distance), parameters, target, stored[0], torch.tensor(0), at(apart.siamese, 0),
         drawn.subset[0],

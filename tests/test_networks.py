@@ -100,7 +100,7 @@ def test_the_depth_named_as_the_largest_is_the_largest_that_is_accepted(size: in
 
 
 def test_an_unknown_network_is_refused_with_the_nearest_name():
-    with pytest.raises(InputError, match="Unknown network 'convnets'. Did you mean 'convnet'?"):
+    with pytest.raises(InputError, match=r"Unknown network 'convnets'\. Did you mean 'convnet'\?"):
         network(name="convnets")
 
 

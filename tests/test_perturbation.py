@@ -130,7 +130,6 @@ def test_the_same_key_gives_the_same_network_and_another_step_another(make, earl
     assert_same(source(key.at("step", 3)), source(key.at("step", 3)))
     given = [source(key.at("step", step))["classifier.weight"] for step in range(6)]
     assert any(not torch.equal(given[0], other) for other in given[1:])
-    assert not torch.equal(source(Key(1).at("step", 3))["convs.0.weight"], given[3]) or make is not SOURCES[0]
 
 
 @pytest.mark.parametrize("make", SOURCES)

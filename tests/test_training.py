@@ -46,9 +46,7 @@ def test_training_is_torch_s_sgd_and_uses_a_short_last_batch(data: Dataset, reci
     order, run = shuffled(count), begin(recipe)
     module = network().build()
     module.load_state_dict(run[0])
-    sgd = torch.optim.SGD(
-        module.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    sgd = torch.optim.SGD(module.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     expected = []
     for first in range(0, count, 8):
@@ -158,9 +156,7 @@ def test_accuracy_is_the_share_of_largest_logits_that_are_right(data: Dataset, b
     for image, label in zip(images, labels, strict=True):
         logits = Forward(network())(parameters, ((image.float() / 255 - mean) / std)[None])[0]
         right += int(logits.tolist().index(max(logits.tolist())) == label)
-    found = training.accuracy(
-        Forward(network()), parameters, images, labels, mean=data.mean, std=data.std, batch=batch
-    )
+    found = training.accuracy(Forward(network()), parameters, images, labels, mean=data.mean, std=data.std, batch=batch)
     assert found == pytest.approx(100 * right / len(labels))
 
 
@@ -178,5 +174,3 @@ def test_accuracy_of_a_network_that_is_always_right_is_100_and_of_one_that_never
             {"sign": torch.tensor(sign)}, images, labels, mean=(0, 0, 0), std=(1, 1, 1), batch=2,
         )  # fmt: skip
         assert found == expected
-
-

@@ -1,8 +1,9 @@
 """What Python users call: distill, evaluate, load. The command line calls the same functions."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, data, evaluation, execution, loop, matching, networks, presets, run, selection
+from accdd import artifact, config, data, evaluation, execution, loop, methods, networks, presets, run
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -19,7 +20,7 @@ from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Protocol, Score
 from accdd.keys import Key
 from accdd.methods import METHODS
-from accdd.networks import Architecture, Forward
+from accdd.networks import NETWORKS, Architecture
 from accdd.run import Quiet, Reporter, RunFolder
 
 
@@ -84,41 +85,40 @@ def distill(
         reporter.note(line)
     folder = RunFolder.create(out, name_of(source), given, resolved, where) if out is not None else None
 
-    seconds = {}
-    began = time.perf_counter()
-    networks_from = source_of(real, architecture, resolved, reporter)
-    seconds["pool"] = time.perf_counter() - began
-
-    began = time.perf_counter()
-    images, sweeps = learn(real, problem_of(real, architecture, resolved), networks_from, resolved, reporter, folder)
-    seconds["distilling"] = time.perf_counter() - began
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "pool"):
+        reporter.phase("early-stage models" if resolved.pool.use else "fresh networks")
+        network_source = models.source(real, architecture, resolved, reporter.update)
+        reporter.update(1.0)
+    with _timed(seconds, "distilling"):
+        problem = methods.problem(resolved, real, architecture)
+        images, sweeps = learn(real, problem, network_source, resolved, reporter, folder)
 
     distilled = Distilled(
         images=images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
-        class_names=real.class_names, mean=real.mean, std=real.std, factor=resolved.images.factor or 1,
-        info=info(real, source, resolved, protocol, sweeps, seconds),
+        class_names=real.class_names, mean=real.mean, std=real.std, factor=problem.factor,
+        info=info(real, source, resolved, protocol, sweeps),
     )  # fmt: skip
     if folder:
         artifact.save(distilled, folder.path / "distilled")  # before scoring, which may take longer
 
-    began = time.perf_counter()
-    scores = score_beside_random(distilled, real, scored, protocol, resolved, reporter)
-    seconds["scoring"] = time.perf_counter() - began
-    rounded = {phase: round(value, 2) for phase, value in seconds.items()}
-    result = Result(
-        distilled=dataclasses.replace(
-            distilled, info=distilled.info | {"scores": [s.to_dict() for s in scores], "seconds": rounded}
-        ),
-        scores=scores,
-        seconds=rounded,
-        verdict=verdict(real, resolved, scores, rounded),
-        out=folder.path if folder else None,
-    )
+    scores: tuple[Score, ...] = ()
+    with _timed(seconds, "scoring"):
+        for network in scored if resolved.score.seeds else ():
+            reporter.phase(f"scoring, {network.name}")
+            scores += evaluation.beside_random(
+                *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
+                seed=resolved.seed, epochs=resolved.score.epochs, report=reporter.update,
+            )  # fmt: skip
+
+    outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
+    distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
+    sentence = verdict(real, resolved, scores, seconds)
     if folder:
-        artifact.annotate(result.distilled, folder.path / "distilled")
-        folder.evaluation({"verdict": result.verdict, "scores": [s.to_dict() for s in scores], "seconds": rounded})
-    return result
+        artifact.annotate(distilled, folder.path / "distilled")
+        folder.evaluation({"verdict": sentence, **outcome})
+    return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
 
 
 def evaluate(
@@ -159,7 +159,7 @@ def evaluate(
     settings = config.override(Settings(), {"device": device, "seed": seed})
     where, rule = execution.device(device), config.choose("protocol", protocol, PROTOCOLS)
     for name in networks or ():
-        config.choose("network", name, known_networks)
+        config.choose("network", name, NETWORKS)
     # All of them before the first is scored, which may take long.
     opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in listed]
     loaded: dict[str, Dataset] = {}
@@ -176,7 +176,7 @@ def evaluate(
                     evaluation.score(
                         label, images, labels, real, architecture, evaluation.suited(rule, real.name),
                         mean=distilled.mean, std=distilled.std, seeds=seeds, key=Key(seed), epochs=epochs,
-                        report=lambda done, total: reporter.update(done / total, f"epoch {done}/{total}"),
+                        report=reporter.update,
                     )
                 )  # fmt: skip
     return scores
@@ -195,7 +195,7 @@ def build_pool(
     for line in describe(real, resolved, architecture)[:1]:
         reporter.note(line)
     reporter.phase("early-stage models")
-    return models.load_or_build(real, architecture, resolved, lambda done, total: reporter.update(done / total))
+    return models.load_or_build(real, architecture, resolved, reporter.update)
 
 
 # The steps of `distill`, in its order.
@@ -205,40 +205,13 @@ def check(settings: Settings) -> tuple[torch.device, Protocol]:
     """What can be found wrong before any data is read."""
     config.choose("method", settings.method, METHODS)
     for name in (settings.network.name, *settings.score.networks):
-        config.choose("network", name, networks.NETWORKS)
+        config.choose("network", name, NETWORKS)
     return execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
 
 
 def architecture_of(settings: config.Network, real: Dataset) -> Architecture:
     """The network for this data."""
     return networks.architecture(settings, real.channels, real.size, real.num_classes)
-
-
-def problem_of(real: Dataset, architecture: Architecture, settings: Settings) -> Problem:
-    """The host method's pieces, put together for this data."""
-    method = METHODS[settings.method]
-    return Problem(
-        forward=Forward(architecture),
-        summary=method.summary,
-        distance=matching.DISTANCES[settings.match.distance or method.distance],
-        decode=method.decode,
-        factor=settings.images.factor or 1,
-        mean=real.mean,
-        std=real.std,
-    )
-
-
-def source_of(real: Dataset, architecture: Architecture, settings: Settings, reporter: Reporter) -> models.Source:
-    """Where networks come from: the pool or fresh initialisation, perturbed or not."""
-    source: models.Source = models.Fresh(architecture, real.device)
-    if settings.pool.use:
-        reporter.phase("early-stage models")
-        pool, _ = models.load_or_build(
-            real, architecture, settings, lambda done, total: reporter.update(done / total, f"step {done}/{total}")
-        )
-        reporter.update(1.0)
-        source = models.EarlyStage(pool)
-    return models.Perturbed(source, settings.perturb) if settings.perturb.use else source
 
 
 def learn(
@@ -277,48 +250,11 @@ def learn(
     return state.images.detach().clamp(0, 1), state.sweep
 
 
-def score_beside_random(
-    distilled: Distilled,
-    real: Dataset,
-    architectures: Sequence[Architecture],
-    protocol: Protocol,
-    settings: Settings,
-    reporter: Reporter,
-) -> tuple[Score, ...]:
-    """The distilled set, and random real images in the same number, another draw for every seed."""
-    if not settings.score.seeds:
-        return ()
-    images, labels = distilled.decode()
-    wanted = settings.score
-    scores = []
-    for architecture in architectures:
-
-        def run_score(
-            name: str, images: Tensor, labels: Tensor, seeds: int, key: Key, architecture: Architecture = architecture
-        ) -> Score:
-            return evaluation.score(
-                name, images, labels, real, architecture, protocol,
-                mean=real.mean, std=real.std, seeds=seeds, key=key, epochs=wanted.epochs,
-                report=lambda done, total: reporter.update(done / total, f"epoch {done}/{total}"),
-            )  # fmt: skip
-
-        reporter.phase("scoring")
-        scores.append(run_score("distilled", images, labels, wanted.seeds, Key(settings.seed)))
-        reporter.phase("scoring random")
-        draws = []
-        for seed in range(wanted.seeds):
-            key = Key(settings.seed).at("random", seed)
-            chosen = selection.random(real.class_index, settings.ipc, key).flatten()
-            draws.append(run_score("random", real.images[chosen], real.labels[chosen], 1, key))
-        scores.append(evaluation.merge(draws))
-    return tuple(scores)
-
-
 def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:
     """What was understood, before anything long begins."""
     about = (
         f"{real.name}: {real.num_classes} classes, {len(real.images):,} training and {len(real.test_images):,} test "
-        f"images of {real.channels} x {real.size} x {real.size}."
+        f"images of {real.channels} x {real.size} x {real.size}"
     )
     pool = f"{settings.pool.networks} early-stage models" if settings.pool.use else "fresh networks"
     factor, loop_ = settings.images.factor, settings.loop
@@ -347,9 +283,7 @@ def verdict(real: Dataset, settings: Settings, scores: Sequence[Score], seconds:
     return comparison if own.mean > random.mean else f"NO BETTER THAN RANDOM IMAGES: {comparison}"
 
 
-def info(
-    real: Dataset, source: Any, settings: Settings, protocol: Protocol, sweeps: int, seconds: Mapping[str, float]
-) -> dict[str, Any]:
+def info(real: Dataset, source: Any, settings: Settings, protocol: Protocol, sweeps: int) -> dict[str, Any]:
     """What the artefact says about itself."""
     decoded = settings.ipc * real.num_classes * (settings.images.factor or 1) ** 2
     recipe = {"epochs": protocol.epochs_for(decoded), **config.to_dict(protocol.recipe)}
@@ -358,7 +292,6 @@ def info(
         "source": {"name": real.name, "path": _path_of(source), "fingerprint": real.fingerprint},
         "settings": config.to_dict(settings),
         "sweeps": sweeps,
-        "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
         "recipe": recipe,
         "versions": {"accdd": version("accdd"), "torch": torch.__version__},
         "scores": [],
@@ -375,6 +308,14 @@ def name_of(source: Any) -> str:
 def _path_of(source: Any) -> str | None:
     """Where the data can be loaded from again; None for what was only in memory."""
     return name_of(source) if isinstance(source, str | Path) else None
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Note the wall-clock seconds of a block under a name."""
+    began = time.perf_counter()
+    yield
+    seconds[phase] = round(time.perf_counter() - began, 2)
 
 
 def _marks(count: int) -> list[float]:

@@ -179,25 +179,26 @@ def info(out: SetArgument, as_json: JsonOption = False, debug: DebugOption = Fal
         from accdd import api
 
         distilled = api.load(out)
-        about: dict[str, Any] = {
+        verified: dict[str, Any] = {
             "images": list(distilled.images.shape),
             "ipc": distilled.ipc,
             "factor": distilled.factor,
             "class_names": list(distilled.class_names),
             "mean": list(distilled.mean),
             "std": list(distilled.std),
-            **distilled.info,
         }
+        about = verified | distilled.info | verified  # in this order, and what the set claims replaces nothing verified
         if as_json:
             _print_json(**about)
             return
         from accdd.config import flatten
 
         about["class_names"] = ", ".join(distilled.class_names)
-        about["scores"] = "; ".join(
-            f"{s['set']} {s['network']} {s['mean']} ± {s['std']} % (n = {s['n']}, {s['protocol']})"
-            for s in about.get("scores", [])
-        )
+        with contextlib.suppress(KeyError, TypeError):  # a stranger's file may hold anything; it is then shown as it is
+            about["scores"] = "; ".join(
+                f"{s['set']} {s['network']} {s['mean']} ± {s['std']} % (n = {s['n']}, {s['protocol']})"
+                for s in about["scores"]
+            )
         for key, value in flatten(about).items():
             typer.echo(_printable(f"{key}: {value}"))
         typer.echo("verified: tensors match their checksum")

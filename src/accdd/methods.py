@@ -8,7 +8,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from accdd import formation
-from accdd.matching import Summary, convolutions, gradient
+from accdd.config import Settings
+from accdd.data import Dataset
+from accdd.engine import Problem
+from accdd.matching import DISTANCES, Summary, convolutions, gradient
+from accdd.networks import Architecture, Forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +40,18 @@ IDC = Method(
 )
 
 METHODS = {"idc": IDC}
+
+
+def problem(settings: Settings, data: Dataset, architecture: Architecture) -> Problem:
+    """The method that the (resolved) settings name, put together for some data and network."""
+    method = METHODS[settings.method]
+    assert settings.match.distance and settings.images.factor  # resolved
+    return Problem(
+        forward=Forward(architecture),
+        summary=method.summary,
+        distance=DISTANCES[settings.match.distance],
+        decode=method.decode,
+        factor=settings.images.factor,
+        mean=data.mean,
+        std=data.std,
+    )

@@ -2,7 +2,7 @@
 
 from accdd.augmented_models.perturb import direction, perturb
 from accdd.augmented_models.pool import EarlyStageModel, load_or_build
-from accdd.augmented_models.sources import EarlyStage, Fresh, Perturbed, Source
+from accdd.augmented_models.sources import EarlyStage, Fresh, Perturbed, Source, source
 
 __all__ = [
     "EarlyStage",
@@ -13,4 +13,5 @@ __all__ = [
     "direction",
     "load_or_build",
     "perturb",
+    "source",
 ]

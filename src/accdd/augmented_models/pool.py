@@ -17,8 +17,8 @@ from accdd.networks import Architecture, Forward, Parameters
 VERSION = 1
 """Raised when pools made from the same settings would differ; old cache entries are then never found."""
 
-Report = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
+Report = Callable[[float], None]
+"""Called with the share of the work done, 0 to 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def load_or_build(
     data: Dataset,
     architecture: Architecture,
     settings: config.Settings,
-    report: Report = lambda done, total: None,
+    report: Report = lambda share: None,
 ) -> tuple[tuple[EarlyStageModel, ...], Path]:
     """The pool for this data, network and recipe, from the cache or trained now, and its folder.
 
@@ -78,7 +78,7 @@ def build(
     data: Dataset,
     architecture: Architecture,
     settings: config.Settings,
-    report: Report = lambda done, total: None,
+    report: Report = lambda share: None,
 ) -> tuple[EarlyStageModel, ...]:
     """Train the networks of a pool, one after the other.
 
@@ -126,7 +126,7 @@ def build(
                 losses.append(loss)
                 if len(losses) in keep:
                     snapshot(len(losses))
-                report(network * total + len(losses), pool.networks * total)
+                report((network + len(losses) / total) / pool.networks)
                 if len(losses) == total:
                     break
     return tuple(members)

@@ -1,6 +1,6 @@
 """Honest scores: last epoch, n fresh networks, a protocol with a name."""
 
 from accdd.evaluation.protocols import PROTOCOLS, Protocol, suited
-from accdd.evaluation.scores import Score, merge, score
+from accdd.evaluation.scores import Score, beside_random, score
 
-__all__ = ["PROTOCOLS", "Protocol", "Score", "merge", "score", "suited"]
+__all__ = ["PROTOCOLS", "Protocol", "Score", "beside_random", "score", "suited"]

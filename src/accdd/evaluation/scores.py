@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from accdd import training
+from accdd import selection, training
 from accdd.data import Dataset
 from accdd.evaluation.protocols import Protocol
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward
 
-Report = Callable[[int, int], None]
-"""Called with (epochs done, epochs in all)."""
+Report = Callable[[float], None]
+"""Called with the share of the work done, 0 to 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def score(
     seeds: int,
     key: Key,
     epochs: int | None = None,
-    report: Report = lambda done, total: None,
+    report: Report = lambda share: None,
 ) -> Score:
     """Train `seeds` fresh networks on a set of images and test each on `data`'s test split.
 
@@ -101,7 +101,7 @@ def score(
                 recipe=protocol.recipe, mean=mean, std=std, num_classes=data.num_classes, key=own.at(epoch),
             ):  # fmt: skip
                 pass
-            report(seed * total + epoch + 1, seeds * total)
+            report((seed + (epoch + 1) / total) / seeds)
         accuracies.append(
             training.accuracy(forward, parameters, data.test_images, data.test_labels, mean=mean, std=std)
         )
@@ -115,3 +115,44 @@ def merge(scores: Sequence[Score]) -> Score:
     accuracies = tuple(accuracy for each in scores for accuracy in each.accuracies)
     seconds = round(sum(each.seconds for each in scores), 2)
     return dataclasses.replace(scores[0], accuracies=accuracies, seconds=seconds)
+
+
+def beside_random(
+    images: Tensor,
+    labels: Tensor,
+    data: Dataset,
+    architecture: Architecture,
+    protocol: Protocol,
+    *,
+    stored: int,
+    seeds: int,
+    seed: int,
+    epochs: int | None = None,
+    report: Report = lambda share: None,
+) -> tuple[Score, Score]:
+    """The scores of a distilled set and of as many random real images, drawn again for every network.
+
+    Args:
+        images, labels: the decoded set, as for `score`.
+        stored: images per class as stored: what random images are given, too.
+        seed: the run's.
+        data, architecture, protocol, seeds, epochs, report: as for `score`.
+    """
+
+    def run(name: str, images: Tensor, labels: Tensor, seeds: int, key: Key, report: Report) -> Score:
+        return score(
+            name, images, labels, data, architecture, protocol,
+            mean=data.mean, std=data.std, seeds=seeds, key=key, epochs=epochs, report=report,
+        )  # fmt: skip
+
+    distilled = run("distilled", images, labels, seeds, Key(seed), lambda share: report(share / 2))
+    draws = []
+    for draw in range(seeds):
+        key = Key(seed).at("random", draw)
+        chosen = selection.random(data.class_index, stored, key).flatten()
+        done = (1 + draw / seeds) / 2
+        draws.append(
+            run("random", data.images[chosen], data.labels[chosen], 1, key,
+                lambda share, done=done: report(done + share / seeds / 2))
+        )  # fmt: skip
+    return distilled, merge(draws)

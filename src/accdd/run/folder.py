@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -92,8 +93,8 @@ def refuse_existing(path: Path) -> None:
     beside = path if path.name.strip(".") else path.resolve()  # '.' and '..' have a name only in full
     free = next(p for n in range(2, 10_000) if not (p := Path(f"{beside}-{n}")).exists())
     raise InputError(
-        f"'{path}' {what}, and is not written over. Expected a new folder: use --out {free}, or remove it first. "
-        "Continuing an unfinished run is not possible yet."
+        f"'{path}' {what}, and is not written over. Expected a new folder: use --out {shlex.quote(str(free))}, "
+        "or remove it first. Continuing an unfinished run is not possible yet."
     )
 
 
@@ -107,7 +108,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "machine": execution.machine(device),
         "threads": torch.get_num_threads(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
     }
 
 

@@ -1,0 +1,207 @@
+"""Settings: what is accepted, what is refused and in which words, and what follows from data and method."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from helpers import stripes
+
+from accdd import config, presets
+from accdd.config import InputError, Perturb, Pool, Settings, choose, flatten, override, to_dict
+from accdd.data import Dataset
+from accdd.matching import DISTANCES
+from accdd.methods import METHODS
+from accdd.presets import PRESETS, resolve
+
+
+def sized(size: int, channels: int = 3) -> Dataset:
+    """Grey nothing of a size: resolving looks at shapes only."""
+    images, labels = torch.full((60, channels, size, size), 128, dtype=torch.uint8), torch.arange(60) % 2
+    return Dataset("flat", images, labels, ("one", "two"), images[:2], labels[:2])
+
+
+# Overriding ---------------------------------------------------------------------------------------------------
+
+
+def test_override_replaces_what_is_named_and_nothing_else():
+    changed = override(Settings(), {"ipc": 7, "pool.epochs": [0.5, 2], "images.factor": 3})
+    expected = to_dict(Settings())
+    expected["ipc"], expected["pool"]["epochs"], expected["images"]["factor"] = 7, [0.5, 2.0], 3
+    assert to_dict(changed) == expected
+    assert to_dict(Settings()) == to_dict(override(Settings(), {}))
+
+
+def test_overrides_add_up_and_the_last_one_wins():
+    once = override(override(Settings(), {"ipc": 7, "seed": 1}), {"ipc": 8})
+    assert (once.ipc, once.seed) == (8, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("pool.epoch", "pool.epochs"), ("perturb.magnitud", "perturb.magnitude"), ("magnitude", "perturb.magnitude"),
+     ("image.factor", "images.factor"), ("inner_steps", "loop.inner_steps")],
+)  # fmt: skip
+def test_an_unknown_key_is_refused_with_the_nearest(key: str, nearest: str):
+    with pytest.raises(InputError, match=rf"Unknown setting '{key}'\. Did you mean '{nearest}'\?"):
+        override(Settings(), {key: 1})
+
+
+@pytest.mark.parametrize("key", ["v_max", "", "pool", "pool.epochs.first", "zzzz"])
+def test_a_key_that_names_no_setting_is_refused_with_the_way_to_the_list(key: str):
+    with pytest.raises(InputError, match=f"Unknown setting '{key}'.*accdd settings"):
+        override(Settings(), {key: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("ipc", 0), ("ipc", "many"), ("ipc", 1.5), ("seed", -1), ("pool.networks", 0), ("pool.epochs", -1),
+     ("pool.epochs", [2, 1]), ("pool.epochs", [1, 1]), ("pool.epochs", []), ("pool.lr_scales", []),
+     ("pool.augment", []), ("perturb.magnitude", [0.2, 0.1]), ("perturb.magnitude", -0.1),
+     ("perturb.magnitude", [0.1, 0.2, 0.3]), ("perturb.normalisation", "row"), ("perturb.directions", 0),
+     ("match.distance", "mes"), ("images.lr", 0), ("images.lr", float("nan")), ("images.lr", float("inf")),
+     ("images.momentum", 1.0), ("images.factor", 0), ("images.start", "real"), ("loop.budget", 0),
+     ("loop.inner_steps", 0), ("train.cutmix", 1.5), ("data.test_fraction", 1.0),
+     ("score.networks", "convnet")],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_value_is_refused_with_key_and_value(key: str, value: Any):
+    with pytest.raises(InputError) as refused:
+        override(Settings(), {key: value})
+    assert f"'{key}'" in str(refused.value)
+    assert str(value) in str(refused.value)
+
+
+def test_a_single_magnitude_is_fixed_and_a_single_epoch_is_one_snapshot():
+    assert override(Settings(), {"perturb.magnitude": 0.05}).perturb.magnitude == (0.05, 0.05)
+    assert override(Settings(), {"perturb.magnitude": 0}).perturb.magnitude == (0, 0)
+    assert override(Settings(), {"pool.epochs": 5}).pool.epochs == (5,)
+    assert Perturb(magnitude=0.05) == Perturb(magnitude=(0.05, 0.05))  # pyright: ignore[reportArgumentType]
+    assert Pool(epochs=2) == Pool(epochs=(2.0,))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("group", [field.name for field in dataclasses.fields(Settings)])
+def test_settings_are_frozen_at_every_level(group: str):
+    settings = Settings()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(settings, group, None)
+    inner = getattr(settings, group)
+    if dataclasses.is_dataclass(inner):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(inner, dataclasses.fields(inner)[0].name, None)
+
+
+def test_settings_survive_writing_and_reading():
+    settings = override(Settings(), {"perturb.magnitude": [0, 0.5], "pool.epochs": [0.5, 1], "loop.budget": 60})
+    assert override(Settings(), flatten(to_dict(settings))) == settings
+
+
+def test_flatten_joins_names_by_dots():
+    assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}}}) == {"a": 1, "b.c": [2], "b.d.e": None}
+
+
+def test_a_choice_that_does_not_exist_is_refused_with_the_choices_and_the_nearest():
+    assert choose("distance", "l1", DISTANCES) is DISTANCES["l1"]
+    with pytest.raises(InputError, match=r"Unknown distance 'cosin'. Did you mean 'cosine'\? .*: mse, l1, cosine"):
+        choose("distance", "cosin", DISTANCES)
+
+
+# Resolving ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "start"), [(8, 1, "random"), (16, 2, "mixed"), (28, 2, "mixed"), (32, 2, "mixed"),
+                                  (64, 2, "mixed"), (128, 3, "mixed")],
+)  # fmt: skip
+def test_the_factor_follows_from_the_size_and_the_start_from_the_factor(size: int, factor: int, start: str):
+    images = resolve(Settings(), sized(size)).images
+    assert (images.factor, images.start) == (factor, start)
+
+
+def test_the_start_follows_from_a_factor_that_is_given_too():
+    assert resolve(override(Settings(), {"images.factor": 1}), sized(32)).images.start == "random"
+    assert resolve(override(Settings(), {"images.factor": 2}), sized(8)).images.start == "mixed"
+    assert resolve(override(Settings(), {"images.start": "noise"}), sized(32)).images.start == "noise"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_distance_and_augmentation_follow_from_the_method_and_the_step_from_the_distance(method: str):
+    match = resolve(override(Settings(), {"method": method}), sized(32)).match
+    assert (match.distance, match.augment) == (METHODS[method].distance, METHODS[method].siamese)
+    assert resolve(override(Settings(), {"match.augment": []}), sized(32)).match.augment == ()
+    steps = {
+        distance: resolve(override(Settings(), {"match.distance": distance}), sized(32)).images.lr
+        for distance in DISTANCES
+    }
+    assert all(steps.values()) and len(set(steps.values())) == len(DISTANCES)
+    assert resolve(override(Settings(), {"images.lr": 0.5}), sized(32)).images.lr == 0.5
+
+
+def test_a_run_ends_by_steps_and_seconds_unless_one_is_given():
+    default = resolve(Settings(), sized(32)).loop
+    assert (default.steps, default.budget) == (presets.DEFAULT_STEPS, presets.DEFAULT_BUDGET)
+    for given, expected in [({"loop.steps": 3}, (3, None)), ({"loop.steps": 0}, (0, None)),
+                            ({"loop.budget": 5.0}, (None, 5.0)),
+                            ({"loop.steps": 3, "loop.budget": 5.0}, (3, 5.0))]:  # fmt: skip
+        loop = resolve(override(Settings(), given), sized(32)).loop
+        assert (loop.steps, loop.budget) == expected
+
+
+def test_resolving_twice_changes_nothing_more():
+    once = resolve(Settings(), sized(32))
+    assert resolve(once, sized(32)) == once
+
+
+def test_more_images_than_a_class_has_are_refused_naming_the_class():
+    data = stripes()
+    few = Dataset("few", data.images[:-6], data.labels[:-6], ("lying", "standing"), data.test_images, data.test_labels)
+    uneven = torch.cat([few.class_index[0], few.class_index[1][:4]])
+    short = dataclasses.replace(few, images=few.images[uneven], labels=few.labels[uneven])
+    assert resolve(override(Settings(), {"ipc": 4}), short).ipc == 4
+    with pytest.raises(InputError, match=r"Class 'standing' has 4 training images, fewer than --ipc 5"):
+        resolve(override(Settings(), {"ipc": 5}), short)
+
+
+@pytest.mark.parametrize(("size", "largest"), [(8, 2), (12, 3), (32, 8)])
+def test_a_factor_that_leaves_tiles_below_4_pixels_is_refused(size: int, largest: int):
+    assert resolve(override(Settings(), {"images.factor": largest}), sized(size)).images.factor == largest
+    if largest < 8:  # what the setting itself allows
+        with pytest.raises(InputError, match=f"images.factor {largest + 1}.*--factor {largest} or less"):
+            resolve(override(Settings(), {"images.factor": largest + 1}), sized(size))
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(InputError, match=r"Unknown method 'idcc'\. Did you mean 'idc'\?"):
+        resolve(override(Settings(), {"method": "idcc"}), sized(32))
+
+
+# Presets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_and_resolves_to_what_it_says(name: str):
+    changes = PRESETS[name]()
+    settings = resolve(override(Settings(), changes), sized(32))
+    flat = flatten(to_dict(settings))
+    for key, value in changes.items():
+        assert flat[key] == value, key
+    assert config.override(settings, {}) == settings
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_made_anew_each_time(name: str):
+    PRESETS[name]().clear()
+    assert PRESETS[name]()
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "lr"), [("idc-cifar10", 2000, 5e-3), ("accdd-cifar10", 400, 1e-2),
+                              ("accdd-cifar10-10x", 200, 1e-2), ("accdd-cifar10-20x", 100, 1e-2)],
+)  # fmt: skip
+def test_presets_carry_the_published_numbers(name: str, steps: int, lr: float):
+    settings = resolve(override(Settings(), PRESETS[name]()), sized(32))
+    assert (settings.loop.steps, settings.images.lr, settings.loop.inner_steps) == (steps, lr, 100)
+    assert (settings.pool.use, settings.perturb.use) == (name != "idc-cifar10",) * 2
+    assert (settings.loop.train_images, settings.match.real_batch, settings.match.synthetic_batch) == (2000, 64, 128)
+    assert (settings.train.lr, settings.train.momentum, settings.train.weight_decay) == (0.01, 0.9, 5e-4)
+    assert (settings.images.momentum, settings.match.distance) == (0.5, "mse")
