@@ -8,6 +8,7 @@ are printed; `combinations` also draws docs/first-light.png.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -56,16 +57,14 @@ DIGITS = {
 def digits() -> list[Cell]:
     """300 sweeps by each method, and none; five seeds of everything."""
     cells = []
-    for ipc in (1, 5):
-        for factor in (1, 2):
-            for method, flags in DIGITS.items():
-                if method == "random" and factor == 2:
-                    continue
-                for seed in range(5):
-                    own = flags if method == "random" else [*flags, f"--factor={factor}"]
-                    options = ["digits", f"--ipc={ipc}", f"--seed={seed}", "--set=loop.snapshots=0"]
-                    name = f"digits/ipc {ipc}, factor {factor}/{method}/{seed}"
-                    cells.append(Cell(name, [*options, *own, "--set=score.seeds=0"], ["--seeds=1", f"--seed={seed}"]))
+    for factor, seed, ipc in itertools.product((1, 2), range(5), (1, 5)):  # stopped early, all rows have as many seeds
+        for method, flags in DIGITS.items():
+            if method == "random" and factor == 2:
+                continue
+            own = flags if method == "random" else [*flags, f"--factor={factor}"]
+            options = ["digits", f"--ipc={ipc}", f"--seed={seed}", "--set=loop.snapshots=0", "--set=score.seeds=0"]
+            name = f"digits/ipc {ipc}, factor {factor}/{method}/{seed}"
+            cells.append(Cell(name, [*options, *own], ["--seeds=1", f"--seed={seed}"]))
     return cells
 
 
@@ -94,31 +93,44 @@ def combinations() -> list[Cell]:
 
 
 def width128() -> list[Cell]:
-    """Fashion-MNIST at the published width, twenty minutes on all cores: IDC's row with the paper's augmentation."""
+    """Fashion-MNIST at the published width, twenty minutes on one thread: IDC's row with the paper's augmentation."""
     flags = ["--ipc=1", "--preset=idc-fashion-mnist", "--early-stage", "--perturb", "--budget=20m", "--steps=1000000"]
+    flags += ["--set=pool.networks=2", "--set=pool.epochs=1"]  # five of two epochs would take five times as long
     flags += ["--inner-steps=10", "--set=loop.snapshots=0", "--set=score.seeds=0"]
-    return [Cell("width128/fashion-mnist", [str(DATA / "fashion-mnist"), *flags], ["--seeds=2"], threads=2)]
+    return [Cell("width128/fashion-mnist", [str(DATA / "fashion-mnist"), *flags], ["--seeds=2"], threads=1)]
 
 
 STUDIES = {"parity": parity, "digits": digits, "combinations": combinations, "width128": width128}
 
 
-def run(cell: Cell, out: Path) -> None:
-    """Run a cell unless its result is there; what it printed stays beside the result."""
-    folder, result = out / cell.name / "run", out / cell.name / "scores.json"
+def distil(cell: Cell, out: Path) -> None:
+    """Make a cell's run unless it is there; what it prints stays beside it."""
+    folder = out / cell.name / "run"
+    if (folder / "distilled").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # what a stopped study left unfinished
+    accdd(["distill", *cell.distill, "--out", str(folder)], cell, out)
+    print("distilled", cell.name, flush=True)
+
+
+def score(cell: Cell, out: Path) -> None:
+    """Score a cell's run unless it is scored."""
+    result = out / cell.name / "scores.json"
     if result.exists():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    scores = accdd(["evaluate", str(out / cell.name / "run"), *cell.evaluate, "--json"], cell, out)
+    result.write_text(scores)
+    print("scored", cell.name, flush=True)
+
+
+def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> str:
+    """Run a command as a user would, and return what it printed on standard output."""
+    (out / cell.name).mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(cell.threads)}
-    with (folder.parent / "log.txt").open("a") as log:
-        if not (folder / "distilled").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # what a stopped study left unfinished
-            command = [sys.executable, "-m", "accdd", "distill", *cell.distill, "--out", str(folder)]
-            subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
-        command = [sys.executable, "-m", "accdd", "evaluate", str(folder), *cell.evaluate, "--json"]
-        scores = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
-    result.write_text(scores.stdout)
-    print("done", cell.name, flush=True)
+    command = [sys.executable, "-m", "accdd", *arguments]
+    with (out / cell.name / "log.txt").open("a") as log:
+        done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    return done.stdout
 
 
 def table(cells: Sequence[Cell], out: Path) -> None:
@@ -143,10 +155,12 @@ def main() -> None:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--no-scores", action="store_true", help="distil only: scores can wait, what is timed cannot")
     arguments = parser.parse_args()
     cells = STUDIES[arguments.study]()
     with ThreadPoolExecutor(arguments.workers) as pool:
-        list(pool.map(lambda cell: run(cell, arguments.out), cells))
+        for stage in (distil,) if arguments.no_scores else (distil, score):
+            list(pool.map(lambda cell, stage=stage: stage(cell, arguments.out), cells))
     table(cells, arguments.out)
 
 

@@ -9,9 +9,11 @@ import torch
 from helpers import network, stripes
 from torch import Tensor
 
+from accdd import selection
 from accdd.config import Train
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Protocol, Score, merge, score, suited
+from accdd.evaluation import PROTOCOLS, Protocol, Score, beside_random, score, suited
+from accdd.evaluation.scores import merge
 from accdd.keys import Key
 
 FEW_EPOCHS = Protocol(
@@ -106,6 +108,21 @@ def test_the_quick_protocol_takes_about_1000_steps_whatever_the_number_of_images
 def test_merged_scores_are_the_score_of_all_networks():
     parts = [Score("random", "convnet", "idc", 10, accuracies, 1.5) for accuracies in ((50.0,), (60.0, 76.0))]
     assert merge(parts) == Score("random", "convnet", "idc", 10, (50.0, 60.0, 76.0), 3.0)
+
+
+def test_beside_the_distilled_set_stands_one_of_random_images_drawn_again_for_every_network(data: Dataset):
+    told: list[float] = []
+    distilled, random = beside_random(
+        data.images, data.labels, data, network(), FEW_EPOCHS, stored=1, seeds=3, seed=5, report=told.append
+    )
+    assert distilled.accuracies == scored(data, seeds=3, key=Key(5)).accuracies
+    expected = []
+    for draw in range(3):
+        key = Key(5).at("random", draw)
+        rows = selection.random(data.class_index, 1, key).flatten()
+        expected.append(scored(data, data.images[rows], data.labels[rows], seeds=1, key=key).accuracies[0])
+    assert (random.set, random.accuracies) == ("random", tuple(expected))
+    assert told == sorted(told) and told[-1] == pytest.approx(1.0)
 
 
 def test_the_idc_protocol_is_the_published_one():

@@ -100,6 +100,13 @@ def test_the_first_steps_are_the_same_whether_or_not_more_follow(data: Dataset, 
     assert not torch.equal(part[0]["convs.0.weight"], whole[0]["convs.0.weight"])
 
 
+def test_a_short_last_batch_is_augmented_and_leaves_the_steps_before_it_as_they_are(data: Dataset):
+    short, full = (train(data, begin(RICH), shuffled(24)[:count], RICH) for count in (19, 24))
+    assert len(short) == len(full) == 3 and short.isfinite().all()
+    assert_same(short[:2], full[:2])
+    assert short[2] != full[2]
+
+
 def test_the_optimiser_keeps_its_momentum_between_calls(data: Dataset):
     once, twice = begin(PLAIN), begin(PLAIN)
     order = shuffled(24)

@@ -183,10 +183,14 @@ def _shift(images: Tensor, offset: Tensor) -> Tensor:
 
 
 def _affine(images: Tensor, matrix: Tensor) -> Tensor:
-    """Sample at matrix @ position, bilinear, zeros outside; `matrix` (k, 2, 2)."""
-    theta = F.pad(matrix, (0, 1)).expand(len(images), 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    """Sample at matrix @ position, bilinear, zeros outside; `matrix` (k, 2, 2), positions from -1 to 1."""
+    n, _, h, w = images.shape
+    # Written out because `F.affine_grid` cannot be batched over classes by vmap.
+    down = (2 * torch.arange(h, device=images.device, dtype=images.dtype) + 1) / h - 1
+    right = (2 * torch.arange(w, device=images.device, dtype=images.dtype) + 1) / w - 1
+    positions = torch.stack([right.expand(h, w), down[:, None].expand(h, w)], dim=-1)  # (h, w, 2): x, y
+    grid = positions @ matrix[:, None].to(images.dtype).mT  # (k, h, w, 2)
+    return F.grid_sample(images, grid.expand(n, h, w, 2), align_corners=False)
 
 
 def _box(centre: Tensor, images: Tensor) -> Tensor:

@@ -286,6 +286,8 @@ def _dotted(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _nearest(word: str, choices: Any) -> str:
-    by_last = {choice.split(".")[-1]: choice for choice in choices}
-    match = difflib.get_close_matches(word, [*choices, *by_last], n=1, cutoff=0.5)
-    return f" Did you mean '{by_last.get(match[0], match[0])}'?" if match else ""
+    """A hint at the choice most like `word`, by its whole name or by what follows its last dot."""
+    by_name = {choice.split(".")[-1].lower(): choice for choice in reversed(list(choices))}
+    by_name |= {choice.lower(): choice for choice in choices}
+    match = difflib.get_close_matches(word.lower(), by_name, n=1, cutoff=0.5)
+    return f" Did you mean '{by_name[match[0]]}'?" if match else ""

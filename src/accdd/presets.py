@@ -1,6 +1,7 @@
 """Settings with a source: rows of the papers' tables, and what follows from the data where nothing is said."""
 
 import dataclasses
+import math
 from typing import Any
 
 from accdd import augment
@@ -93,10 +94,11 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
             f"Expected at least as many images as are to be learned: lower --ipc to {smallest} or less."
         )
     factor = settings.images.factor or default_factor(data.size)
-    if factor > data.size // 4:
+    largest = max(f for f in range(1, 9) if math.ceil(data.size / f) >= 4)
+    if factor > largest:
         raise InputError(
             f"images.factor {factor} cuts {data.size}-pixel images into tiles below 4 pixels. "
-            f"Expected --factor {data.size // 4} or less."
+            f"Expected --factor {largest} or less."
         )
     images = dataclasses.replace(
         settings.images,

@@ -64,7 +64,7 @@ def train(
     """
     batches = order.to(images.device).split(recipe.batch)
     size = images.shape[-1]
-    # CPU draws for the whole call at once: positions in them, not call order, decide what a step sees.
+    # Drawn for the whole call at once, so they depend on the key and on the number of batches, and nothing else.
     shape = (len(batches), recipe.batch)
     drawn = augment.to(augment.draw(recipe.augment, shape, size, key.generator("augment")), images.device)
     mixed = augment.to(augment.draw_cutmix(recipe.cutmix, *shape, size, key.generator("cutmix")), images.device)

@@ -88,7 +88,9 @@ def build(
     forward = Forward(architecture)
     pool = settings.pool
     per_epoch = math.ceil(len(data.images) / settings.train.batch)
-    keep = {round(epoch * per_epoch): epoch for epoch in pool.epochs}
+    keep: dict[int, list[float]] = {}
+    for epoch in pool.epochs:
+        keep.setdefault(round(epoch * per_epoch), []).append(epoch)
     total = max(keep)
     members: list[EarlyStageModel] = []
     for network in range(pool.networks):
@@ -110,8 +112,9 @@ def build(
             losses: list[torch.Tensor] = losses,
         ) -> None:
             loss = torch.stack(losses[-per_epoch:]).mean().item() if losses else None
-            copy = {name: value.detach().clone() for name, value in parameters.items()}
-            members.append(EarlyStageModel(network, keep[step], loss, copy))
+            for epoch in keep[step]:
+                copy = {name: value.detach().clone() for name, value in parameters.items()}
+                members.append(EarlyStageModel(network, epoch, loss, copy))
 
         if 0 in keep:
             snapshot(0)

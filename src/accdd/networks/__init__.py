@@ -10,7 +10,7 @@ from torch.func import functional_call
 from accdd.config import InputError, choose
 from accdd.config import Network as NetworkSettings
 from accdd.keys import Key
-from accdd.networks.convnet import ConvNet
+from accdd.networks.convnet import ConvNet, maps_from
 
 NETWORKS = {"convnet": ConvNet}
 """Builders: (channels, size, num_classes, *, width, depth) -> nn.Module."""
@@ -32,10 +32,11 @@ class Architecture:
 
     def __post_init__(self) -> None:
         choose("network", self.name, NETWORKS)
-        if (32 if self.size == 28 else self.size) >> self.depth < 1:
+        deepest = int(math.log2(maps_from(self.size)))
+        if self.depth > deepest:
             raise InputError(
                 f"A {self.name} of depth {self.depth} halves {self.size}-pixel images to nothing. "
-                f"Expected network.depth at most {int(math.log2(self.size))}."
+                f"Expected network.depth at most {deepest}."
             )
 
     def build(self) -> nn.Module:
@@ -46,7 +47,7 @@ class Architecture:
     def initialise(self, key: Key) -> Parameters:
         """Freshly initialised parameters; the same for the same key."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key.generator("initialise").initial_seed())
+            torch.default_generator.manual_seed(key.generator("initialise").initial_seed())  # the CPU's alone
             return {name: value.detach() for name, value in self.build().named_parameters()}
 
 
@@ -63,6 +64,6 @@ class Forward:
 
 def architecture(settings: NetworkSettings, channels: int, size: int, num_classes: int) -> Architecture:
     """The network for images of this size; a depth of None leaves maps of about 4 x 4 to the classifier."""
-    depth = settings.depth or max(2, min(6, int(math.log2(32 if size == 28 else size)) - 2))
+    depth = settings.depth or max(2, min(6, int(math.log2(maps_from(size))) - 2))
     width = settings.width or (128 if size >= 28 else 32)
     return Architecture(settings.name, width, depth, channels, size, num_classes)

@@ -23,10 +23,15 @@ class InstanceNorm(nn.Module):
         return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
 
 
+def maps_from(size: int) -> int:
+    """The size of the first feature maps: that of the images, or 32 for 28-pixel images, as in the released codes."""
+    return 32 if size == 28 else size
+
+
 class ConvNet(nn.Module):
     """`depth` blocks of 3x3 convolution, instance norm, ReLU, 2x2 average pooling; then a linear classifier.
 
-    28-pixel images are padded by 3 in the first convolution, so that maps start at 32 as in the released codes.
+    28-pixel images are padded by 3 in the first convolution, so that maps start at 32.
     """
 
     def __init__(self, channels: int, size: int, num_classes: int, *, width: int = 128, depth: int = 3) -> None:
@@ -34,10 +39,10 @@ class ConvNet(nn.Module):
         self.convs = nn.ModuleList()
         self.norms = nn.ModuleList()
         for block in range(depth):
-            padding = 3 if block == 0 and size == 28 else 1
+            padding = 1 + (maps_from(size) - size) // 2 if block == 0 else 1
             self.convs.append(nn.Conv2d(channels if block == 0 else width, width, 3, padding=padding))
             self.norms.append(InstanceNorm(width))
-        side = (32 if size == 28 else size) >> depth
+        side = maps_from(size) >> depth
         self.classifier = nn.Linear(width * side * side, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:

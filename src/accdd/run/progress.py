@@ -30,9 +30,11 @@ class Bar:
     """A bar per phase on a terminal, with what is happening and the time left."""
 
     def __init__(self, console: Console) -> None:
+        # Names may hold brackets, which rich would take for markup.
         self._progress = Progress(
-            TextColumn("{task.description:<19}"), BarColumn(28), TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.description:<19}", markup=False), BarColumn(28), TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=console,
         )  # fmt: skip
         self._progress.start()

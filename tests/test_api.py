@@ -1,0 +1,236 @@
+"""The Python functions: arrays in, a result, scores and tensors out, and progress told on the way."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import helpers
+import numpy as np
+import pytest
+import torch
+from helpers import assert_same
+
+import accdd
+from accdd.data import Dataset
+
+TINY = {"pool.networks": 1, "pool.epochs": 1, "network.width": 4, "train.batch": 8, "loop.steps": 2}
+SCORED = {**TINY, "score.seeds": 2, "score.epochs": 1}
+UNSCORED = {**TINY, "score.seeds": 0}
+
+
+class Recorder:
+    """A reporter that keeps what it is told: notes, and for each phase its name and shares."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.phases: list[tuple[str, list[float]]] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def phase(self, name: str) -> None:
+        self.phases.append((name, []))
+
+    def update(self, share: float, detail: str = "") -> None:
+        assert isinstance(detail, str)
+        self.phases[-1][1].append(share)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def arrays() -> tuple[np.ndarray, np.ndarray]:
+    stripes = helpers.stripes()
+    return stripes.images.numpy(), stripes.labels.numpy()
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, arrays: tuple[np.ndarray, np.ndarray]) -> accdd.Result:
+    root = tmp_path_factory.mktemp("api")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCDD_CACHE", str(root / "cache"))
+        return accdd.distill(arrays, ipc=2, out=root / "run", settings={**SCORED, "images.factor": 2})
+
+
+def test_arrays_become_a_result_with_verdict_and_scores_beside_random(scored: accdd.Result):
+    assert scored.distilled.images.shape == (4, 3, 8, 8) and scored.distilled.ipc == 2
+    own, random = scored.scores
+    assert [(score.set, score.network, score.n) for score in scored.scores] == [
+        ("distilled", "convnet", 2),
+        ("random", "convnet", 2),
+    ]
+    assert "4 images (2 per class)" in scored.verdict
+    assert f"{own.mean:.1f} ± {own.std:.1f} % on arrays (n = 2, protocol quick, 1 epochs)" in scored.verdict
+    assert f"random real images {random.mean:.1f} ± {random.std:.1f} %" in scored.verdict
+    assert scored.verdict.startswith("NO BETTER THAN RANDOM") == (own.mean <= random.mean)
+    assert all(seconds >= 0 for seconds in scored.seconds.values())
+    assert set(scored.seconds) == {"pool", "distilling", "scoring"}
+
+
+def test_what_a_run_returns_is_what_it_wrote(scored: accdd.Result):
+    assert scored.out is not None
+    for folder in (scored.out, scored.out / "distilled", str(scored.out)):
+        read = accdd.load(folder)
+        assert_same(read.images, scored.distilled.images)
+        assert_same(read.labels, scored.distilled.labels)
+        assert read.info == json.loads(json.dumps(scored.distilled.info))  # tuples become lists in JSON
+
+
+def test_a_loaded_set_decodes_into_training_images(scored: accdd.Result):
+    assert scored.out is not None
+    images, labels = accdd.load(scored.out).decode()
+    assert (images.shape, images.dtype) == ((16, 3, 8, 8), torch.float32)
+    assert (labels.shape, labels.dtype) == ((16,), torch.int64)
+    assert 0 <= images.min() < images.max() <= 1
+    assert labels.bincount().tolist() == [8, 8]
+
+
+def test_a_distilled_value_is_saved_and_loaded(scored: accdd.Result, tmp_path: Path):
+    scored.distilled.save(tmp_path / "mine")
+    assert_same(accdd.load(tmp_path / "mine").images, scored.distilled.images)
+
+
+def test_nothing_but_the_cache_is_written_without_out(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    result = accdd.distill(data, settings=UNSCORED)
+    assert [path.name for path in tmp_path.iterdir()] == ["accdd-cache"]
+    assert result.out is None and result.scores == () and result.verdict.endswith("not scored.")
+
+
+def test_ipc_is_short_for_the_setting(data: Dataset):
+    short = accdd.distill(data, 2, settings=UNSCORED)
+    long = accdd.distill(data, settings={**UNSCORED, "ipc": 2})
+    assert_same(short.distilled.images, long.distilled.images)
+
+
+def test_settings_win_over_the_preset(data: Dataset):
+    result = accdd.distill(data, preset="accdd-cifar10", settings={**UNSCORED, "loop.inner_steps": 3})
+    assert result.distilled.info["sweeps"] == 6
+    assert result.distilled.info["settings"]["loop"]["train_images"] == 2000
+
+
+def test_without_steps_the_result_is_the_start_and_the_steps_change_it(data: Dataset):
+    start, learned = (
+        accdd.distill(data, settings={**UNSCORED, "images.start": "random", "loop.steps": steps}).distilled.images
+        for steps in (0, 2)
+    )
+    # A random start is real images: all of them are among the data, to the last bit.
+    real = data.images.float() / 255
+    assert all((real == image).flatten(1).all(1).any() for image in start)
+    assert not torch.equal(start, learned)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"settings": {"pool.epoch": 1}}, "Did you mean 'pool.epochs'"), ({"ipc": 0}, "'ipc' = 0"),
+     ({"settings": {"match.augment": ["color", "crp"]}}, "'crp'"), ({"preset": "idc"}, "Unknown preset 'idc'"),
+     ({"ipc": 99}, "Class 'lying' has 12 training images")],
+    ids=str,
+)  # fmt: skip
+def test_a_mistake_is_told_before_anything_is_written(
+    data: Dataset, tmp_path: Path, arguments: dict[str, Any], words: str
+):
+    with pytest.raises(accdd.InputError, match=words):
+        accdd.distill(data, out=tmp_path / "run", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a", "b"], (np.zeros((4, 8, 8)),)], ids=str)
+def test_what_is_no_data_is_refused(source: Any):
+    with pytest.raises(accdd.InputError, match=r"expected .*\(images, labels"):
+        accdd.distill(source)
+
+
+# Evaluating ---------------------------------------------------------------------------------------------------
+
+
+def test_paths_and_values_are_scored_alike_on_given_data(scored: accdd.Result, arrays: tuple[np.ndarray, np.ndarray]):
+    assert scored.out is not None
+    scores = accdd.evaluate(
+        [scored.out, str(scored.out / "distilled"), scored.distilled],
+        test=arrays,
+        networks=["convnet"],
+        seeds=2,
+        epochs=1,
+    )
+    assert [score.set for score in scores] == [str(scored.out), str(scored.out / "distilled"), "distilled"]
+    assert len({score.accuracies for score in scores}) == 1
+    assert all((score.n, score.protocol, score.epochs) == (2, "idc, 1 epochs", 1) for score in scores)
+    (single,) = accdd.evaluate(scored.distilled, test=arrays, seeds=2, epochs=1)
+    assert single.accuracies == scores[0].accuracies
+
+
+def test_the_test_split_of_the_given_data_decides_the_score(scored: accdd.Result, data: Dataset):
+    wrong = helpers.stripes()
+    wrong.test_labels.sub_(1).abs_()  # 0 and 1 exchanged
+    (right,), (exchanged,) = (accdd.evaluate(scored.distilled, test=test, seeds=1, epochs=1) for test in (data, wrong))
+    assert right.mean + exchanged.mean == pytest.approx(100)
+
+
+def test_a_set_from_memory_asks_for_test_data(scored: accdd.Result):
+    with pytest.raises(accdd.InputError, match="does not say where its data is.*--test DATA"):
+        accdd.evaluate(scored.distilled, epochs=1)
+
+
+def test_a_set_remembers_the_path_of_its_data(arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path):
+    np.savez(tmp_path / "stripes.npz", images=arrays[0], labels=arrays[1])
+    result = accdd.distill(tmp_path / "stripes.npz", settings=UNSCORED)
+    (score,) = accdd.evaluate(result.distilled, seeds=1, epochs=1)
+    (expected,) = accdd.evaluate(result.distilled, test=tmp_path / "stripes.npz", seeds=1, epochs=1)
+    assert score.accuracies == expected.accuracies
+    (tmp_path / "stripes.npz").unlink()
+    with pytest.raises(accdd.InputError, match=r"No data at '.*stripes.npz'"):
+        accdd.evaluate(result.distilled, seeds=1, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"networks": ["convnet", "resnt"]}, "Unknown network 'resnt'"), ({"protocol": "icd"}, "Unknown protocol 'icd'"),
+     ({"device": "tpu"}, "Device 'tpu'"), ({"seed": -1}, "'seed' = -1"),
+     ({"snapshots": True, "epochs": 1}, "Snapshots belong to a run folder")],
+    ids=str,
+)  # fmt: skip
+def test_a_mistake_is_told_before_any_network_is_trained(
+    scored: accdd.Result, data: Dataset, arguments: dict[str, Any], words: str
+):
+    recorder = Recorder()
+    with pytest.raises(accdd.InputError, match=words):
+        accdd.evaluate(scored.distilled, test=data, reporter=recorder, **arguments)
+    assert recorder.phases == []
+
+
+# Progress -----------------------------------------------------------------------------------------------------
+
+
+def assert_shares_rise_to_one(recorder: Recorder) -> None:
+    for name, shares in recorder.phases:
+        assert shares and shares == sorted(shares), name
+        assert shares[0] >= 0 and shares[-1] == 1, name
+
+
+def test_a_run_tells_its_phases_and_how_far_they_are(data: Dataset):
+    recorder = Recorder()
+    accdd.distill(data, settings=SCORED, reporter=recorder)
+    assert [name.split(",")[0].split()[0] for name, _ in recorder.phases][:2] == ["early-stage", "distilling"]
+    assert any(name.startswith("scoring") for name, _ in recorder.phases)
+    assert_shares_rise_to_one(recorder)
+    assert recorder.notes[0].startswith("stripes: 2 classes, 24 training and 12 test images of 3 x 8 x 8.")
+    assert "convnet of depth 2 and width 4" in recorder.notes[1]
+
+
+def test_a_budget_is_told_in_shares_too(data: Dataset):
+    recorder = Recorder()
+    settings = {**UNSCORED, "loop.steps": None, "loop.budget": 0.1}
+    accdd.distill(data, settings=settings, reporter=recorder)
+    shares = dict(recorder.phases)["distilling"]
+    assert shares == sorted(shares) and len(shares) > 2 and shares[0] < 0.9
+    assert_shares_rise_to_one(recorder)
+
+
+def test_a_pool_and_an_evaluation_tell_how_far_they_are(scored: accdd.Result, data: Dataset):
+    recorder = Recorder()
+    members, folder = accdd.build_pool(data, settings={**TINY, "pool.epochs": [0, 1]}, reporter=recorder)
+    assert [member.epoch for member in members] == [0, 1] and folder.is_dir()
+    accdd.evaluate(scored.distilled, test=data, seeds=2, epochs=2, reporter=recorder)
+    assert len(recorder.phases) == 2
+    assert_shares_rise_to_one(recorder)

@@ -1,0 +1,364 @@
+"""The command as a user types it: what is refused, in which words, and that nothing is left behind by a refusal."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer.main
+from PIL import Image
+from typer.testing import CliRunner
+
+from accdd.cli import app
+from accdd.config import InputError
+
+README = Path(__file__).parents[1] / "README.md"
+TINY = "--steps 1 --set pool.networks=1 --set pool.epochs=0.1 --set network.width=4 --set score.seeds=0"
+
+
+def accdd(command: str) -> Any:
+    """The result of a command in this process: exit_code, stdout, stderr, exception."""
+    return CliRunner().invoke(app, shlex.split(command))
+
+
+def process(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "accdd", *shlex.split(command)], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+
+
+def write_pictures(root: Path, counts: dict[str, int]) -> None:
+    generator = np.random.default_rng(0)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+
+
+def write_arrays(path: Path, **changes: Any) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
+    arrays = {"images": images, "labels": np.arange(24) % 2} | changes
+    np.savez(path, **arrays)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Data, good and bad, and a finished run; no test may change any of it."""
+    root = tmp_path_factory.mktemp("place")
+    write_pictures(root / "pictures", {"ant": 12, "bee": 5})
+    write_pictures(root / "one", {"ant": 4})
+    write_pictures(root / "broken", {"ant": 6, "bee": 6})
+    picture = root / "broken" / "bee" / "3.png"
+    picture.write_bytes(picture.read_bytes()[:-60])
+    (root / "empty").mkdir()
+    (root / "full").mkdir()
+    (root / "full" / "thesis.txt").write_text("the only copy")
+
+    write_arrays(root / "good.npz")
+    floats = np.random.default_rng(0).random((24, 8, 8), dtype=np.float32)
+    with_nan = floats.copy()
+    with_nan[3, 2, 1] = np.nan
+    write_arrays(root / "nan.npz", images=with_nan)
+    write_arrays(root / "range.npz", images=floats * 255)
+    write_arrays(root / "flat.npz", images=np.zeros((24, 64), dtype=np.uint8))
+    write_arrays(root / "last.npz", images=np.zeros((24, 8, 8, 3), dtype=np.uint8))
+    write_arrays(root / "negative.npz", labels=np.arange(24) % 2 - 1)
+    write_arrays(root / "gaps.npz", labels=np.arange(24) % 2 * 2)
+    write_arrays(root / "matrix.npz", labels=np.eye(24, dtype=np.int64))
+    write_arrays(root / "short.npz", labels=np.arange(23) % 2)
+    write_arrays(root / "three.npz", labels=np.arange(24) % 3)
+    np.savez(root / "unnamed.npz", np.zeros(3))
+    (root / "junk.npz").write_text("not an archive")
+
+    (root / "malformed.yaml").write_text("pool: [1\n")
+    (root / "list.yaml").write_text("- ipc\n- 1\n")
+    (root / "unknown.yaml").write_text("pool:\n  epoch: 3\n")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCDD_CACHE", str(root / "cache"))
+        assert accdd(f"distill {root}/good.npz --out {root}/run {TINY}").exit_code == 0
+    yield root
+
+
+def contents(root: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+
+
+@pytest.fixture
+def untouched(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Whether nothing was written so far: not in the working folder, not beside the data, not in the cache."""
+    monkeypatch.chdir(tmp_path)  # the cache of a test lies in it too
+    before = contents(place)
+    return lambda: not list(tmp_path.iterdir()) and contents(place) == before
+
+
+# What is wrong, the arguments, and words the message must have. {p} is the fixture `place`; --out is new.
+DISTILL = [
+    ("no such data", "{p}/nowhere", "No data at; {p}/nowhere; digits; .npz; hf:owner/name"),
+    ("no data of that name", "digit", "No data at 'digit'; digits"),
+    ("an empty folder", "{p}/empty", "No class folders in '{p}/empty'; one folder of pictures per class"),
+    ("one class", "{p}/one", "Only one class folder ('ant'); at least 2"),
+    ("a class below ipc", "{p}/pictures --ipc 5", "Class 'bee' has 4 training images; --ipc 5; lower --ipc to 4"),
+    ("a truncated picture", "{p}/broken", "{p}/broken/bee/3.png; truncated; --set data.skip_unreadable=true"),
+    ("negative labels", "{p}/negative.npz", "Training labels are -1, 0; expected 0 to 1; np.unique"),
+    ("labels with gaps", "{p}/gaps.npz", "Training labels are 0, 2; without gaps; np.unique"),
+    ("labels of rank 2", "{p}/matrix.npz", "labels is int64 (24, 24); (n,); argmax(1)"),
+    ("too few labels", "{p}/short.npz", "labels has 23 entries for 24 images"),
+    ("NaN pixels", "{p}/nan.npz", "images has 1 pixels that are NaN; expected floats in [0, 1]"),
+    ("pixels out of range", "{p}/range.npz", "outside [0, 1]; Divide by 255"),
+    ("images of rank 2", "{p}/flat.npz", "images is uint8 (24, 64); (n, c, h, w); (n, h, w)"),
+    ("channels last", "{p}/last.npz", "images is uint8 (24, 8, 8, 3); images.transpose(0, 3, 1, 2)"),
+    ("arrays without names", "{p}/unnamed.npz", "holds the arrays arr_0; expected images and labels"),
+    ("no archive", "{p}/junk.npz", "{p}/junk.npz; not a readable .npz file; np.savez"),
+    ("ipc 0", "{p}/good.npz --ipc 0", "'ipc' = 0; greater than or equal to 1"),
+    ("a negative seed", "{p}/good.npz --seed -1", "'seed' = -1; greater than or equal to 0"),
+    ("negative steps", "{p}/good.npz --steps -1", "'loop.steps' = -1; greater than or equal to 0"),
+    ("an unknown method", "{p}/good.npz --method icd", "Unknown method 'icd'; Did you mean 'idc'?; one of: idc"),
+    ("an unknown network", "{p}/good.npz --network convet", "Unknown network 'convet'; Did you mean 'convnet'?"),
+    ("an unknown device", "{p}/good.npz --device tpu", "Device 'tpu' is not available here; auto or one of:; cpu"),
+    ("an unknown preset", "{p}/good.npz --preset idc-cifar", "Unknown preset 'idc-cifar'; mean 'idc-cifar10'?"),
+    ("a colour preset on grey data", "{p}/good.npz --preset idc-cifar10", "data.mean has 3 numbers. Expected 1"),
+    ("an unknown protocol", "{p}/good.npz --set score.protocol=quik", "Unknown protocol 'quik'; mean 'quick'?; idc"),
+    ("an unknown network to score", "{p}/good.npz --set score.networks=[convnet,resnet]", "Unknown network 'resnet'"),
+    ("a misspelt setting", "{p}/good.npz --set pool.epoch=3", "Unknown setting 'pool.epoch'; mean 'pool.epochs'?"),
+    ("a foreign setting", "{p}/good.npz --set perturb.v_max=1", "Unknown setting 'perturb.v_max'; accdd settings"),
+    ("a group for a setting", "{p}/good.npz --set pool=3", "Unknown setting 'pool'; accdd settings"),
+    ("text for a number", "{p}/good.npz --set pool.networks=many", "'pool.networks' = 'many'; integer"),
+    ("text for numbers", "{p}/good.npz --set pool.epochs=soon", "'pool.epochs' = 'soon'; number"),
+    ("text for a list", "{p}/good.npz --set match.augment=color", "'match.augment' = 'color'; a list, as in [a, b]"),
+    ("a negative rate", "{p}/good.npz --set train.lr=-1", "'train.lr' = -1; greater than 0"),
+    ("a range upside down", "{p}/good.npz --set perturb.magnitude=[0.2,0.1]", "'perturb.magnitude'; low <= high"),
+    ("no value", "{p}/good.npz --set novalue", "--set novalue has no '='; KEY=VALUE"),
+    ("half a value", "{p}/good.npz --set pool.epochs=[1", "--set pool.epochs=[1; not YAML"),
+    ("an unknown siamese augmentation", "{p}/good.npz --set match.augment=[color,crp]", "'crp'; color, crop, scale"),
+    ("an unknown augmentation", "{p}/good.npz --set train.augment=[crp]", "'crp'; color, crop, scale"),
+    ("one in the pool", "{p}/good.npz --set pool.augment=[[color],[crp]]", "'crp'; color, crop, scale"),
+    ("a bad budget", "{p}/good.npz --budget 10x", "--budget 10x is not a duration; s, m or h, as in 10m"),
+    ("no budget", "{p}/good.npz --budget 0s", "'loop.budget' = 0; greater than 0"),
+    ("a missing configuration", "{p}/good.npz --config {p}/no.yaml", "'{p}/no.yaml' cannot be read; No such file"),
+    ("a malformed configuration", "{p}/good.npz --config {p}/malformed.yaml", "malformed.yaml' cannot be read; line"),
+    ("a list for a configuration", "{p}/good.npz --config {p}/list.yaml", "is a list; keys and values"),
+    ("a folder for a configuration", "{p}/good.npz --config {p}", "'{p}' cannot be read"),
+    ("an unknown key in it", "{p}/good.npz --config {p}/unknown.yaml", "'pool.epoch'; Did you mean 'pool.epochs'?"),
+    ("tiles too small", "{p}/good.npz --factor 3", "images.factor 3; 8-pixel images; --factor 2 or less"),
+    ("a factor beyond all", "{p}/good.npz --factor 9", "'images.factor' = 9; less than or equal to 8"),
+    ("a network too deep", "{p}/good.npz --set network.depth=4", "depth 4; 8-pixel images; network.depth at most 3"),
+    ("constants for RGB", "{p}/good.npz --set data.mean=[0.5,0.5,0.5]", "data.mean has 3 numbers. Expected 1"),
+    ("a deviation of 0", "{p}/good.npz --set data.std=[0]", "'data.std'; above 0"),
+]  # fmt: skip
+
+OTHERS = [
+    ("an out that holds a run", "distill {p}/good.npz --out {p}/run", "'{p}/run' holds a run; use --out {p}/run-2"),
+    ("an out that is full", "distill {p}/good.npz --out {p}/full", "'{p}/full' is not empty; use --out {p}/full-2"),
+    ("an out that is a file", "distill {p}/good.npz --out {p}/junk.npz", "{p}/junk.npz' is a file; {p}/junk.npz-2"),
+    ("an out in dots", "distill {p}/good.npz --out {p}/run/..", "is not empty; use --out {p}-2"),
+    ("evaluating nothing", "evaluate {p}/nowhere", "{p}/nowhere does not exist; distilled.json"),
+    ("evaluating pictures", "evaluate {p}/pictures", "{p}/pictures is no distilled set; distilled.json"),
+    ("a second set that is none", "evaluate {p}/run {p}/nowhere --epochs 1", "{p}/nowhere does not exist"),
+    ("unknown network", "evaluate {p}/run --networks convnet,rsenet", "Unknown network 'rsenet'; one of: convnet"),
+    ("unknown protocol", "evaluate {p}/run --protocol icd", "Unknown protocol 'icd'; mean 'idc'?; quick"),
+    ("device of an evaluation", "evaluate {p}/run --device cuda:99", "Device 'cuda:99' is not available here; cpu"),
+    ("seed of an evaluation", "evaluate {p}/run --seed -1", "'seed' = -1; greater than or equal to 0"),
+    ("other classes to test on", "evaluate {p}/run --test {p}/three.npz", "3 classes of 1 x 8 x 8; the set 2 of 1 x 8"),
+    ("no data to test on", "evaluate {p}/run --test {p}/nowhere", "No data at '{p}/nowhere'"),
+    ("snapshots of a set", "evaluate {p}/run/distilled --snapshots", "no snapshots; a run folder"),
+    ("info on nothing", "info {p}/nowhere", "{p}/nowhere does not exist; distilled.json"),
+    ("info on pictures", "info {p}/pictures", "{p}/pictures is no distilled set"),
+    ("exporting over a file", "export {p}/run {p}/good.npz", "{p}/good.npz exists already; not overwritten; another"),
+    ("exporting to anything", "export {p}/run mine.zip --to zip", "Unknown export format 'zip'; one of: npz"),
+    ("exporting nothing", "export {p}/nowhere mine.npz", "{p}/nowhere does not exist"),
+    ("a pool for nothing", "pool {p}/nowhere", "No data at '{p}/nowhere'"),
+    ("a pool of no networks", "pool {p}/good.npz --set pool.networks=0", "'pool.networks' = 0; than or equal to 1"),
+    ("a pool with an unknown augmentation", "pool {p}/good.npz --set train.augment=[crp]", "'crp'; color, crop"),
+]  # fmt: skip
+
+WRONG = [(what, f"distill {arguments} --out out", words) for what, arguments, words in DISTILL] + OTHERS
+
+
+@pytest.mark.parametrize(("command", "words"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
+def test_wrong_input_ends_with_one_message_and_leaves_nothing(
+    place: Path, untouched: Callable[[], bool], command: str, words: str
+):
+    command = command.replace("{p}", str(place))
+    result = accdd(command)
+    assert result.exit_code == 2, result.stderr or result.exception
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("error: ") == 1
+    assert "Traceback" not in result.stderr and "pydantic" not in result.stderr
+    for word in words.replace("{p}", str(place)).split("; "):
+        assert word in result.stderr
+    assert untouched()
+
+    debugged = accdd(f"{command} --debug")
+    assert isinstance(debugged.exception, InputError) and debugged.exit_code != 2
+    assert untouched()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("distill digits", "Missing option '--out'"), ("distill --out out", "Missing argument 'DATA'"),
+     ("distill digits --out out --ipc two", "'--ipc'; integer"),
+     ("distill digits --out out --inner-step 2", "No such option: --inner-step; --inner-steps"),
+     ("evaluate run --seeds 0", "Invalid value for '--seeds'; 1"), ("condense digits", "No such command 'condense'"),
+     ("evaluate run --epochs 0", "Invalid value for '--epochs'; 1")],
+    ids=str,
+)  # fmt: skip
+def test_wrong_flags_show_the_usage_and_leave_nothing(untouched: Callable[[], bool], command: str, words: str):
+    result = accdd(command)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert "Usage: " in result.stderr
+    for word in words.split("; "):
+        assert word in result.stderr
+    assert untouched()
+
+
+def test_the_setting_that_an_unreadable_picture_suggests_skips_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    refused = accdd(f"distill {place}/broken --out out {TINY}")
+    suggested = re.search(r"--set \S+=true", refused.stderr)
+    assert refused.exit_code == 2 and suggested
+    accepted = accdd(f"distill {place}/broken --out out {TINY} {suggested[0]}")
+    assert accepted.exit_code == 0
+    assert "unreadable pictures skipped: 1" in accepted.stderr and "3.png" in accepted.stderr
+
+
+def test_the_folder_that_a_taken_one_suggests_is_free(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for taken in ("mine", "mine-2"):
+        (tmp_path / taken).mkdir()
+        (tmp_path / taken / "thesis.txt").touch()
+    refused = accdd(f"distill {place}/good.npz --out mine {TINY}")
+    assert "use --out mine-3," in refused.stderr
+    assert accdd(f"distill {place}/good.npz --out mine-3 {TINY}").exit_code == 0
+
+
+def test_an_empty_folder_is_accepted_as_out(place: Path, tmp_path: Path):
+    (tmp_path / "new").mkdir()
+    assert accdd(f"distill {place}/good.npz --out {tmp_path}/new {TINY}").exit_code == 0
+    assert (tmp_path / "new" / "distilled").is_dir()
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(place: Path, tmp_path: Path):
+    command = f"distill {place}/good.npz --out {tmp_path}/run {TINY} --set perturb.magnitude=1e-2 --set images.lr=1e-3"
+    assert accdd(f"{command} --set pool.epochs=5e-1").exit_code == 0
+    config = (tmp_path / "run" / "config.yaml").read_text().split("resolved:")[1]
+    assert re.search(r"magnitude:\n\s+- 0.01\n\s+- 0.01\n", config) and "lr: 0.001\n" in config
+    assert re.search(r"epochs:\n\s+- 0.5\n", config)
+
+
+def test_flags_win_over_settings_settings_over_the_file_and_the_file_over_the_preset(place: Path, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("pool: {networks: 1, epochs: 0.1}\nseed: 1\nloop: {steps: 9, inner_steps: 2}")
+    command = (
+        f"distill {place}/pictures --out {tmp_path}/run --preset accdd-cifar10 --config {tmp_path}/mine.yaml "
+        "--set network.width=4 --set loop.steps=8 --set seed=2 --set score.seeds=0 --seed 3 --steps 1"
+    )
+    assert accdd(command).exit_code == 0
+    config = (tmp_path / "run" / "config.yaml").read_text().split("resolved:")[1]
+    assert "seed: 3\n" in config and " steps: 1\n" in config and "inner_steps: 2\n" in config
+    assert " networks: 1\n" in config and "train_images: 2000\n" in config
+
+
+def test_terminal_escapes_in_names_are_shown_and_not_obeyed(tmp_path: Path):
+    result = accdd(f"distill '{tmp_path}/\x1b[2Jgone' --out {tmp_path}/out")
+    assert result.exit_code == 2
+    assert "\x1b" not in result.stderr and "\\x1b[2Jgone" in result.stderr
+
+
+def test_a_process_tells_mistakes_on_standard_error_and_tracebacks_only_when_asked(tmp_path: Path):
+    refused = process("distill digits --out out --json --set novalue", tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: --set novalue has no '='") and refused.stderr.count("\n") == 1
+    debugged = process("distill digits --out out --json --set novalue --debug", tmp_path)
+    assert debugged.returncode not in (0, 2) and debugged.stdout == ""
+    assert "Traceback (most recent call last)" in debugged.stderr and "InputError: --set novalue" in debugged.stderr
+    assert not list(tmp_path.iterdir())
+
+
+HEAVY = ("torch", "datasets", "sklearn", "pyarrow", "matplotlib", "PIL", "numpy")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("import accdd", 0), ("import accdd.cli", 0), ("from accdd.cli import main; main()", 2)],
+    ids=["import", "cli", "wrong flag"],
+)
+def test_importing_and_wrong_flags_do_not_wait_for_heavy_packages(code: str, status: int):
+    told = "import atexit, sys; atexit.register(lambda: print('loaded', *set(sys.modules) & set(sys.argv[2:])))\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", told + "sys.argv[1:1] = ['--wrong']\n" + code, *HEAVY], capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stdout.split()) == (status, ["loaded"]), ran.stderr
+
+
+def test_help_answers_without_heavy_packages():
+    code = "import atexit, sys; sys.argv[1:] = ['--help']; from accdd.cli import main; "
+    code += f"atexit.register(lambda: print('loaded', *set(sys.modules) & set({HEAVY}), file=sys.stderr)); main()"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.split()) == (0, ["loaded"])
+    for verb in ("distill", "evaluate", "pool", "info", "export", "settings"):
+        assert re.search(rf"^  {verb} ", ran.stdout, re.MULTILINE)
+
+
+def test_the_public_names_of_the_package_can_be_had():
+    import accdd as package
+
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'condense'"):
+        _ = package.condense
+
+
+# README -------------------------------------------------------------------------------------------------------
+
+GROUP: Any = typer.main.get_command(app)
+COMMANDS: dict[str, Any] = GROUP.commands
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of README.md in a language."""
+    if not README.exists():
+        pytest.skip("README.md is not written yet")
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_every_command_in_the_readme_parses():
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("accdd ")]
+    verbs = set()
+    for line in lines:
+        _, verb, *arguments = shlex.split(line, comments=True)
+        COMMANDS[verb].make_context(verb, arguments)  # reads every argument and runs nothing
+        verbs.add(verb)
+    assert verbs == set(COMMANDS)
+
+
+def test_every_flag_that_the_readme_mentions_exists():
+    assert blocks("sh")
+    flags = {
+        flag
+        for command in COMMANDS.values()
+        for parameter in command.params
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    }
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README.read_text()))
+    assert mentioned and mentioned <= flags
+
+
+def test_every_command_takes_json():
+    assert all("--json" in [flag for each in command.params for flag in each.opts] for command in COMMANDS.values())
+
+
+def test_python_in_the_readme_compiles_and_uses_public_names():
+    import accdd as package
+
+    code = blocks("python")
+    for block in code:
+        compile(block, str(README), "exec")
+    used = set(re.findall(r"accdd\.(\w+)", "\n".join(code)))
+    assert used and used <= set(package.__all__)
