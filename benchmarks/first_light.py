@@ -97,7 +97,7 @@ def width128() -> list[Cell]:
     flags = ["--ipc=1", "--preset=idc-fashion-mnist", "--early-stage", "--perturb", "--budget=20m", "--steps=1000000"]
     flags += ["--set=pool.networks=2", "--set=pool.epochs=1"]  # five of two epochs would take five times as long
     flags += ["--inner-steps=10", "--set=loop.snapshots=0", "--set=score.seeds=0"]
-    return [Cell("width128/fashion-mnist", [str(DATA / "fashion-mnist"), *flags], ["--seeds=2"], threads=1)]
+    return [Cell("width128/fashion-mnist", [str(DATA / "fashion-mnist"), *flags], ["--seeds=2"])]
 
 
 STUDIES = {"parity": parity, "digits": digits, "combinations": combinations, "width128": width128}
@@ -149,6 +149,31 @@ def table(cells: Sequence[Cell], out: Path) -> None:
         print(f"{name:60} {statistics.fmean(values):5.1f} ± {deviation:.1f} (n = {len(values)})")
 
 
+def picture(cells: Sequence[Cell], out: Path, file: Path) -> None:
+    """Accuracy over seconds of distilling, a panel per data set, a line per combination."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = list(dict.fromkeys(cell.name.split("/")[1] for cell in cells))
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.4), squeeze=False, layout="constrained")
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for cell in cells:
+            result = out / cell.name / "scores.json"
+            if cell.name.split("/")[1] != panel or not result.exists():
+                continue
+            scores = json.loads(result.read_text())["scores"]
+            seconds = [max(float(score["set"].split("@")[2].rstrip("s")), 10.0) for score in scores]
+            axis.plot(seconds, [score["mean"] for score in scores], marker="o", ms=3, label=cell.name.split("/")[2])
+        axis.set(
+            xscale="log", title=panel, xlabel="seconds of distilling (start drawn at 10)", ylabel="test accuracy, %"
+        )
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(file, dpi=130)
+
+
 def main() -> None:
     """Run the missing cells of a study, then print what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -162,6 +187,8 @@ def main() -> None:
         for stage in (distil,) if arguments.no_scores else (distil, score):
             list(pool.map(lambda cell, stage=stage: stage(cell, arguments.out), cells))
     table(cells, arguments.out)
+    if arguments.study == "combinations" and not arguments.no_scores:
+        picture(cells, arguments.out, Path(__file__).resolve().parents[1] / "docs" / "first-light.png")
 
 
 if __name__ == "__main__":

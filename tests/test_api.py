@@ -168,7 +168,7 @@ def test_the_test_split_of_the_given_data_decides_the_score(scored: accdd.Result
 
 
 def test_a_set_from_memory_asks_for_test_data(scored: accdd.Result):
-    with pytest.raises(accdd.InputError, match="does not say where its data is.*--test DATA"):
+    with pytest.raises(accdd.InputError, match=r"does not say where its data is.*--test DATA"):
         accdd.evaluate(scored.distilled, epochs=1)
 
 

@@ -266,7 +266,7 @@ def describe(real: Dataset, settings: Settings, architecture: Architecture) -> l
         f"{architecture.depth} and width {architecture.width}, factor {factor}; "
         f"ends after {ends}, {loop_.inner_steps} sweeps with each network."
     )
-    return [f"{about} {'; '.join(real.notes)}".rstrip(), plan]
+    return ["; ".join([about, *real.notes]) + ".", plan]
 
 
 def verdict(real: Dataset, settings: Settings, scores: Sequence[Score], seconds: Mapping[str, float]) -> str:

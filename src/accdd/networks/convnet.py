@@ -1,26 +1,7 @@
 """ConvNet-D (Gidaris & Komodakis, CVPR 2018), the field's standard small network."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-class InstanceNorm(nn.Module):
-    """Instance normalisation with a scale and shift per channel, written out from moments.
-
-    The same function as `nn.GroupNorm(channels, channels)`, whose native kernel is slow under double backward.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, (2, 3), correction=0)  # (n, c)
-        scale = self.weight * (variance + 1e-5).rsqrt()
-        shift = self.bias - mean * scale
-        return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
 
 
 def maps_from(size: int) -> int:
@@ -41,7 +22,7 @@ class ConvNet(nn.Module):
         for block in range(depth):
             padding = 1 + (maps_from(size) - size) // 2 if block == 0 else 1
             self.convs.append(nn.Conv2d(channels if block == 0 else width, width, 3, padding=padding))
-            self.norms.append(InstanceNorm(width))
+            self.norms.append(nn.GroupNorm(width, width))  # one group per channel: instance norm with scale and shift
         side = maps_from(size) >> depth
         self.classifier = nn.Linear(width * side * side, num_classes)
 
