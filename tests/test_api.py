@@ -220,7 +220,7 @@ def test_a_run_tells_its_phases_and_how_far_they_are(data: Dataset):
 
 def test_a_budget_is_told_in_shares_too(data: Dataset):
     recorder = Recorder()
-    settings = {**UNSCORED, "loop.steps": None, "loop.budget": 0.1}
+    settings = {**UNSCORED, "loop.steps": None, "loop.budget": 0.5}
     accdd.distill(data, settings=settings, reporter=recorder)
     shares = dict(recorder.phases)["distilling"]
     assert shares == sorted(shares) and len(shares) > 2 and shares[0] < 0.9

@@ -65,6 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with_nan = floats.copy()
     with_nan[3, 2, 1] = np.nan
     write_arrays(root / "nan.npz", images=with_nan)
+    write_arrays(root / "small.npz", images=floats[:, :3, :3])
     write_arrays(root / "range.npz", images=floats * 255)
     write_arrays(root / "flat.npz", images=np.zeros((24, 64), dtype=np.uint8))
     write_arrays(root / "last.npz", images=np.zeros((24, 8, 8, 3), dtype=np.uint8))
@@ -146,6 +147,7 @@ DISTILL = [
     ("a list for a configuration", "{p}/good.npz --config {p}/list.yaml", "is a list; keys and values"),
     ("a folder for a configuration", "{p}/good.npz --config {p}", "'{p}' cannot be read"),
     ("an unknown key in it", "{p}/good.npz --config {p}/unknown.yaml", "'pool.epoch'; Did you mean 'pool.epochs'?"),
+    ("images too small", "{p}/small.npz", "3 x 3 pixels; at least 4 x 4; --set data.size=8"),
     ("tiles too small", "{p}/good.npz --factor 3", "images.factor 3; 8-pixel images; --factor 2 or less"),
     ("a factor beyond all", "{p}/good.npz --factor 9", "'images.factor' = 9; less than or equal to 8"),
     ("a network too deep", "{p}/good.npz --set network.depth=4", "depth 4; 8-pixel images; network.depth at most 3"),
@@ -228,6 +230,19 @@ def test_the_setting_that_an_unreadable_picture_suggests_skips_it(
     accepted = accdd(f"distill {place}/broken --out out {TINY} {suggested[0]}")
     assert accepted.exit_code == 0
     assert "unreadable pictures skipped: 1" in accepted.stderr and "3.png" in accepted.stderr
+
+
+def test_the_setting_that_small_images_suggest_enlarges_them(place: Path, tmp_path: Path):
+    told = accdd(f"distill {place}/small.npz --out {tmp_path}/out {TINY} --set data.size=8")
+    assert told.exit_code == 0 and "resized to 8 x 8" in told.stderr
+
+
+def test_the_working_folder_serves_as_out(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    told = accdd(f"distill {place}/good.npz --out . {TINY}")
+    assert told.exit_code == 0 and "accdd export . --to npz mine.npz" in told.stdout
+    assert "use --out" in accdd(f"distill {place}/good.npz --out . {TINY}").stderr
 
 
 def test_the_folder_that_a_taken_one_suggests_is_free(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

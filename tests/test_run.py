@@ -208,7 +208,9 @@ def test_distill_ends_with_the_verdict_the_files_and_what_to_type_next(tmp_path:
 
 def test_quiet_says_nothing_but_the_result(tmp_path: Path):
     loud, quiet = (accdd(f"distill digits --out {tmp_path}/run{flag} {UNSCORED} {flag}") for flag in ("", "--quiet"))
-    assert "digits: 10 classes" in loud.stderr
+    assert loud.stderr.startswith(
+        "digits: 10 classes, 1,438 training and 359 test images of 1 x 8 x 8; 1797 pictures of 8x8, grey; no test split"
+    )
     assert quiet.stderr == "" and quiet.stdout.startswith("10 images")
 
 
@@ -260,7 +262,7 @@ def test_the_parts_of_the_paper_switch_on_and_off(
 def test_a_budget_ends_a_run_in_time_and_the_sweeps_are_recorded(tmp_path: Path):
     accdd(f"distill digits --out {tmp_path}/run {TINY} --set score.seeds=0 --budget 1s")
     info = artifact.load(tmp_path / "run").info
-    assert 1 <= info["seconds"]["distilling"] < 5
+    assert 1 <= info["seconds"]["distilling"] < 10
     assert info["sweeps"] == snapshots(tmp_path / "run")[-1].sweep >= 1
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["sweep"] == info["sweeps"]
 

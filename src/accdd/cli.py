@@ -94,7 +94,7 @@ def distill(
             typer.echo(f"  {name:<{width}}  {word}")
         typer.echo(
             f"\nLook at {out / 'distilled' / 'preview.png'}. Next:\n  accdd evaluate {out} --seeds 5"
-            f"\n  accdd export {out} --to npz {out.name}.npz"
+            f"\n  accdd export {out} --to npz {out.resolve().name}.npz"
         )
 
     _guard(body, debug)

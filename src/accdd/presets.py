@@ -93,6 +93,11 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
             f"Class '{short}' has {smallest} training images, fewer than --ipc {settings.ipc}. "
             f"Expected at least as many images as are to be learned: lower --ipc to {smallest} or less."
         )
+    if data.size < 4:
+        raise InputError(
+            f"The images have {data.size} x {data.size} pixels. Expected at least 4 x 4: "
+            "--set data.size=8 enlarges them."
+        )
     factor = settings.images.factor or default_factor(data.size)
     largest = max(f for f in range(1, 9) if math.ceil(data.size / f) >= 4)
     if factor > largest:
