@@ -28,7 +28,7 @@ demo: $(VENV)/.installed
 		echo "$(DEMO) exists and was not made by 'make demo': move it away first." >&2; exit 1; fi
 	@rm -rf $(DEMO)
 	@mkdir -p $(dir $(DEMO)) && touch $(DEMO_MARK)
-	$(BIN)/accdd distill digits --ipc 1 --out $(DEMO)
+	$(BIN)/accdd distill digits --ipc 1 --steps 300 --set score.seeds=5 --out $(DEMO)
 
 test: $(VENV)/.installed-dev
 	@echo "== ruff check: mistakes"

@@ -18,6 +18,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / "accdd-cache"))
 
 
+@pytest.fixture(autouse=True)
+def named_accdd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command calls itself `accdd` also where the tests run without it on the search path."""
+    monkeypatch.setattr("accdd.cli._command", lambda: "accdd")
+
+
 @pytest.fixture(scope="session")
 def data() -> Dataset:
     return helpers.stripes()

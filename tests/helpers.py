@@ -65,8 +65,8 @@ def network(**changes: Any) -> Architecture:
 
 def problem(data: Dataset, *, distance: str = "mse", factor: int = 1) -> Problem:
     method = METHODS["idc"]
-    forward = Forward(network())
-    return Problem(forward, method.summary, BY_NAME[distance], method.decode, factor, data.mean, data.std)
+    mean, std = torch.tensor(data.mean), torch.tensor(data.std)
+    return Problem(Forward(network()), method.summary, BY_NAME[distance], method.decode, factor, mean, std)
 
 
 def stripes(per_class: int = 12, tested: int = 6) -> Dataset:

@@ -11,6 +11,7 @@ import torch
 from helpers import assert_same
 
 import accdd
+from accdd import engine, evaluation
 from accdd.data import Dataset
 
 TINY = {"pool.networks": 1, "pool.epochs": 1, "network.width": 4, "train.batch": 8, "loop.steps": 2}
@@ -60,8 +61,11 @@ def test_arrays_become_a_result_with_verdict_and_scores_beside_random(scored: ac
         ("random", "convnet", 2),
     ]
     assert "4 images (2 per class)" in scored.verdict
-    assert f"{own.mean:.1f} ± {own.std:.1f} % on arrays (n = 2, protocol quick, 1 epochs)" in scored.verdict
-    assert f"random real images {random.mean:.1f} ± {random.std:.1f} %" in scored.verdict
+    assert (
+        f"of arrays train a network to {own.mean:.1f} ± {own.std:.1f} % (n = 2, protocol quick, 1 epochs)"
+        in scored.verdict
+    )
+    assert f"random real images to {random.mean:.1f} ± {random.std:.1f} %" in scored.verdict
     assert scored.verdict.startswith("NO BETTER THAN RANDOM") == (own.mean <= random.mean)
     assert all(seconds >= 0 for seconds in scored.seconds.values())
     assert set(scored.seconds) == {"pool", "distilling", "scoring"}
@@ -183,6 +187,37 @@ def test_a_set_remembers_the_path_of_its_data(arrays: tuple[np.ndarray, np.ndarr
         accdd.evaluate(result.distilled, seeds=1, epochs=1)
 
 
+def test_data_that_changed_since_the_set_was_made_is_not_tested_on(
+    arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+):
+    path = tmp_path / "stripes.npz"
+    np.savez(path, images=arrays[0], labels=arrays[1])
+    result = accdd.distill(path, settings=UNSCORED)
+    images = arrays[0].copy()
+    images[0, 0, 0, 0] ^= 1
+    np.savez(path, images=images, labels=arrays[1])
+    with pytest.raises(accdd.InputError, match="has changed since the set was made"):
+        accdd.evaluate(result.distilled, seeds=1, epochs=1)
+
+
+def test_other_data_without_a_test_split_is_tested_on_whole(arrays: tuple[np.ndarray, np.ndarray]):
+    result = accdd.distill(arrays, settings=UNSCORED)
+    other = (255 - arrays[0], arrays[1])
+    assert len(evaluation.test_data(result.distilled, other).test_labels) == len(arrays[1])
+    own = evaluation.test_data(result.distilled, arrays)
+    assert 0 < len(own.test_labels) < len(arrays[1])  # the rest was learned from
+
+
+def test_a_run_that_diverges_stops_and_says_what_to_lower(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lost = torch.full((2,), torch.nan)
+    monkeypatch.setattr(engine, "sweep", lambda *args: (lost, torch.zeros_like(args[3])))
+    with pytest.raises(ArithmeticError, match=r"loss became nan.*Lower images.lr"):
+        accdd.distill(data, out=tmp_path / "out", settings=UNSCORED)
+    assert not (tmp_path / "out" / "distilled").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [({"networks": ["convnet", "resnt"]}, "Unknown network 'resnt'"), ({"protocol": "icd"}, "Unknown protocol 'icd'"),
@@ -196,7 +231,7 @@ def test_a_mistake_is_told_before_any_network_is_trained(
     recorder = Recorder()
     with pytest.raises(accdd.InputError, match=words):
         accdd.evaluate(scored.distilled, test=data, reporter=recorder, **arguments)
-    assert recorder.phases == []
+    assert [name for name, _ in recorder.phases] in ([], ["reading data"])
 
 
 # Progress -----------------------------------------------------------------------------------------------------
@@ -211,10 +246,14 @@ def assert_shares_rise_to_one(recorder: Recorder) -> None:
 def test_a_run_tells_its_phases_and_how_far_they_are(data: Dataset):
     recorder = Recorder()
     accdd.distill(data, settings=SCORED, reporter=recorder)
-    assert [name.split(",")[0].split()[0] for name, _ in recorder.phases][:2] == ["early-stage", "distilling"]
+    assert [name.split(",")[0].split()[0] for name, _ in recorder.phases][:3] == [
+        "reading",
+        "early-stage",
+        "distilling",
+    ]
     assert any(name.startswith("scoring") for name, _ in recorder.phases)
     assert_shares_rise_to_one(recorder)
-    assert recorder.notes[0].startswith("stripes: 2 classes, 24 training and 12 test images of 3 x 8 x 8.")
+    assert recorder.notes[0].startswith("stripes: 2 classes, 24 training and 12 test images of 3 x 8 x 8")
     assert "convnet of depth 2 and width 4" in recorder.notes[1]
 
 
@@ -229,8 +268,8 @@ def test_a_budget_is_told_in_shares_too(data: Dataset):
 
 def test_a_pool_and_an_evaluation_tell_how_far_they_are(scored: accdd.Result, data: Dataset):
     recorder = Recorder()
-    members, folder = accdd.build_pool(data, settings={**TINY, "pool.epochs": [0, 1]}, reporter=recorder)
-    assert [member.epoch for member in members] == [0, 1] and folder.is_dir()
+    pool = accdd.build_pool(data, settings={**TINY, "pool.epochs": [0, 1]}, reporter=recorder)
+    assert [model.epoch for model in pool.models] == [0, 1] and pool.folder.is_dir()
     accdd.evaluate(scored.distilled, test=data, seeds=2, epochs=2, reporter=recorder)
     assert len(recorder.phases) == 2
     assert_shares_rise_to_one(recorder)

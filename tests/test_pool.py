@@ -28,11 +28,13 @@ def refuse(*args: Any) -> None:
 
 def test_a_second_call_takes_the_pool_from_the_cache(data: Dataset, monkeypatch: pytest.MonkeyPatch):
     given = settings({"pool.epochs": [0, 1]})
-    members, folder = load_or_build(data, network(), given)
+    first = load_or_build(data, network(), given)
+    members = first.models
     assert_same([m.parameters for m in members], [m.parameters for m in pool.build(data, network(), given)])
     monkeypatch.setattr(pool, "build", refuse)
-    again, same_folder = load_or_build(data, network(), given)
-    assert same_folder == folder
+    second = load_or_build(data, network(), given)
+    again = second.models
+    assert (second.folder, second.seconds) == (first.folder, first.seconds)
     assert [(m.network, m.epoch) for m in again] == [(m.network, m.epoch) for m in members]
     assert [m.loss for m in again] == [m.loss for m in members]
     assert_same([m.parameters for m in again], [m.parameters for m in members])
@@ -48,7 +50,7 @@ def folder_of(
         return (pool.EarlyStageModel(0, 0.0, 0.0, network().initialise(Key(0))),)
 
     monkeypatch.setattr(pool, "build", initial)
-    return load_or_build(data, shape or network(), settings(changes))[1]
+    return load_or_build(data, shape or network(), settings(changes)).folder
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_other_data_and_another_network_name_other_cache_entries(data: Dataset, 
 def test_members_are_ordered_by_network_then_epoch(data: Dataset):
     members = built(data, {"pool.epochs": [0, 0.5, 1, 2], "pool.networks": 2})
     assert [(m.network, m.epoch) for m in members] == [(n, e) for n in (0, 1) for e in (0, 0.5, 1, 2)]
-    loaded, _ = load_or_build(data, network(), settings({"pool.epochs": [0, 0.5, 1, 2], "pool.networks": 2}))
+    loaded = load_or_build(data, network(), settings({"pool.epochs": [0, 0.5, 1, 2], "pool.networks": 2})).models
     assert [(m.network, m.epoch) for m in loaded] == [(m.network, m.epoch) for m in members]
 
 
@@ -175,7 +177,7 @@ def test_a_few_epochs_teach_something(data: Dataset):
 
 
 def test_members_need_no_gradients_and_share_no_memory(data: Dataset):
-    loaded, _ = load_or_build(data, network(), settings())
+    loaded = load_or_build(data, network(), settings()).models
     for members in (built(data, {"pool.epochs": [0, 0.5, 1]}), loaded):
         values = [value for member in members for value in member.parameters.values()]
         assert not any(value.requires_grad for value in values)

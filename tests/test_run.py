@@ -91,7 +91,7 @@ def test_a_run_folder_records_what_was_asked_and_what_it_became(run: Path):
 def test_the_scores_of_a_run_are_in_both_its_records(run: Path):
     scores = json.loads((run / "evaluation.json").read_text())["scores"]
     assert [score["set"] for score in scores] == ["distilled", "random"]
-    assert all(score["n"] == 2 and score["protocol"] == "quick, 1 epochs" for score in scores)
+    assert all(score["n"] == 2 and score["protocol"] == "quick, no flip, 1 epochs" for score in scores)
     assert artifact.load(run).info["scores"] == scores
 
 
@@ -129,7 +129,7 @@ def test_evaluate_prints_one_json_object_of_scores(run: Path):
     assert [score["set"] for score in scores] == [str(run), f"{run}/distilled"]
     for score in scores:
         assert set(score) >= {"set", "network", "protocol", "n", "mean", "std", "accuracies"}
-        assert (score["network"], score["protocol"], score["n"]) == ("convnet", "idc, 1 epochs", 2)
+        assert (score["network"], score["protocol"], score["n"]) == ("convnet", "idc, no flip, 1 epochs", 2)
         assert len(score["accuracies"]) == 2 and all(0 <= accuracy <= 100 for accuracy in score["accuracies"])
         assert score["mean"] == pytest.approx(np.mean(score["accuracies"]), abs=0.01)
         assert score["std"] == pytest.approx(np.std(score["accuracies"], ddof=1), abs=0.01)
@@ -139,7 +139,7 @@ def test_evaluate_prints_one_json_object_of_scores(run: Path):
 def test_evaluate_tells_a_line_per_set(run: Path):
     told = accdd(f"evaluate {run} --seeds 1 --epochs 1 --protocol quick --quiet")
     assert told.stdout.startswith(f"{run}  convnet  ") and told.stdout.count("\n") == 1
-    assert "(n = 1, protocol quick, 1 epochs, last epoch)" in told.stdout and told.stderr == ""
+    assert "(n = 1, protocol quick, no flip, 1 epochs)" in told.stdout and told.stderr == ""
 
 
 def test_evaluate_scores_the_snapshots_of_a_run(run: Path):
@@ -161,11 +161,11 @@ def test_an_exported_set_can_be_distilled_again(run: Path, tmp_path: Path):
 
 def test_a_pool_made_ahead_of_time_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     made = json.loads(accdd(f"pool digits {TINY} --json").stdout)
-    assert Path(made["pool"]).is_dir() and [member["epoch"] for member in made["members"]] == [0.1]
+    assert Path(made["pool"]).is_dir() and [model["epoch"] for model in made["models"]] == [0.1]
     monkeypatch.setattr(pool, "build", lambda *_: pytest.fail("networks were trained again"))
     accdd(f"distill digits --out {tmp_path}/run {UNSCORED}")
     accdd(f"distill digits --ipc 2 --out {tmp_path}/more {UNSCORED}")
-    assert f"{made['pool']}\n" in accdd(f"pool digits {TINY}").stdout
+    assert f"{made['pool']}: trained in" in accdd(f"pool digits {TINY}").stdout
     with pytest.raises(pytest.fail.Exception):  # another seed needs other networks
         CliRunner().invoke(app, shlex.split(f"pool digits {TINY} --seed 1"), catch_exceptions=False)
 

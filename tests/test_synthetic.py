@@ -75,10 +75,15 @@ def test_descend_is_torch_s_sgd():
         torch.testing.assert_close(images, reference.detach(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("size", "share"), [(28, 1.0), (32, 1.0), (224, 1.0), (64, 4.0), (112, 12.25), (448, 4.0)])
-def test_the_effective_step_is_the_base_at_published_sizes_and_grows_with_images_and_pixels(size: int, share: float):
-    assert effective_lr(0.01, ipc=10, size=size) == pytest.approx(0.01 * share)
-    assert effective_lr(0.01, ipc=1, size=size) == pytest.approx(0.001 * share)
+@pytest.mark.parametrize(
+    ("size", "base_size", "share"),
+    [(32, 32, 1.0), (28, 32, 0.765625), (64, 32, 4.0), (112, 224, 0.25), (96, None, 1.0)],
+)
+def test_the_effective_step_grows_with_images_and_with_pixels_against_those_it_is_stated_for(
+    size: int, base_size: int | None, share: float
+):
+    assert effective_lr(0.01, ipc=10, size=size, base_size=base_size) == pytest.approx(0.01 * share)
+    assert effective_lr(0.01, ipc=1, size=size, base_size=base_size) == pytest.approx(0.001 * share)
 
 
 # Start --------------------------------------------------------------------------------------------------------

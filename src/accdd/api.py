@@ -1,7 +1,7 @@
 """What Python users call: distill, evaluate, load. The command line calls the same functions."""
 
-import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -66,9 +66,10 @@ def distill(
 
     Raises:
         InputError: something given is wrong; nothing has been written.
+        ArithmeticError: a network or the images diverged.
     """
     reporter = reporter or Quiet()
-    given = {**(config.choose("preset", preset, presets.PRESETS)() if preset else {}), **(settings or {})}
+    given = _given(preset, settings)
     if ipc is not None:
         given["ipc"] = ipc
     wanted = config.override(Settings(), given)
@@ -76,45 +77,53 @@ def distill(
         run.refuse_existing(Path(out))
     where, protocol = check(wanted)
 
+    reporter.phase("reading data")
     real = data.load(source, wanted.data).to(where)
+    reporter.update(1.0)
     resolved = presets.resolve(wanted, real)
     protocol = evaluation.suited(protocol, real.name)
     architecture = architecture_of(resolved.network, real)
     scored = [architecture_of(dataclasses.replace(resolved.network, name=n), real) for n in resolved.score.networks]
     for line in describe(real, resolved, architecture):
         reporter.note(line)
-    folder = RunFolder.create(out, name_of(source), given, resolved, where) if out is not None else None
+    folder = None
+    if out is not None:
+        asked = config.flatten(config.to_dict(wanted))
+        folder = RunFolder.create(out, name_of(source), {key: asked[key] for key in given}, resolved, where)
 
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "pool"):
-        reporter.phase("early-stage models" if resolved.pool.use else "fresh networks")
-        network_source = models.source(real, architecture, resolved, reporter.update)
+    pool = None
+    if resolved.pool.use:
+        reporter.phase("early-stage models")
+        pool = models.load_or_build(real, architecture, resolved, reporter.update)
         reporter.update(1.0)
-    with _timed(seconds, "distilling"):
-        problem = methods.problem(resolved, real, architecture)
-        images, sweeps = learn(real, problem, network_source, resolved, reporter, folder)
+    # What the networks cost is said whether they were trained now or found in the cache.
+    seconds = {"pool": pool.seconds if pool else 0.0}
+    problem = methods.problem(resolved, real, architecture)
+    next_network = models.source(architecture, where, resolved, pool)
+    images, sweeps, spent = learn(real, problem, next_network, resolved, reporter, folder)
+    seconds["distilling"] = round(spent, 2)
 
     distilled = Distilled(
         images=images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
         class_names=real.class_names, mean=real.mean, std=real.std, factor=problem.factor,
-        info=info(real, source, resolved, protocol, sweeps),
+        info=info(real, source, resolved, sweeps),
     )  # fmt: skip
     if folder:
         artifact.save(distilled, folder.path / "distilled")  # before scoring, which may take longer
 
-    scores: tuple[Score, ...] = ()
-    with _timed(seconds, "scoring"):
-        for network in scored if resolved.score.seeds else ():
-            reporter.phase(f"scoring, {network.name}")
-            scores += evaluation.beside_random(
-                *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
-                seed=resolved.seed, epochs=resolved.score.epochs, report=reporter.update,
-            )  # fmt: skip
+    began, scores = time.perf_counter(), ()
+    for network in scored if resolved.score.seeds else ():
+        reporter.phase(f"scoring, {network.name}")
+        scores += evaluation.beside_random(
+            *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
+            seed=resolved.seed, epochs=resolved.score.epochs, report=reporter.update,
+        )  # fmt: skip
+    seconds["scoring"] = round(time.perf_counter() - began, 2)
 
     outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
     distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
-    sentence = verdict(real, resolved, scores, seconds)
+    sentence = verdict(real, resolved, scores, sweeps, seconds)
     if folder:
         artifact.annotate(distilled, folder.path / "distilled")
         folder.evaluation({"verdict": sentence, **outcome})
@@ -138,7 +147,8 @@ def evaluate(
 
     Args:
         sets: distilled sets: folders of runs or of sets, or `Distilled` values.
-        test: the real data (its test split is used); None takes the path recorded in each set.
+        test: real data, whose test split is used, or all of it if it has none; None takes the data that each set
+            was made from, if it is unchanged.
         networks: names from `accdd.networks.NETWORKS`; None takes the network the set was matched with.
         seeds: fresh networks per score.
         protocol: a name from `accdd.evaluation.PROTOCOLS`.
@@ -162,11 +172,11 @@ def evaluate(
         config.choose("network", name, NETWORKS)
     # All of them before the first is scored, which may take long.
     opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in listed]
-    loaded: dict[str, Dataset] = {}
     scores = []
     for entry, distilled in zip(listed, opened, strict=True):
-        real = _test_data(distilled, test, where, loaded)
-        made_with = config.override(settings, {f"network.{k}": v for k, v in _recorded(distilled, "network").items()})
+        real = evaluation.test_data(distilled, test).to(where)
+        suited = evaluation.suited(rule, evaluation.origin(distilled).get("name", real.name))
+        made_with = config.override(settings, evaluation.recorded(distilled, "network"))
         names = networks or (made_with.network.name,)
         for name in names:
             architecture = architecture_of(dataclasses.replace(made_with.network, name=name), real)
@@ -174,7 +184,7 @@ def evaluate(
                 reporter.phase(f"{Path(label).name} on {name}")
                 scores.append(
                     evaluation.score(
-                        label, images, labels, real, architecture, evaluation.suited(rule, real.name),
+                        label, images, labels, real, architecture, suited,
                         mean=distilled.mean, std=distilled.std, seeds=seeds, key=Key(seed), epochs=epochs,
                         report=reporter.update,
                     )
@@ -183,11 +193,15 @@ def evaluate(
 
 
 def build_pool(
-    source: Any, *, settings: Mapping[str, Any] | None = None, reporter: Reporter | None = None
-) -> tuple[tuple[models.EarlyStageModel, ...], Path]:
-    """Train the early-stage models for some data ahead of time, or find them in the cache; and their folder."""
+    source: Any,
+    *,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> models.ModelPool:
+    """Train the early-stage models for some data ahead of time, or find them in the cache."""
     reporter = reporter or Quiet()
-    wanted = config.override(Settings(), settings or {})
+    wanted = config.override(Settings(), _given(preset, settings))
     where, _ = check(wanted)
     real = data.load(source, wanted.data).to(where)
     resolved = presets.resolve(wanted, real)
@@ -199,6 +213,11 @@ def build_pool(
 
 
 # The steps of `distill`, in its order.
+
+
+def _given(preset: str | None, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The preset's dotted settings with the user's own over them."""
+    return {**(config.choose("preset", preset, presets.PRESETS)() if preset else {}), **(settings or {})}
 
 
 def check(settings: Settings) -> tuple[torch.device, Protocol]:
@@ -221,33 +240,41 @@ def learn(
     settings: Settings,
     reporter: Reporter,
     folder: RunFolder | None,
-) -> tuple[Tensor, int]:
-    """Run the loop until its steps or its budget are used up; the images, clamped to [0, 1], and the sweeps done."""
+) -> tuple[Tensor, int, float]:
+    """Run the loop until its steps or its budget are used up.
+
+    Returns:
+        The images, float32 (classes, ipc, c, h, w) in [0, 1]; the sweeps done; the seconds of the loop alone.
+
+    Raises:
+        ArithmeticError: the loss is no longer finite (looked at once a second).
+    """
     steps, budget = settings.loop.steps, settings.loop.budget
     total = None if steps is None else steps * settings.loop.inner_steps
     marks = _marks(settings.loop.snapshots)
     reporter.phase("distilling")
-    spent, state = 0.0, None  # seconds of the loop alone: keeping snapshots is not charged to the budget
+    spent, logged, loss, state = 0.0, -1.0, None, None  # `spent` leaves out what keeping snapshots takes
     resumed = time.perf_counter()
     for state in loop.distill(real, problem, source, settings):
-        of_budget = (spent + time.perf_counter() - resumed) / budget if budget else 0.0
-        share = max(of_budget, state.sweep / total if total else float(total == 0))
-        over = share >= 1
-        due = folder is not None and (state.sweep == 0 or over or bool(marks and share >= marks[0]))
-        if real.device.type == "cuda" and (due or budget):
-            torch.cuda.synchronize(real.device)
+        if real.device.type == "cuda":
+            torch.cuda.synchronize(real.device)  # without it, seconds would count launches
         spent += time.perf_counter() - resumed
-        marks = [mark for mark in marks if mark > share]
-        if folder and due and settings.loop.snapshots:
+        share = max(spent / budget if budget else 0.0, state.sweep / total if total else float(total == 0))
+        over = share >= 1
+        if state.sweep and (over or spent - logged >= 1):
+            logged, loss = spent, _finite(state.losses.sum().item(), state.sweep)
+            if folder:
+                folder.log(state.sweep, spent, loss)
+        if folder and settings.loop.snapshots and (state.sweep == 0 or over or share >= marks[0]):
             folder.snapshot(state.sweep, spent, state.images)
-        if folder and state.sweep:
-            folder.log(state.sweep, spent, state.losses, every=0 if over else 1)
-        reporter.update(min(share, 1.0), f"sweep {state.sweep}" + (f"/{total}" if total and not budget else ""))
+        marks = [mark for mark in marks if mark > share]
+        of = f"/{total}" if total and not budget else ""
+        reporter.update(min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}"))
         if over:
             break
         resumed = time.perf_counter()
     assert state is not None
-    return state.images.detach().clamp(0, 1), state.sweep
+    return state.images.detach().clamp(0, 1), state.sweep, spent
 
 
 def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:
@@ -258,35 +285,35 @@ def describe(real: Dataset, settings: Settings, architecture: Architecture) -> l
     )
     pool = f"{settings.pool.networks} early-stage models" if settings.pool.use else "fresh networks"
     factor, loop_ = settings.images.factor, settings.loop
-    limits = [f"{loop_.steps} networks"] if loop_.steps is not None else []
+    limits = [f"{loop_.steps} networks of {loop_.inner_steps} sweeps each"] if loop_.steps is not None else []
     limits += [f"{loop_.budget:g} s"] if loop_.budget is not None else []
     ends = " or ".join(limits)
     plan = (
         f"{settings.method}, {pool}{', perturbed' if settings.perturb.use else ''}: {architecture.name} of depth "
         f"{architecture.depth} and width {architecture.width}, factor {factor}; "
-        f"ends after {ends}, {loop_.inner_steps} sweeps with each network."
+        f"ends after {ends}, not counting early-stage models and scores."
     )
     return ["; ".join([about, *real.notes]) + ".", plan]
 
 
-def verdict(real: Dataset, settings: Settings, scores: Sequence[Score], seconds: Mapping[str, float]) -> str:
+def verdict(
+    real: Dataset, settings: Settings, scores: Sequence[Score], sweeps: int, seconds: Mapping[str, float]
+) -> str:
     """The outcome in one sentence."""
-    count = f"{settings.ipc * real.num_classes} images ({settings.ipc} per class)"
-    time_taken = f"{seconds['distilling']:.0f} s of distilling after {seconds['pool']:.0f} s for the networks"
+    count = f"{settings.ipc * real.num_classes} images ({settings.ipc} per class) of {real.name}"
+    cost = f"{sweeps} sweeps in {seconds['distilling']:.0f} s"
+    cost += f", after {seconds['pool']:.0f} s for the early-stage models" if settings.pool.use else ""
     if not scores:
-        return f"{count} of {real.name} learned in {time_taken}; not scored."
+        return f"{count} learned in {cost}; not scored."
     own, random = scores[0], scores[1]
-    comparison = (
-        f"{count} reach {own.mean:.1f} ± {own.std:.1f} % on {real.name} (n = {own.n}, protocol {own.protocol}), "
-        f"random real images {random.mean:.1f} ± {random.std:.1f} %; {time_taken}."
-    )
+    comparison = f"{count} train a network to {own} test accuracy, random real images to {random}; {cost}."
     return comparison if own.mean > random.mean else f"NO BETTER THAN RANDOM IMAGES: {comparison}"
 
 
-def info(real: Dataset, source: Any, settings: Settings, protocol: Protocol, sweeps: int) -> dict[str, Any]:
+def info(real: Dataset, source: Any, settings: Settings, sweeps: int) -> dict[str, Any]:
     """What the artefact says about itself."""
-    decoded = settings.ipc * real.num_classes * (settings.images.factor or 1) ** 2
-    recipe = {"epochs": protocol.epochs_for(decoded), **config.to_dict(protocol.recipe)}
+    idc = evaluation.suited(PROTOCOLS["idc"], real.name)  # what is worth training on the set for, however it was scored
+    recipe = {"epochs": idc.epochs, **config.to_dict(idc.recipe)}
     return {
         "method": settings.method,
         "source": {"name": real.name, "path": _path_of(source), "fingerprint": real.fingerprint},
@@ -310,12 +337,10 @@ def _path_of(source: Any) -> str | None:
     return name_of(source) if isinstance(source, str | Path) else None
 
 
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Note the wall-clock seconds of a block under a name."""
-    began = time.perf_counter()
-    yield
-    seconds[phase] = round(time.perf_counter() - began, 2)
+def _finite(loss: float, sweep: int) -> float:
+    if not math.isfinite(loss):
+        raise ArithmeticError(f"The loss became {loss} by sweep {sweep}. Lower images.lr, or train.lr.")
+    return loss
 
 
 def _marks(count: int) -> list[float]:
@@ -323,42 +348,15 @@ def _marks(count: int) -> list[float]:
     return [2.0**-halvings for halvings in range(count - 1, -1, -1)]
 
 
-def _recorded(distilled: Distilled, group: str) -> dict[str, Any]:
-    """A group of the settings the set was made with; empty for sets of another origin."""
-    settings = distilled.info.get("settings")
-    recorded = settings.get(group) if isinstance(settings, Mapping) else None
-    return dict(recorded) if isinstance(recorded, Mapping) else {}
-
-
-def _test_data(distilled: Distilled, test: Any, where: torch.device, loaded: dict[str, Dataset]) -> Dataset:
-    source = distilled.info.get("source")
-    recorded = source if isinstance(source, Mapping) else {}
-    if test is None and not recorded.get("path"):
-        raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
-    chosen = recorded["path"] if test is None else test
-    key = chosen if isinstance(chosen, str) else str(id(chosen))
-    if key not in loaded:
-        made_with = config.override(Settings(), {f"data.{k}": v for k, v in _recorded(distilled, "data").items()})
-        size = dataclasses.replace(made_with.data, size=distilled.images.shape[-1])
-        loaded[key] = data.load(chosen, size).to(where)
-    real = loaded[key]
-    if (real.channels, real.size, real.num_classes) != (*distilled.images.shape[1:3], distilled.num_classes):
-        raise InputError(
-            f"The test data has {real.num_classes} classes of {real.channels} x {real.size} x {real.size}, the set "
-            f"{distilled.num_classes} of {' x '.join(map(str, distilled.images.shape[1:]))}. Expected the same."
-        )
-    return real
-
-
-def _versions(entry: str | Path | Distilled, distilled: Distilled, snapshots: bool) -> list[tuple[str, Tensor, Tensor]]:
+def _versions(
+    entry: str | Path | Distilled, distilled: Distilled, snapshots: bool
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, decoded images, labels) of a set, or of each of its run's snapshots."""
     if not snapshots:
-        return [(str(entry) if isinstance(entry, str | Path) else "distilled", *distilled.decode())]
+        yield (str(entry) if isinstance(entry, str | Path) else "distilled", *distilled.decode())
+        return
     if isinstance(entry, Distilled):
         raise InputError("Snapshots belong to a run folder. Expected its path.")
-    versions = []
     for snapshot in run.snapshots(entry):
-        images = run.read_snapshot(snapshot).flatten(0, 1)
-        version_of = dataclasses.replace(distilled, images=images)
-        versions.append((f"{entry}@{snapshot.sweep}@{snapshot.seconds:.1f}s", *version_of.decode()))
-    return versions
+        version_of = dataclasses.replace(distilled, images=run.read_snapshot(snapshot).flatten(0, 1))
+        yield (f"{entry}@{snapshot.sweep}@{snapshot.seconds:.1f}s", *version_of.decode())

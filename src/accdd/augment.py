@@ -121,13 +121,15 @@ def apply(images: Tensor, drawn: Draw) -> Tensor:
     return images
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 in [0, 255] or float in [0, 1], (n, c, h, w), to float32 of zero mean and unit deviation per channel."""
+def normalise(images: Tensor, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> Tensor:
+    """uint8 in [0, 255] or float in [0, 1], (n, c, h, w), to float of zero mean and unit deviation per channel.
+
+    `mean` and `std` have c entries; as tensors on the images' device they cost no copy.
+    """
     if images.dtype == torch.uint8:
         images = images.float() / 255
-    shift = torch.tensor(mean, device=images.device)[:, None, None]
-    scale = torch.tensor(std, device=images.device)[:, None, None]
-    return (images - shift) / scale
+    shift, scale = (torch.as_tensor(each, device=images.device) for each in (mean, std))
+    return (images - shift[:, None, None]) / scale[:, None, None]
 
 
 def draw_cutmix(probability: float, steps: int, batch: int, size: int, generator: torch.Generator) -> Draw:

@@ -7,6 +7,8 @@ Nothing heavy is imported here: `accdd --help` and wrong flags must answer at on
 import contextlib
 import json
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,10 +94,10 @@ def distill(
         width = max(len(name) for name, _ in present)
         for name, word in present:
             typer.echo(f"  {name:<{width}}  {word}")
-        typer.echo(
-            f"\nLook at {out / 'distilled' / 'preview.png'}. Next:\n  accdd evaluate {out} --seeds 5"
-            f"\n  accdd export {out} --to npz {out.resolve().name}.npz"
-        )
+        again, run_folder = _command(), shlex.quote(str(out))
+        typer.echo(f"\nLook at {out / 'distilled' / 'preview.png'}. Next:")
+        typer.echo(f"  {again} evaluate {run_folder} --seeds 5")
+        typer.echo(f"  {again} export {run_folder} --to npz {shlex.quote(out.resolve().name)}.npz")
 
     _guard(body, debug)
 
@@ -131,10 +133,7 @@ def evaluate(
             _print_json(scores=[score.to_dict() for score in scores])
             return
         for score in scores:
-            typer.echo(
-                f"{score.set}  {score.network}  {score.mean:.1f} ± {score.std:.1f} %  "
-                f"(n = {score.n}, protocol {score.protocol}, last epoch)"
-            )
+            typer.echo(f"{score.set}  {score.network}  {score}")
 
     _guard(body, debug)
 
@@ -145,6 +144,7 @@ def pool(
     network: NetworkOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
@@ -158,15 +158,15 @@ def pool(
         from accdd import api
 
         with _reporter(quiet) as reporter:
-            members, folder = api.build_pool(data, settings=settings, reporter=reporter)
-        rows = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
+            models = api.build_pool(data, preset=preset, settings=settings, reporter=reporter)
+        rows = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in models.models]
         if as_json:
-            _print_json(pool=str(folder), members=rows)
+            _print_json(pool=str(models.folder), seconds=models.seconds, models=rows)
             return
         for row in rows:
             loss = "untrained" if row["loss"] is None else f"training loss {row['loss']:.3f}"
             typer.echo(f"network {row['network']}  epoch {row['epoch']:g}  {loss}")
-        typer.echo(str(folder))
+        typer.echo(f"{models.folder}: trained in {models.seconds:.0f} s")
 
     _guard(body, debug)
 
@@ -196,7 +196,7 @@ def info(out: SetArgument, as_json: JsonOption = False, debug: DebugOption = Fal
         about["class_names"] = ", ".join(distilled.class_names)
         with contextlib.suppress(KeyError, TypeError):  # a stranger's file may hold anything; it is then shown as it is
             about["scores"] = "; ".join(
-                f"{s['set']} {s['network']} {s['mean']} ± {s['std']} % (n = {s['n']}, {s['protocol']})"
+                f"{s['set']} {s['network']} {s['mean']} % (n = {s['n']}, std {s['std']}, protocol {s['protocol']})"
                 for s in about["scores"]
             )
         for key, value in flatten(about).items():
@@ -309,7 +309,7 @@ def _guard(body: Callable[[], None], debug: bool) -> None:
             raise
         typer.echo(f"error: {_printable(str(error))}", err=True)
         sys.exit(2)
-    except OSError as error:
+    except (OSError, ArithmeticError) as error:  # the disk refuses, or the run diverged
         if debug:
             raise
         typer.echo(f"error: {_printable(str(error))}", err=True)
@@ -317,6 +317,14 @@ def _guard(body: Callable[[], None], debug: bool) -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
+
+
+def _command() -> str:
+    """How to type this command again: its path where it is not on the search path."""
+    if shutil.which("accdd"):
+        return "accdd"
+    own = shlex.quote(sys.argv[0])
+    return f"{shlex.quote(sys.executable)} -m accdd" if own.endswith("__main__.py") else own
 
 
 def _print_json(**record: Any) -> None:

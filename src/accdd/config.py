@@ -157,7 +157,9 @@ class Images:
     start: Literal["noise", "random", "mixed"] | None = None
     """Noise, one real image, or factor^2 shrunk real images each; None is mixed where factor > 1."""
     lr: float | None = Field(default=None, gt=0)
-    """Base step size; what is applied is lr x (ipc / 10) x (size / base size)^2."""
+    """Base step size; what is applied is lr x (ipc / 10) x (size / base_size)^2."""
+    base_size: int | None = Field(default=None, ge=1)
+    """Pixels per side for which `lr` is stated; None is the images' own size, so no scaling."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
     """SGD momentum as the reference applies it, once per class (see `synthetic.per_sweep`)."""
     shrink: Literal["area", "bilinear", "nearest"] = "area"
@@ -188,7 +190,7 @@ class Score:
     """A name from `accdd.evaluation.PROTOCOLS`; `accdd evaluate` scores by `idc` unless told otherwise."""
     networks: tuple[str, ...] = ("convnet",)
     """Networks trained from scratch on the distilled set."""
-    seeds: int = Field(default=3, ge=0)
+    seeds: int = Field(default=2, ge=0)
     """Fresh networks per score; 0 skips scoring."""
     epochs: int | None = Field(default=None, ge=1)
     """Epochs of each; None is the protocol's own number, anything else is named beside the score."""

@@ -3,7 +3,7 @@
 Classes are independent within a sweep, and the real half of a class's step does not see the learned images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,8 +23,10 @@ class Problem(NamedTuple):
     distance: Distance
     decode: Callable[[Tensor, int], Tensor]
     factor: int
-    mean: Sequence[float]
-    std: Sequence[float]
+    mean: Tensor
+    """(c,), of real and synthetic pixels in [0, 1]."""
+    std: Tensor
+    """(c,)."""
 
 
 class Sweep(NamedTuple):
@@ -101,9 +103,9 @@ def sweep(
         Losses (classes,) and gradients of the shape of `stored`.
     """
     losses, slopes = [], []
+    labels = torch.arange(len(stored), device=stored.device)
     for label, images in enumerate(stored):
-        siamese = augment.at(drawn.siamese, label)
-        truth = torch.tensor(label, device=stored.device)
+        siamese, truth = augment.at(drawn.siamese, label), labels[label]
         target = real_half(problem, parameters, real_images[drawn.real[label]], truth, siamese)
         loss, slope = synthetic_half(problem, parameters, target, images, truth, siamese, drawn.subset[label])
         losses.append(loss)

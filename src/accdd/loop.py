@@ -41,7 +41,8 @@ def distill(data: Dataset, problem: Problem, source: Source, settings: Settings)
         data, settings.images.start, ipc=settings.ipc, factor=problem.factor, shrink=settings.images.shrink, key=root
     )
     velocity = torch.zeros_like(images)
-    lr = synthetic.effective_lr(settings.images.lr, ipc=settings.ipc, size=data.size)
+    base_size = settings.images.base_size
+    lr = synthetic.effective_lr(settings.images.lr, ipc=settings.ipc, size=data.size, base_size=base_size)
     lr, momentum = synthetic.per_sweep(lr, settings.images.momentum, data.num_classes)
     yield State(0, images, images.new_zeros(0))
 
@@ -74,7 +75,7 @@ def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[
             torch.stack([selection.choose(rows, match.real_batch, generator) for rows in data.class_index])
             for _ in range(inner)
         ]
-    )  # (inner, classes, real_batch)
+    ).to(data.device)  # (inner, classes, real_batch)
     siamese = augment.draw(match.augment or (), (inner, classes, 1), data.size, key.generator("siamese"))
     siamese = augment.to(siamese, data.device)
     decoded = settings.ipc * problem.factor**2

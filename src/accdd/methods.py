@@ -5,6 +5,7 @@ one siamese draw of color, crop and cutout, with the network trained on real dat
 import dataclasses
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from accdd import formation
@@ -52,6 +53,6 @@ def problem(settings: Settings, data: Dataset, architecture: Architecture) -> Pr
         distance=DISTANCES[settings.match.distance],
         decode=method.decode,
         factor=settings.images.factor,
-        mean=data.mean,
-        std=data.std,
+        mean=torch.tensor(data.mean, device=data.device),
+        std=torch.tensor(data.std, device=data.device),
     )

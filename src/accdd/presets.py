@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from accdd import augment
+from accdd import augment, networks
 from accdd.config import InputError, Settings, choose
 from accdd.data import Dataset
 from accdd.methods import METHODS
@@ -25,6 +25,7 @@ def idc_cifar10() -> Changes:
         "perturb.use": False,
         "match.distance": "mse",
         "images.lr": 5e-3,
+        "images.base_size": 32,
         "images.factor": 2,
         "images.start": "mixed",
         "images.shrink": "nearest",
@@ -46,7 +47,11 @@ def idc_fashion_mnist() -> Changes:
 
 
 def accdd_cifar10() -> Changes:
-    """AccDD 5x on CIFAR-10, released code (Zhang et al., CVPR 2023): 5 networks of 2 epochs, perturbed."""
+    """AccDD 5x on CIFAR-10 (Zhang et al., CVPR 2023): 5 networks of 2 epochs, perturbed.
+
+    The paper says that the networks differ in learning rate and augmentation, not how: `pool.lr_scales` and
+    `pool.augment` are ours.
+    """
     return idc_cifar10() | {
         "pool.use": True,
         "pool.networks": 5,
@@ -120,7 +125,12 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     if steps is None and budget is None:
         steps, budget = DEFAULT_STEPS, DEFAULT_BUDGET
     run = dataclasses.replace(settings.loop, steps=steps, budget=budget)
-    return dataclasses.replace(settings, images=images, match=match, loop=run)
+    shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
+    network = dataclasses.replace(settings.network, width=shape.width, depth=shape.depth)
+    pixels = dataclasses.replace(
+        settings.data, size=data.size, mean=settings.data.mean or data.mean, std=settings.data.std or data.std
+    )
+    return dataclasses.replace(settings, data=pixels, network=network, images=images, match=match, loop=run)
 
 
 def default_factor(size: int) -> int:

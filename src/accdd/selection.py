@@ -10,12 +10,12 @@ def random(class_index: tuple[Tensor, ...], count: int, key: Key) -> Tensor:
     """Random images of each class, without repetition where the class has enough.
 
     Args:
-        class_index: per class the int64 indices of its images.
+        class_index: per class the int64 indices of its images, on the CPU.
         count: images per class.
         key: decides the choice.
 
     Returns:
-        int64 (classes, count).
+        int64 (classes, count), on the CPU.
     """
     generator = key.generator("random images")
     return torch.stack([choose(rows, count, generator) for rows in class_index])
@@ -24,5 +24,5 @@ def random(class_index: tuple[Tensor, ...], count: int, key: Key) -> Tensor:
 def choose(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` entries of `rows` (n,), without repetition where n >= count, otherwise with replacement."""
     if len(rows) >= count:
-        return rows[torch.randperm(len(rows), generator=generator)[:count].to(rows.device)]
-    return rows[torch.randint(len(rows), (count,), generator=generator).to(rows.device)]
+        return rows[torch.randperm(len(rows), generator=generator)[:count]]
+    return rows[torch.randint(len(rows), (count,), generator=generator)]

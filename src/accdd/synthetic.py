@@ -29,20 +29,16 @@ def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: 
         return (0.5 + 0.25 * noise).clamp(0, 1).to(data.images.device)
     per_image = factor**2 if kind == "mixed" else 1
     chosen = selection.random(data.class_index, ipc * per_image, key)
-    real = data.images[chosen].float() / 255  # (classes, ipc * per_image, c, h, w)
     if kind == "random":
-        return real
-    return torch.stack([formation.encode(images, factor, shrink) for images in real]).clamp(0, 1)
+        return data.images[chosen].float() / 255
+    # Class by class: factor^2 real images for each stored one would fill the memory.
+    shrunk = [formation.encode(data.images[rows].float() / 255, factor, shrink) for rows in chosen]
+    return torch.stack(shrunk).clamp(0, 1)
 
 
-def effective_lr(base: float, *, ipc: int, size: int) -> float:
-    """IDC's step size for `ipc` images per class: in proportion to images, and to pixels against those it was set for.
-
-    The papers state `base` for images of 28, 32 or 224 pixels. Smaller images than 28 are not scaled down: there the
-    rule, which no paper tried, is far too timid (measured on digits, see RESULTS.md).
-    """
-    stated_for = 224 if size >= 128 else 32 if size > 28 else size
-    return base * (ipc / 10) * (size / stated_for) ** 2
+def effective_lr(base: float, *, ipc: int, size: int, base_size: int | None) -> float:
+    """IDC's step size: in proportion to images per class, and to pixels against those of `base_size` (if any)."""
+    return base * (ipc / 10) * (size / (base_size or size)) ** 2
 
 
 def per_sweep(lr: float, momentum: float, num_classes: int) -> tuple[float, float]:

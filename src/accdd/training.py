@@ -63,13 +63,14 @@ def train(
         The loss after each step, a scalar tensor.
     """
     batches = order.to(images.device).split(recipe.batch)
+    shift, scale = (torch.tensor(each, device=images.device) for each in (mean, std))
     size = images.shape[-1]
     # Drawn for the whole call at once, so they depend on the key and on the number of batches, and nothing else.
     shape = (len(batches), recipe.batch)
     drawn = augment.to(augment.draw(recipe.augment, shape, size, key.generator("augment")), images.device)
     mixed = augment.to(augment.draw_cutmix(recipe.cutmix, *shape, size, key.generator("cutmix")), images.device)
     for step, rows in enumerate(batches):
-        batch = augment.normalise(images[rows], mean, std)
+        batch = augment.normalise(images[rows], shift, scale)
         batch = augment.apply(batch, augment.at(drawn, step, slice(len(rows))))
         targets = F.one_hot(labels[rows], num_classes).to(batch.dtype)
         if recipe.cutmix > 0:
@@ -91,11 +92,16 @@ def accuracy(
     *,
     mean: Sequence[float],
     std: Sequence[float],
-    batch: int = 500,
+    batch: int | None = None,
 ) -> float:
-    """Share of correct predictions, in percent."""
+    """Share of correct predictions, in percent, on images uint8 or float in [0, 1], (n, c, h, w).
+
+    `batch` images at a time; None is 500 of 32 pixels or as many as fill the same memory.
+    """
+    batch = batch or max(1, 500 * 32**2 // images.shape[-1] ** 2)
+    shift, scale = (torch.tensor(each, device=images.device) for each in (mean, std))
     correct = torch.zeros((), dtype=torch.int64, device=images.device)
     for pictures, truth in zip(images.split(batch), labels.split(batch), strict=True):
-        logits = forward(parameters, augment.normalise(pictures, mean, std))
+        logits = forward(parameters, augment.normalise(pictures, shift, scale))
         correct += (logits.argmax(1) == truth).sum()
     return 100 * correct.item() / len(labels)

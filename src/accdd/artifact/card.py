@@ -176,9 +176,9 @@ def _scores(info: Mapping[str, Any]) -> str:
     if not scores:
         return "None recorded."
     head = "Accuracy in percent on the real test set after the last epoch: mean ± standard deviation of n networks.\n\n"
-    lines = ["| network | protocol | n | accuracy |", "|---|---|---|---|"]
+    lines = ["| trained on | network | protocol | n | accuracy |", "|---|---|---|---|---|"]
     for score in scores:
-        named = " | ".join(escape(score.get(name, "?")) for name in ("network", "protocol", "n"))
+        named = " | ".join(escape(score.get(name, "?")) for name in ("set", "network", "protocol", "n"))
         spread = "" if score.get("std") is None else f" ± {_number(score['std'])}"  # one network has none
         lines.append(f"| {named} | {_number(score.get('mean'))}{spread} |")
     return head + "\n".join(lines)

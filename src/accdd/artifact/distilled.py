@@ -65,7 +65,8 @@ class Distilled:
             crops of tile position (0, 0) come first.
         """
         # Bilinear resizing may leave [0, 1] by a rounding error.
-        images = formation.decode(self.images, self.factor).clamp(0, 1)
+        images = formation.decode(self.images, self.factor)
+        images = images.clamp_(0, 1) if self.factor > 1 else images
         return images, self.labels.repeat(self.factor**2)
 
     def save(self, path: str | Path) -> None:

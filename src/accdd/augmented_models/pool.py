@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from accdd.data import Dataset
 from accdd.keys import SCHEME, Key
 from accdd.networks import Architecture, Forward, Parameters
 
-VERSION = 1
+VERSION = 2
 """Raised when pools made from the same settings would differ; old cache entries are then never found."""
 
 Report = Callable[[float], None]
@@ -35,15 +36,30 @@ class EarlyStageModel:
     """Weights, not to be changed."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelPool:
+    """The early-stage models to draw from."""
+
+    models: tuple[EarlyStageModel, ...]
+    """Ordered by network, then epoch."""
+    seconds: float
+    """Wall-clock time it took to train them, whenever that was."""
+    folder: Path
+    """Where they are in the cache."""
+
+
 def load_or_build(
     data: Dataset,
     architecture: Architecture,
     settings: config.Settings,
     report: Report = lambda share: None,
-) -> tuple[tuple[EarlyStageModel, ...], Path]:
-    """The pool for this data, network and recipe, from the cache or trained now, and its folder.
+) -> ModelPool:
+    """The pool for this data, network and recipe, from the cache or trained now.
 
-    Members are ordered by network, then epoch. Nothing is chosen by any accuracy: a pool is kept by epoch.
+    Nothing is chosen by any accuracy: models are kept by epoch.
+
+    Raises:
+        ArithmeticError: a network diverged.
     """
     pool = dataclasses.replace(settings.pool, use=True)
     parts = {
@@ -56,22 +72,25 @@ def load_or_build(
         "train": config.to_dict(settings.train),
         "pool": config.to_dict(pool),
         "seed": settings.seed,
+        "trained by": [torch.__version__, data.device.type],
     }
 
     def write(folder: Path) -> None:
+        began = time.perf_counter()
         members = build(data, architecture, settings, report)
         for position, member in enumerate(members):
             save_file({k: v.cpu() for k, v in member.parameters.items()}, folder / f"{position}.safetensors")
         index = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
-        (folder / "pool.json").write_text(json.dumps(index, indent=1))
+        record = {"seconds": round(time.perf_counter() - began, 2), "models": index}
+        (folder / "pool.json").write_text(json.dumps(record, indent=1))
 
     folder = files.cached("pools", parts, write)
-    index = json.loads((folder / "pool.json").read_text())
-    members = tuple(
+    record = json.loads((folder / "pool.json").read_text())
+    models = tuple(
         EarlyStageModel(**entry, parameters=load_file(folder / f"{position}.safetensors", device=str(data.device)))
-        for position, entry in enumerate(index)
+        for position, entry in enumerate(record["models"])
     )
-    return members, folder
+    return ModelPool(models, record["seconds"], folder)
 
 
 def build(
@@ -112,6 +131,8 @@ def build(
             losses: list[torch.Tensor] = losses,
         ) -> None:
             loss = torch.stack(losses[-per_epoch:]).mean().item() if losses else None
+            if loss is not None and not math.isfinite(loss):
+                raise ArithmeticError(f"Early-stage network {network} diverged (loss {loss}). Lower train.lr.")
             for epoch in keep[step]:
                 copy = {name: value.detach().clone() for name, value in parameters.items()}
                 members.append(EarlyStageModel(network, epoch, loss, copy))

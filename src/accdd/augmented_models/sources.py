@@ -10,9 +10,8 @@ from collections.abc import Callable
 import torch
 
 from accdd.augmented_models.perturb import perturb
-from accdd.augmented_models.pool import EarlyStageModel, Report, load_or_build
+from accdd.augmented_models.pool import EarlyStageModel, ModelPool
 from accdd.config import Perturb, Settings
-from accdd.data import Dataset
 from accdd.keys import Key
 from accdd.networks import Architecture, Parameters
 
@@ -52,10 +51,7 @@ class Perturbed:
         return perturb(self.source(key), self.settings, key.generator("perturbation"))
 
 
-def source(data: Dataset, architecture: Architecture, settings: Settings, report: Report) -> Source:
-    """What the settings ask for: the pool (built now or from the cache) or fresh networks, perturbed or not."""
-    networks: Source = Fresh(architecture, data.device)
-    if settings.pool.use:
-        pool, _ = load_or_build(data, architecture, settings, report)
-        networks = EarlyStage(pool)
+def source(architecture: Architecture, device: torch.device, settings: Settings, pool: ModelPool | None) -> Source:
+    """What the settings ask for: the pool, or fresh networks without one; perturbed or not."""
+    networks = EarlyStage(pool.models) if pool else Fresh(architecture, device)
     return Perturbed(networks, settings.perturb) if settings.perturb.use else networks

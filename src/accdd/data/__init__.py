@@ -10,16 +10,15 @@ from accdd.data.dataset import Dataset, build
 __all__ = ["Dataset", "build", "load"]
 
 
-def load(source: Any, settings: Data | None = None, seed: int = 0) -> Dataset:
+def load(source: Any, settings: Data | None = None) -> Dataset:
     """Loads labelled images from wherever they are.
 
-    Arguments:
+    Args:
         source: "digits"; a folder of class folders (optionally below train/ and test/); a folder of parquet
             files; an .npz file; "hf:owner/name"; a tuple (images, labels) or (images, labels, test_images,
             test_labels) of numpy arrays or tensors; a `datasets.Dataset` or `DatasetDict`; or a `Dataset`,
             which is returned as it is.
         settings: the working size, the share kept aside for testing, and what to do with unreadable pictures.
-        seed: the run's seed; changes nothing, because runs of all seeds share one test split.
 
     Returns:
         The data set: images uint8 (n, c, h, w) in [0, 255] with c 1 or 3 and h = w, labels int64 (n,).
@@ -27,7 +26,6 @@ def load(source: Any, settings: Data | None = None, seed: int = 0) -> Dataset:
     Raises:
         InputError: the source is missing, of an unknown kind, or holds something that cannot be used.
     """
-    del seed
     settings = settings or Data()
     return _read(source, settings).normalised(settings.mean, settings.std)
 

@@ -43,6 +43,8 @@ class Dataset:
     """Class of each test image, int64 (m,)."""
     notes: tuple[str, ...] = ()
     """What was done to the data on the way in, one sentence each, for the user to read."""
+    kept_aside: bool = False
+    """Whether the test split was taken from the training images, because the source brought none."""
     given_mean: tuple[float, ...] | None = None
     """Instead of the measured mean: published tables use constants that differ from what one measures."""
     given_std: tuple[float, ...] | None = None
@@ -89,9 +91,10 @@ class Dataset:
 
     @cached_property
     def class_index(self) -> tuple[Tensor, ...]:
-        """For each class the positions of its training images, int64, ascending, on the labels' device."""
-        counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()
-        return torch.argsort(self.labels, stable=True).split(counts)
+        """For each class the positions of its training images, int64, ascending, on the CPU where choices are drawn."""
+        labels = self.labels.cpu()
+        counts = torch.bincount(labels, minlength=self.num_classes).tolist()
+        return torch.argsort(labels, stable=True).split(counts)
 
     def normalised(self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> "Dataset":
         """The same data with constants given instead of measured, where they are not None.
@@ -103,6 +106,13 @@ class Dataset:
             if values is not None and len(values) != self.channels:
                 raise InputError(f"{name} has {len(values)} numbers. Expected {self.channels}, one per channel.")
         return dataclasses.replace(self, given_mean=mean, given_std=std) if mean or std else self
+
+    def all_for_testing(self) -> "Dataset":
+        """The same data as somebody's test set: if the test split was only kept aside, all images are tested on."""
+        if not self.kept_aside:
+            return self
+        images, labels = torch.cat([self.images, self.test_images]), torch.cat([self.labels, self.test_labels])
+        return dataclasses.replace(self, test_images=images, test_labels=labels)
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data with all four tensors on `device`."""
@@ -138,7 +148,7 @@ def build(
 ) -> Dataset:
     """A checked `Dataset`; without a test split, `test_fraction` of each class is kept aside.
 
-    Arguments:
+    Args:
         name: what the user called the data.
         train: images, uint8 (n, c, h, w) in [0, 255], h = w, and labels, int64 (n,).
         test: the same for testing, or None.
@@ -153,13 +163,14 @@ def build(
     notes = list(notes)
     _check_shapes("Training", *train)
     classes = _check_labels(train[1], class_names)
+    kept_aside = test is None
     if test is None:
         train, test = _keep_aside(train, len(classes), test_fraction)
         notes.append(f"no test split: {100 * test_fraction:g} % of each class kept aside (keyed)")
     _check_test(train[0], test, classes)
     untested = len(classes) - len(test[1].unique())
     notes += [f"{untested} of {len(classes)} classes have no test images"] if untested else []
-    return Dataset(name, *train, classes, *test, tuple(notes))
+    return Dataset(name, *train, classes, *test, tuple(notes), kept_aside)
 
 
 def choose_splits(names: Iterable[str], source: str) -> tuple[str, str | None, list[str]]:

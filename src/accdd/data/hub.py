@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from accdd import files
 from accdd.config import Data, InputError
 from accdd.data import arrays, folders, parquet
 from accdd.data.dataset import Dataset, build, choose_splits
@@ -27,7 +28,7 @@ def load_hub(repository: str, settings: Data) -> Dataset:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(repository)
+        loaded = datasets.load_dataset(repository, cache_dir=str(files.cache_folder() / "datasets"))
     except Exception as error:  # whatever the client's transport raises means the same to the user
         raise InputError(_why(repository, error)) from error
     return load_object(loaded, settings, name=repository)

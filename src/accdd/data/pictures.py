@@ -71,7 +71,7 @@ class _Survey:
 def read(splits: Sequence[Pictures], settings: Data) -> tuple[list[Split], list[str]]:
     """Decodes splits to one working size: short side resized (Lanczos), centre cropped.
 
-    Arguments:
+    Args:
         splits: the training pictures, then the test pictures if there are any.
         settings: the wanted size, and whether unreadable pictures are left out.
 
@@ -109,7 +109,7 @@ def working_size(sizes: Counter[tuple[int, int]], wanted: int | None) -> int:
     `wanted` if given; the pictures' own if they are all of one square size up to 128; 64 if the
     median short side reaches it; else the largest of 32, 16 and 8 that no short side falls below, at least 8.
 
-    Arguments:
+    Args:
         sizes: pictures of each (width, height), at least one.
         wanted: what the user asked for, or None.
     """

@@ -2,5 +2,6 @@
 
 from accdd.evaluation.protocols import PROTOCOLS, Protocol, suited
 from accdd.evaluation.scores import Score, beside_random, score
+from accdd.evaluation.sets import origin, recorded, test_data
 
-__all__ = ["PROTOCOLS", "Protocol", "Score", "beside_random", "score", "suited"]
+__all__ = ["PROTOCOLS", "Protocol", "Score", "beside_random", "origin", "recorded", "score", "suited", "test_data"]

@@ -45,12 +45,13 @@ QUICK = Protocol(
 PROTOCOLS = {"idc": IDC, "quick": QUICK}
 
 MIRROR_CHANGES_CLASS = ("digits", "mnist", "svhn")
-"""Data sets, by name, on which no protocol flips: a mirrored digit is not a digit."""
+"""Data sets, by how their name begins, on which no protocol flips: a mirrored digit is not a digit."""
 
 
 def suited(protocol: Protocol, data_name: str) -> Protocol:
-    """The protocol for this data: without flips where a mirrored picture is of another class or of none."""
-    if data_name.lower() not in MIRROR_CHANGES_CLASS:
+    """The protocol for the data of this name: without flips where a mirrored picture is of another class or of none."""
+    if not data_name.lower().rpartition("/")[2].startswith(MIRROR_CHANGES_CLASS):
         return protocol
     names = tuple(name for name in protocol.recipe.augment if name != "flip")
-    return dataclasses.replace(protocol, recipe=dataclasses.replace(protocol.recipe, augment=names))
+    recipe = dataclasses.replace(protocol.recipe, augment=names)
+    return dataclasses.replace(protocol, name=f"{protocol.name}, no flip", recipe=recipe)

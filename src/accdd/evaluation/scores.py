@@ -44,13 +44,19 @@ class Score:
         return statistics.fmean(self.accuracies)
 
     @property
-    def std(self) -> float:
-        """Sample standard deviation (n - 1); 0 for one network."""
-        return statistics.stdev(self.accuracies) if self.n > 1 else 0.0
+    def std(self) -> float | None:
+        """Sample standard deviation (n - 1); None for one network."""
+        return statistics.stdev(self.accuracies) if self.n > 1 else None
+
+    def __str__(self) -> str:
+        """As in '67.1 ± 0.4 % (n = 5, protocol idc)'."""
+        spread = "" if self.std is None else f" ± {self.std:.1f}"
+        return f"{self.mean:.1f}{spread} % (n = {self.n}, protocol {self.protocol})"
 
     def to_dict(self) -> dict[str, object]:
         """Fields and statistics, ready for JSON."""
-        return dataclasses.asdict(self) | {"n": self.n, "mean": round(self.mean, 2), "std": round(self.std, 2)}
+        std = None if self.std is None else round(self.std, 2)
+        return dataclasses.asdict(self) | {"n": self.n, "mean": round(self.mean, 2), "std": std}
 
 
 def score(

@@ -44,7 +44,6 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._logged = -1.0
 
     @classmethod
     def create(
@@ -65,12 +64,9 @@ class RunFolder:
         (path / "snapshots").mkdir()
         return folder
 
-    def log(self, sweep: int, seconds: float, loss: Tensor, every: float = 1.0) -> None:
-        """Append a line to metrics.jsonl, at most one per `every` seconds of distilling."""
-        if seconds - self._logged < every:
-            return
-        self._logged = seconds
-        line = {"sweep": sweep, "seconds": round(seconds, 3), "loss": loss.sum().item()}
+    def log(self, sweep: int, seconds: float, loss: float) -> None:
+        """Append a line to metrics.jsonl."""
+        line = {"sweep": sweep, "seconds": round(seconds, 3), "loss": loss}
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -55,7 +55,7 @@ class Bar:
 
 
 class Lines:
-    """For logs: a line at 1, 2 and 5 %, then at every 5 % or five minutes, whichever is rarer to miss."""
+    """For logs: a line at 1, 2 and 5 %, then at every 5 % or five minutes, whichever comes first."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,0 +1,69 @@
+"""Which real data a distilled set is tested on, and what the set recorded about itself."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from accdd import config, data
+from accdd.artifact import Distilled
+from accdd.config import InputError, Settings
+from accdd.data import Dataset
+
+
+def recorded(distilled: Distilled, group: str) -> dict[str, Any]:
+    """A group of the settings that a set was made with, as dotted keys; empty for sets of another origin."""
+    settings = distilled.info.get("settings")
+    values = settings.get(group) if isinstance(settings, Mapping) else None
+    return {f"{group}.{name}": value for name, value in values.items()} if isinstance(values, Mapping) else {}
+
+
+def origin(distilled: Distilled) -> dict[str, Any]:
+    """What a set says about its data: `name`, `path`, `fingerprint`, as far as it does."""
+    source = distilled.info.get("source")
+    return dict(source) if isinstance(source, Mapping) else {}
+
+
+def test_data(distilled: Distilled, test: Any) -> Dataset:
+    """The real data to test a set on, at the set's size.
+
+    Args:
+        distilled: the set.
+        test: data as for `accdd.data.load`, tested on whole if it has no test split; None is the data that the set
+            was made from. Of that, only images which were kept aside are ever tested on.
+
+    Raises:
+        InputError: the set does not say where its data is, the data has changed, or it does not go with the set.
+    """
+    own = origin(distilled)
+    if test is None and not own.get("path"):
+        raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
+    made_with = config.override(Settings(), recorded(distilled, "data")).data
+    reading = dataclasses.replace(made_with, size=distilled.images.shape[-1])
+    real = data.load(own["path"] if test is None else test, reading)
+    same = own.get("fingerprint") == real.fingerprint
+    elsewhere = test is not None and str(test) not in (own.get("path"), own.get("name"))
+    if elsewhere and not same:
+        real = real.all_for_testing()
+    elif not same:
+        raise InputError(
+            f"The data at '{own['path']}' has changed since the set was made, so its test split may hold images that "
+            "were learned from. Expected the same data, or --test DATA (test=... in Python)."
+        )
+    _check_same_classes(distilled, real)
+    return real
+
+
+def _check_same_classes(distilled: Distilled, real: Dataset) -> None:
+    shape = (real.channels, real.size, real.size)
+    if shape != distilled.images.shape[1:] or real.num_classes != distilled.num_classes:
+        raise InputError(
+            f"The test data has {real.num_classes} classes of {' x '.join(map(str, shape))}, the set "
+            f"{distilled.num_classes} of {' x '.join(map(str, distilled.images.shape[1:]))}. Expected the same."
+        )
+    for mine, theirs in zip(distilled.class_names, real.class_names, strict=True):
+        # Arrays have no class names, only numbers, which say nothing.
+        if mine != theirs and not (mine.isdigit() or theirs.isdigit()):
+            raise InputError(
+                f"The test data's classes differ from the set's: '{theirs}' where the set has '{mine}'. "
+                "Expected the same classes in the same order."
+            )
