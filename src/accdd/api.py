@@ -1,7 +1,6 @@
 """What Python users call: distill, evaluate, load. The command line calls the same functions."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -11,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, data, evaluation, execution, loop, methods, networks, presets, run
+from accdd import artifact, config, data, evaluation, execution, methods, networks, presets, run
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
-from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Protocol, Score
 from accdd.keys import Key
 from accdd.methods import METHODS
@@ -75,21 +73,21 @@ def distill(
     wanted = config.override(Settings(), given)
     if out is not None:
         run.refuse_existing(Path(out))
-    where, protocol = check(wanted)
+    where, protocol = _check(wanted)
 
     reporter.phase("reading data")
     real = data.load(source, wanted.data).to(where)
     reporter.update(1.0)
     resolved = presets.resolve(wanted, real)
     protocol = evaluation.suited(protocol, real.name)
-    architecture = architecture_of(resolved.network, real)
-    scored = [architecture_of(dataclasses.replace(resolved.network, name=n), real) for n in resolved.score.networks]
-    for line in describe(real, resolved, architecture):
+    architecture = _architecture(resolved.network, real)
+    scored = [_architecture(dataclasses.replace(resolved.network, name=n), real) for n in resolved.score.networks]
+    for line in run.describe(real, resolved, architecture):
         reporter.note(line)
     folder = None
     if out is not None:
         asked = config.flatten(config.to_dict(wanted))
-        folder = RunFolder.create(out, name_of(source), {key: asked[key] for key in given}, resolved, where)
+        folder = RunFolder.create(out, _name(source), {key: asked[key] for key in given}, resolved, where)
 
     pool = None
     if resolved.pool.use:
@@ -100,14 +98,14 @@ def distill(
     seconds = {"pool": pool.seconds if pool else 0.0}
     problem = methods.problem(resolved, real, architecture)
     next_network = models.source(architecture, where, resolved, pool)
-    images, sweeps, spent = learn(real, problem, next_network, resolved, reporter, folder)
+    images, sweeps, spent = run.learn(real, problem, next_network, resolved, reporter, folder)
     seconds["distilling"] = round(spent, 2)
 
     distilled = Distilled(
         images=images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
         class_names=real.class_names, mean=real.mean, std=real.std, factor=problem.factor,
-        info=info(real, source, resolved, sweeps),
+        info=_info(real, source, resolved, sweeps),
     )  # fmt: skip
     if folder:
         artifact.save(distilled, folder.path / "distilled")  # before scoring, which may take longer
@@ -123,7 +121,7 @@ def distill(
 
     outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
     distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
-    sentence = verdict(real, resolved, scores, sweeps, seconds)
+    sentence = run.verdict(real, resolved, scores, sweeps, seconds)
     if folder:
         artifact.annotate(distilled, folder.path / "distilled")
         folder.evaluation({"verdict": sentence, **outcome})
@@ -179,7 +177,7 @@ def evaluate(
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
         names = networks or (made_with.network.name,)
         for name in names:
-            architecture = architecture_of(dataclasses.replace(made_with.network, name=name), real)
+            architecture = _architecture(dataclasses.replace(made_with.network, name=name), real)
             for label, images, labels in _versions(entry, distilled, snapshots):
                 reporter.phase(f"{Path(label).name} on {name}")
                 scores.append(
@@ -202,17 +200,17 @@ def build_pool(
     """Train the early-stage models for some data ahead of time, or find them in the cache."""
     reporter = reporter or Quiet()
     wanted = config.override(Settings(), _given(preset, settings))
-    where, _ = check(wanted)
+    where, _ = _check(wanted)
     real = data.load(source, wanted.data).to(where)
     resolved = presets.resolve(wanted, real)
-    architecture = architecture_of(resolved.network, real)
-    for line in describe(real, resolved, architecture)[:1]:
+    architecture = _architecture(resolved.network, real)
+    for line in run.describe(real, resolved, architecture)[:1]:
         reporter.note(line)
     reporter.phase("early-stage models")
     return models.load_or_build(real, architecture, resolved, reporter.update)
 
 
-# The steps of `distill`, in its order.
+# What several of the above need.
 
 
 def _given(preset: str | None, settings: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -220,7 +218,7 @@ def _given(preset: str | None, settings: Mapping[str, Any] | None) -> dict[str, 
     return {**(config.choose("preset", preset, presets.PRESETS)() if preset else {}), **(settings or {})}
 
 
-def check(settings: Settings) -> tuple[torch.device, Protocol]:
+def _check(settings: Settings) -> tuple[torch.device, Protocol]:
     """What can be found wrong before any data is read."""
     config.choose("method", settings.method, METHODS)
     for name in (settings.network.name, *settings.score.networks):
@@ -228,89 +226,12 @@ def check(settings: Settings) -> tuple[torch.device, Protocol]:
     return execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
 
 
-def architecture_of(settings: config.Network, real: Dataset) -> Architecture:
+def _architecture(settings: config.Network, real: Dataset) -> Architecture:
     """The network for this data."""
     return networks.architecture(settings, real.channels, real.size, real.num_classes)
 
 
-def learn(
-    real: Dataset,
-    problem: Problem,
-    source: models.Source,
-    settings: Settings,
-    reporter: Reporter,
-    folder: RunFolder | None,
-) -> tuple[Tensor, int, float]:
-    """Run the loop until its steps or its budget are used up.
-
-    Returns:
-        The images, float32 (classes, ipc, c, h, w) in [0, 1]; the sweeps done; the seconds of the loop alone.
-
-    Raises:
-        ArithmeticError: the loss is no longer finite (looked at once a second).
-    """
-    steps, budget = settings.loop.steps, settings.loop.budget
-    total = None if steps is None else steps * settings.loop.inner_steps
-    marks = _marks(settings.loop.snapshots)
-    reporter.phase("distilling")
-    spent, logged, loss, state = 0.0, -1.0, None, None  # `spent` leaves out what keeping snapshots takes
-    resumed = time.perf_counter()
-    for state in loop.distill(real, problem, source, settings):
-        if real.device.type == "cuda":
-            torch.cuda.synchronize(real.device)  # without it, seconds would count launches
-        spent += time.perf_counter() - resumed
-        share = max(spent / budget if budget else 0.0, state.sweep / total if total else float(total == 0))
-        over = share >= 1
-        if state.sweep and (over or spent - logged >= 1):
-            logged, loss = spent, _finite(state.losses.sum().item(), state.sweep)
-            if folder:
-                folder.log(state.sweep, spent, loss)
-        if folder and settings.loop.snapshots and (state.sweep == 0 or over or share >= marks[0]):
-            folder.snapshot(state.sweep, spent, state.images)
-        marks = [mark for mark in marks if mark > share]
-        of = f"/{total}" if total and not budget else ""
-        reporter.update(min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}"))
-        if over:
-            break
-        resumed = time.perf_counter()
-    assert state is not None
-    return state.images.detach().clamp(0, 1), state.sweep, spent
-
-
-def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:
-    """What was understood, before anything long begins."""
-    about = (
-        f"{real.name}: {real.num_classes} classes, {len(real.images):,} training and {len(real.test_images):,} test "
-        f"images of {real.channels} x {real.size} x {real.size}"
-    )
-    pool = f"{settings.pool.networks} early-stage models" if settings.pool.use else "fresh networks"
-    factor, loop_ = settings.images.factor, settings.loop
-    limits = [f"{loop_.steps} networks of {loop_.inner_steps} sweeps each"] if loop_.steps is not None else []
-    limits += [f"{loop_.budget:g} s"] if loop_.budget is not None else []
-    ends = " or ".join(limits)
-    plan = (
-        f"{settings.method}, {pool}{', perturbed' if settings.perturb.use else ''}: {architecture.name} of depth "
-        f"{architecture.depth} and width {architecture.width}, factor {factor}; "
-        f"ends after {ends}, not counting early-stage models and scores."
-    )
-    return ["; ".join([about, *real.notes]) + ".", plan]
-
-
-def verdict(
-    real: Dataset, settings: Settings, scores: Sequence[Score], sweeps: int, seconds: Mapping[str, float]
-) -> str:
-    """The outcome in one sentence."""
-    count = f"{settings.ipc * real.num_classes} images ({settings.ipc} per class) of {real.name}"
-    cost = f"{sweeps} sweeps in {seconds['distilling']:.0f} s"
-    cost += f", after {seconds['pool']:.0f} s for the early-stage models" if settings.pool.use else ""
-    if not scores:
-        return f"{count} learned in {cost}; not scored."
-    own, random = scores[0], scores[1]
-    comparison = f"{count} train a network to {own} test accuracy, random real images to {random}; {cost}."
-    return comparison if own.mean > random.mean else f"NO BETTER THAN RANDOM IMAGES: {comparison}"
-
-
-def info(real: Dataset, source: Any, settings: Settings, sweeps: int) -> dict[str, Any]:
+def _info(real: Dataset, source: Any, settings: Settings, sweeps: int) -> dict[str, Any]:
     """What the artefact says about itself."""
     idc = evaluation.suited(PROTOCOLS["idc"], real.name)  # what is worth training on the set for, however it was scored
     recipe = {"epochs": idc.epochs, **config.to_dict(idc.recipe)}
@@ -325,7 +246,7 @@ def info(real: Dataset, source: Any, settings: Settings, sweeps: int) -> dict[st
     }
 
 
-def name_of(source: Any) -> str:
+def _name(source: Any) -> str:
     """How to name the data again: its path (absolute), its hub id, or the kind of object it was."""
     if isinstance(source, Path) or (isinstance(source, str) and source != "digits" and not source.startswith("hf:")):
         return str(Path(source).expanduser().absolute())
@@ -334,18 +255,7 @@ def name_of(source: Any) -> str:
 
 def _path_of(source: Any) -> str | None:
     """Where the data can be loaded from again; None for what was only in memory."""
-    return name_of(source) if isinstance(source, str | Path) else None
-
-
-def _finite(loss: float, sweep: int) -> float:
-    if not math.isfinite(loss):
-        raise ArithmeticError(f"The loss became {loss} by sweep {sweep}. Lower images.lr, or train.lr.")
-    return loss
-
-
-def _marks(count: int) -> list[float]:
-    """Shares of the run at which snapshots are kept: each twice the one before, the last at the end."""
-    return [2.0**-halvings for halvings in range(count - 1, -1, -1)]
+    return _name(source) if isinstance(source, str | Path) else None
 
 
 def _versions(

@@ -119,8 +119,7 @@ def build(
             lr=settings.train.lr * pool.lr_scales[network % len(pool.lr_scales)],
             augment=pool.augment[network % len(pool.augment)],
         )
-        initial = architecture.initialise(key)
-        parameters = {name: value.to(data.device) for name, value in initial.items()}
+        parameters = architecture.initialise(key, data.device)
         sgd = training.optimiser(parameters, recipe)
         losses: list[torch.Tensor] = []
 

@@ -26,7 +26,7 @@ class Fresh:
     device: torch.device
 
     def __call__(self, key: Key) -> Parameters:
-        return {name: value.to(self.device) for name, value in self.architecture.initialise(key).items()}
+        return self.architecture.initialise(key, self.device)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,7 +97,7 @@ def score(
     accuracies = []
     for seed in range(seeds):
         own = key.at("score", seed)
-        parameters = {name: value.to(data.device) for name, value in architecture.initialise(own).items()}
+        parameters = architecture.initialise(own, data.device)
         sgd = training.optimiser(parameters, protocol.recipe)
         for epoch in range(total):
             training.decay(sgd, protocol.recipe, epoch, total)

@@ -44,11 +44,11 @@ class Architecture:
         options = {"width": self.width, "depth": self.depth}
         return NETWORKS[self.name](self.channels, self.size, self.num_classes, **options)
 
-    def initialise(self, key: Key) -> Parameters:
-        """Freshly initialised parameters; the same for the same key."""
+    def initialise(self, key: Key, device: torch.device | str = "cpu") -> Parameters:
+        """Freshly initialised parameters; the same for the same key on every device."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key.generator("initialise").initial_seed())  # the CPU's alone
-            return {name: value.detach() for name, value in self.build().named_parameters()}
+            return {name: value.detach().to(device) for name, value in self.build().named_parameters()}
 
 
 class Forward:

@@ -1,16 +1,21 @@
 """A run on disk and on the screen."""
 
 from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
+from accdd.run.learning import learn
 from accdd.run.progress import Quiet, Reporter, reporter
+from accdd.run.words import describe, verdict
 
 __all__ = [
     "Quiet",
     "Reporter",
     "RunFolder",
     "Snapshot",
+    "describe",
+    "learn",
     "read_snapshot",
     "refuse_existing",
     "reporter",
     "snapshots",
     "tree",
+    "verdict",
 ]

@@ -1,0 +1,70 @@
+"""The loop under a clock: budget, snapshots, metrics, progress."""
+
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from accdd import loop
+from accdd.augmented_models import Source
+from accdd.config import Settings
+from accdd.data import Dataset
+from accdd.engine import Problem
+from accdd.run.folder import RunFolder
+from accdd.run.progress import Reporter
+
+
+def learn(
+    real: Dataset,
+    problem: Problem,
+    source: Source,
+    settings: Settings,
+    reporter: Reporter,
+    folder: RunFolder | None,
+) -> tuple[Tensor, int, float]:
+    """Run the loop until its steps or its budget are used up.
+
+    Returns:
+        The images, float32 (classes, ipc, c, h, w) in [0, 1]; the sweeps done; the seconds of the loop alone.
+
+    Raises:
+        ArithmeticError: the loss is no longer finite (looked at once a second).
+    """
+    steps, budget = settings.loop.steps, settings.loop.budget
+    total = None if steps is None else steps * settings.loop.inner_steps
+    marks = _marks(settings.loop.snapshots)
+    reporter.phase("distilling")
+    spent, logged, loss, state = 0.0, -1.0, None, None  # `spent` leaves out what keeping snapshots takes
+    resumed = time.perf_counter()
+    for state in loop.distill(real, problem, source, settings):
+        if real.device.type == "cuda":
+            torch.cuda.synchronize(real.device)  # without it, seconds would count launches
+        spent += time.perf_counter() - resumed
+        share = max(spent / budget if budget else 0.0, state.sweep / total if total else float(total == 0))
+        over = share >= 1
+        if state.sweep and (over or spent - logged >= 1):
+            logged, loss = spent, _finite(state.losses.sum().item(), state.sweep)
+            if folder:
+                folder.log(state.sweep, spent, loss)
+        if folder and settings.loop.snapshots and (state.sweep == 0 or over or share >= marks[0]):
+            folder.snapshot(state.sweep, spent, state.images)
+        marks = [mark for mark in marks if mark > share]
+        of = f"/{total}" if total and not budget else ""
+        reporter.update(min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}"))
+        if over:
+            break
+        resumed = time.perf_counter()
+    assert state is not None
+    return state.images.detach().clamp(0, 1), state.sweep, spent
+
+
+def _finite(loss: float, sweep: int) -> float:
+    if not math.isfinite(loss):
+        raise ArithmeticError(f"The loss became {loss} by sweep {sweep}. Lower images.lr, or train.lr.")
+    return loss
+
+
+def _marks(count: int) -> list[float]:
+    """Shares of the run at which snapshots are kept: each twice the one before, the last at the end."""
+    return [2.0**-halvings for halvings in range(count - 1, -1, -1)]

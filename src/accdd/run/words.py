@@ -1,0 +1,41 @@
+"""What a run says before it begins and after it ended."""
+
+from collections.abc import Mapping, Sequence
+
+from accdd.config import Settings
+from accdd.data import Dataset
+from accdd.evaluation import Score
+from accdd.networks import Architecture
+
+
+def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:
+    """What was understood, before anything long begins."""
+    about = (
+        f"{real.name}: {real.num_classes} classes, {len(real.images):,} training and {len(real.test_images):,} test "
+        f"images of {real.channels} x {real.size} x {real.size}"
+    )
+    pool = f"{settings.pool.networks} early-stage models" if settings.pool.use else "fresh networks"
+    factor, loop_ = settings.images.factor, settings.loop
+    limits = [f"{loop_.steps} networks of {loop_.inner_steps} sweeps each"] if loop_.steps is not None else []
+    limits += [f"{loop_.budget:g} s"] if loop_.budget is not None else []
+    ends = " or ".join(limits)
+    plan = (
+        f"{settings.method}, {pool}{', perturbed' if settings.perturb.use else ''}: {architecture.name} of depth "
+        f"{architecture.depth} and width {architecture.width}, factor {factor}; "
+        f"ends after {ends}, not counting early-stage models and scores."
+    )
+    return ["; ".join([about, *real.notes]) + ".", plan]
+
+
+def verdict(
+    real: Dataset, settings: Settings, scores: Sequence[Score], sweeps: int, seconds: Mapping[str, float]
+) -> str:
+    """The outcome in one sentence."""
+    count = f"{settings.ipc * real.num_classes} images ({settings.ipc} per class) of {real.name}"
+    cost = f"{sweeps} sweeps in {seconds['distilling']:.0f} s"
+    cost += f", after {seconds['pool']:.0f} s for the early-stage models" if settings.pool.use else ""
+    if not scores:
+        return f"{count} learned in {cost}; not scored."
+    own, random = scores[0], scores[1]
+    comparison = f"{count} train a network to {own} test accuracy, random real images to {random}; {cost}."
+    return comparison if own.mean > random.mean else f"NO BETTER THAN RANDOM IMAGES: {comparison}"
