@@ -201,6 +201,7 @@ def picture(cells: Sequence[Cell], out: Path, file: Path) -> None:
         )
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
+    file.parent.mkdir(exist_ok=True)
     figure.savefig(file, dpi=130)
 
 
