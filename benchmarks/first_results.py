@@ -164,19 +164,21 @@ def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> str:
 
 
 def table(cells: Sequence[Cell], out: Path) -> None:
-    """Mean, deviation and n of everything measured, seeds of one cell taken together."""
+    """Mean, deviation and n: over sets where a cell has seeds (each set by its mean), otherwise over networks."""
     groups: dict[str, list[float]] = defaultdict(list)
     for cell in cells:
         result = out / cell.name / "scores.json"
         if not result.exists():
             continue
-        name = cell.name.removesuffix(f"/{cell.name.split('/')[-1]}") if cell.name[-1].isdigit() else cell.name
+        parent, _, last = cell.name.rpartition("/")
+        name = parent if last.isdigit() else cell.name
         for score in json.loads(result.read_text())["scores"]:
             moment = score["set"].partition("@")[2]
-            groups[f"{name} {moment.split('@')[0]}".strip()] += score["accuracies"]
+            values = [score["mean"]] if last.isdigit() else score["accuracies"]
+            groups[f"{name} {moment.split('@')[0]}".strip()] += values
     for name, values in groups.items():
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        print(f"{name:60} {statistics.fmean(values):5.1f} ± {deviation:.1f} (n = {len(values)})")
+        deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        print(f"{name:60} {statistics.fmean(values):5.1f}{deviation} (n = {len(values)})")
 
 
 def picture(cells: Sequence[Cell], out: Path, file: Path) -> None:

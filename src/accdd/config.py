@@ -231,7 +231,7 @@ def override(settings: Settings, changes: Mapping[str, Any]) -> Settings:
         InputError: an unknown key (the nearest is named) or a value of the wrong kind.
     """
     tree = dataclasses.asdict(settings)
-    known = _dotted(tree)
+    known = list(flatten(tree))
     for key, value in changes.items():
         if key not in known:
             raise InputError(f"Unknown setting '{key}'.{_nearest(key, known)} List them with 'accdd settings'.")
@@ -281,10 +281,6 @@ def choose(kind: str, name: str, choices: Mapping[str, Any]) -> Any:
     if name not in choices:
         raise InputError(f"Unknown {kind} '{name}'.{_nearest(name, choices)} Expected one of: {', '.join(choices)}.")
     return choices[name]
-
-
-def _dotted(tree: Mapping[str, Any]) -> list[str]:
-    return list(flatten(tree))
 
 
 def _nearest(word: str, choices: Any) -> str:

@@ -141,4 +141,4 @@ def default_factor(size: int) -> int:
 def default_lr(distance: str, size: int) -> float:
     """Base image step size per distance; see `synthetic.effective_lr` for what is applied."""
     base = {"mse": 1e-2, "l1": 1e-4, "cosine": 1e-1}[distance]
-    return base if size >= 28 else 3 * base  # chosen on held-out digits, see RESULTS.md
+    return base if size >= 28 else 3 * base  # checked on held-out training digits, see RESULTS.md
