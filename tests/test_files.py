@@ -343,8 +343,8 @@ def test_an_entry_repaired_by_another_process_is_left_alone(cache: Path, monkeyp
     entry = cached("pool", {"a": 1}, fill)
     damage_flip(entry)
 
-    def verify_while_another_repairs(folder: Path) -> list[str]:
-        problems = verify_folder(folder)
+    def verify_while_another_repairs(folder: Path, **how: int | None) -> list[str]:
+        problems = verify_folder(folder, **how)
         if problems:
             folder.rename(folder.with_name("moved-by-the-other"))
             with commit_folder(folder, manifest=True) as temporary:

@@ -89,10 +89,14 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify_folder(path: str | Path) -> list[str]:
+def verify_folder(path: str | Path, *, hashed_up_to: int | None = None) -> list[str]:
     """What is wrong with a folder committed with a manifest, one line each; empty when it is whole.
 
     Files the manifest does not list are no damage: file browsers and network file systems leave some behind.
+
+    Args:
+        path: the folder.
+        hashed_up_to: of files of more bytes than this only the size is compared; None compares all contents.
     """
     folder = Path(path)
     try:
@@ -101,7 +105,7 @@ def verify_folder(path: str | Path) -> list[str]:
         if MANIFEST not in found:
             return [f"{MANIFEST}: is missing"]
         listed = TypeAdapter(dict[str, Listed]).validate_json(found[MANIFEST].read_bytes())
-        problems = [_problem(found.get(name), name, expected) for name, expected in listed.items()]
+        problems = [_problem(found.get(name), name, expected, hashed_up_to) for name, expected in listed.items()]
     except OSError as error:
         return [f"{error.filename}: cannot be read ({error.strerror})"]
     except ValueError:
@@ -118,7 +122,9 @@ def cache_folder() -> Path:
     return (user if user.is_absolute() else Path.home() / ".cache") / "accdd"
 
 
-def cached(kind: str, key_parts: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+def cached(
+    kind: str, key_parts: Mapping[str, Any], build: Callable[[Path], None], *, hashed_up_to: int | None = None
+) -> Path:
     """The cache's folder for a key, built first if it is not there.
 
     There are no locks, which do not work on every shared file system: each builder works in its own temporary
@@ -129,13 +135,14 @@ def cached(kind: str, key_parts: Mapping[str, Any], build: Callable[[Path], None
         kind: what is kept, as in "pool"; the name of a folder in the cache.
         key_parts: everything the contents depend on, as JSON values; also stored as `key.json` in the entry.
         build: fills a folder. Signature: `(folder) -> None`.
+        hashed_up_to: as for `verify_folder`, for entries too large to be read whole at every use.
 
     Raises:
         TypeError, ValueError: `key_parts` is not JSON.
     """
     key = json.dumps(dict(key_parts), sort_keys=True, separators=(",", ":"), allow_nan=False)
     entry = cache_folder() / kind / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if _usable(entry):
+    if _usable(entry, hashed_up_to):
         return entry
     with commit_folder(entry, manifest=True, winner_ok=True) as temporary:
         build(temporary)
@@ -143,12 +150,12 @@ def cached(kind: str, key_parts: Mapping[str, Any], build: Callable[[Path], None
     return entry
 
 
-def _usable(entry: Path) -> bool:
+def _usable(entry: Path, hashed_up_to: int | None) -> bool:
     """Whether a cache entry is there and whole; a damaged one is moved aside."""
     identity = _identity(entry)
     if identity is None:
         return False
-    problems = verify_folder(entry)
+    problems = verify_folder(entry, hashed_up_to=hashed_up_to)
     # Verifying takes time. An entry that was replaced meanwhile is somebody's repaired one: leave it alone.
     if problems and _identity(entry) == identity:
         _move_aside(entry, problems)
@@ -249,11 +256,12 @@ def _listed(path: Path) -> Listed:
     return Listed(path.stat().st_size, sha256(path))
 
 
-def _problem(path: Path | None, name: str, expected: Listed) -> str | None:
+def _problem(path: Path | None, name: str, expected: Listed, hashed_up_to: int | None) -> str | None:
     if path is None:
         return f"{name}: is missing"
     if (size := path.stat().st_size) != expected.size:
         return f"{name}: has {size} bytes instead of {expected.size}"
-    if sha256(path) != expected.sha256:
+    hashed = hashed_up_to is None or size <= hashed_up_to
+    if hashed and sha256(path) != expected.sha256:
         return f"{name}: has changed (other SHA-256)"
     return None

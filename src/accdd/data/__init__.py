@@ -1,10 +1,11 @@
 """DATA, as the user names it, to uint8 tensors with a class index."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accdd.config import Data, InputError
-from accdd.data import arrays, folders, hub, parquet
+from accdd.data import arrays, cache, folders, hub, parquet
 from accdd.data.dataset import Dataset, build
 
 __all__ = ["Dataset", "build", "load"]
@@ -12,6 +13,8 @@ __all__ = ["Dataset", "build", "load"]
 
 def load(source: Any, settings: Data | None = None) -> Dataset:
     """Loads labelled images from wherever they are.
+
+    What a path holds is decoded once and kept in the cache; later loads of unchanged files map it from there.
 
     Args:
         source: "digits"; a folder of class folders (optionally below train/ and test/); a folder of parquet
@@ -53,12 +56,15 @@ _EXPECTED = (
 
 
 def _load_path(path: Path, settings: Data) -> Dataset:
-    if path.is_dir():
-        if files := parquet.find_parquet(path):
-            return parquet.load_parquet(path.resolve().name, files, settings)
-        return folders.load_folder(path, settings)
     if not path.exists():
         raise InputError(f"No data at '{path}'. Expected {_EXPECTED}.")
-    if path.suffix == ".parquet":
-        return parquet.load_parquet(path.stem, [path], settings)
-    return arrays.load_npz(path, settings)
+    if path.is_dir():
+        parts = parquet.find_parquet(path) or None
+        read = (
+            partial(parquet.load_parquet, path.resolve().name, parts) if parts else partial(folders.load_folder, path)
+        )
+    else:
+        parts = [path]
+        is_parquet = path.suffix == ".parquet"
+        read = partial(parquet.load_parquet, path.stem, parts) if is_parquet else partial(arrays.load_npz, path)
+    return cache.load(path, parts, settings, partial(read, settings))

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,12 +74,25 @@ class Dataset:
     @cached_property
     def mean(self) -> tuple[float, ...]:
         """Mean of the training pixels scaled to [0, 1], per channel; measured unless given."""
-        return self.given_mean or tuple(self._moments[0].tolist())
+        return self.given_mean or self.moments[0]
 
     @cached_property
     def std(self) -> tuple[float, ...]:
         """Standard deviation of the same, measured unless given; 1 for a constant channel."""
-        return self.given_std or tuple(self._moments[1].tolist())
+        return self.given_std or self.moments[1]
+
+    @cached_property
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Measured mean and standard deviation, whether others are given or not."""
+        # Exact: 8-bit pixels take 256 values, so counts of values hold all there is to know.
+        counts = torch.stack([_histogram(self.images[:, channel]) for channel in range(self.channels)])
+        share = counts.double() / counts.sum(1, keepdim=True)  # (c, 256)
+        values = torch.arange(256, dtype=torch.float64) / 255
+        mean = share @ values
+        variance = (share * (values - mean[:, None]) ** 2).sum(1)
+        # More than one value occurs, rather than variance > 0: rounding leaves a constant channel near 0, not at 0.
+        constant = (counts > 0).sum(1) == 1
+        return tuple(mean.tolist()), tuple(torch.where(constant, 1.0, variance.sqrt()).tolist())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -105,7 +119,7 @@ class Dataset:
         for name, values in (("data.mean", mean), ("data.std", std)):
             if values is not None and len(values) != self.channels:
                 raise InputError(f"{name} has {len(values)} numbers. Expected {self.channels}, one per channel.")
-        return dataclasses.replace(self, given_mean=mean, given_std=std) if mean or std else self
+        return self._same_pixels(given_mean=mean, given_std=std) if mean or std else self
 
     def all_for_testing(self) -> "Dataset":
         """The same data as somebody's test set: if the test split was only kept aside, all images are tested on."""
@@ -116,25 +130,23 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data with all four tensors on `device`."""
-        return dataclasses.replace(
-            self,
+        return self._same_pixels(
             images=self.images.to(device),
             labels=self.labels.to(device),
             test_images=self.test_images.to(device),
             test_labels=self.test_labels.to(device),
         )
 
-    @cached_property
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        # Exact: 8-bit pixels take 256 values, so counts of values hold all there is to know.
-        counts = torch.stack([_histogram(self.images[:, channel]) for channel in range(self.channels)])
-        share = counts.double() / counts.sum(1, keepdim=True)  # (c, 256)
-        values = torch.arange(256, dtype=torch.float64) / 255
-        mean = share @ values
-        variance = (share * (values - mean[:, None]) ** 2).sum(1)
-        # More than one value occurs, rather than variance > 0: rounding leaves a constant channel near 0, not at 0.
-        constant = (counts > 0).sum(1) == 1
-        return mean, torch.where(constant, 1.0, variance.sqrt())
+    def with_measured(self, **values: object) -> "Dataset":
+        """The same data with `moments` or `fingerprint` known from an earlier start instead of measured again."""
+        known = dataclasses.replace(self)
+        vars(known).update(values)  # where cached_property keeps what it has computed
+        return known
+
+    def _same_pixels(self, **changes: Any) -> "Dataset":
+        """With changes that leave pixels and labels as they are, so that what was measured stays true."""
+        measured = {name: vars(self)[name] for name in ("moments", "fingerprint") if name in vars(self)}
+        return dataclasses.replace(self, **changes).with_measured(**measured)
 
 
 def build(
