@@ -1,19 +1,24 @@
 """Networks by name, and a network as a function of its parameters."""
 
 import dataclasses
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from accdd.config import InputError, choose
 from accdd.config import Network as NetworkSettings
+from accdd.config import choose
 from accdd.keys import Key
-from accdd.networks.convnet import ConvNet, maps_from
+from accdd.networks.convnet import ConvNet
+from accdd.networks.resnet import ResNetAP10
 
-NETWORKS = {"convnet": ConvNet}
-"""Builders: (channels, size, num_classes, *, width, depth) -> nn.Module."""
+NETWORKS = {"convnet": ConvNet, "resnet_ap10": ResNetAP10}
+"""Builders: (channels, size, num_classes, *, width, depth) -> nn.Module.
+
+Each has `shape(size, width, depth) -> (width, depth)`, which fills in its own defaults for what is None and refuses
+what cannot be built; a network whose number of layers is fixed has the depth None.
+"""
 
 Parameters = dict[str, Tensor]
 """The weights of a network by name. A network in use is such a dictionary; the module is only its shape."""
@@ -25,23 +30,22 @@ class Architecture:
 
     name: str
     width: int
-    depth: int
+    depth: int | None
     channels: int
     size: int
     num_classes: int
 
     def __post_init__(self) -> None:
-        choose("network", self.name, NETWORKS)
-        deepest = int(math.log2(maps_from(self.size)))
-        if self.depth > deepest:
-            raise InputError(
-                f"A {self.name} of depth {self.depth} halves {self.size}-pixel images to nothing. "
-                f"Expected network.depth at most {deepest}."
-            )
+        shape = choose("network", self.name, NETWORKS).shape(self.size, self.width, self.depth)
+        assert shape == (self.width, self.depth), f"{(self.width, self.depth)} leaves open what `architecture` fills in"
+
+    def __str__(self) -> str:
+        depth = "" if self.depth is None else f"depth {self.depth} and "
+        return f"{self.name} of {depth}width {self.width}"
 
     def build(self) -> nn.Module:
-        """A module with PyTorch's default initialisation."""
-        options = {"width": self.width, "depth": self.depth}
+        """A freshly initialised module, from PyTorch's default generator."""
+        options: dict[str, Any] = {"width": self.width, "depth": self.depth}
         return NETWORKS[self.name](self.channels, self.size, self.num_classes, **options)
 
     def initialise(self, key: Key, device: torch.device | str = "cpu") -> Parameters:
@@ -52,18 +56,40 @@ class Architecture:
 
 
 class Forward:
-    """A network as a pure function: (parameters, normalised images (n, c, h, w)) -> logits (n, classes)."""
+    """A network as a pure function: (parameters, normalised images (n, c, h, w)) -> logits (n, classes).
 
-    def __init__(self, architecture: Architecture) -> None:
+    Args:
+        architecture: the network's shape.
+        precision: `fp32`, or `bf16` for convolutions and linear layers; logits and gradients are not affected.
+        channels_last: lay images out with channels innermost, which convolutions prefer; not below `vmap`.
+    """
+
+    def __init__(self, architecture: Architecture, precision: str = "fp32", channels_last: bool = False) -> None:
+        self.architecture = architecture
+        self._bf16, self._channels_last = precision == "bf16", channels_last
         with torch.device("meta"):  # the module holds no weights of its own, so it serves every device
             self._module = architecture.build()
 
     def __call__(self, parameters: Parameters, images: Tensor) -> Tensor:
-        return functional_call(self._module, parameters, (images,))
+        if self._channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        if not self._bf16:
+            return functional_call(self._module, parameters, (images,))
+        # The cache of casts would keep one from an outer derivative for an inner one.
+        with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
+            return functional_call(self._module, parameters, (images,)).to(images.dtype)
 
 
 def architecture(settings: NetworkSettings, channels: int, size: int, num_classes: int) -> Architecture:
-    """The network for images of this size; a depth of None leaves maps of about 4 x 4 to the classifier."""
-    depth = settings.depth or max(2, min(6, int(math.log2(maps_from(size))) - 2))
-    width = settings.width or (128 if size >= 28 else 32)
+    """The network for images of this size; what the settings leave open is the network's own default.
+
+    Raises:
+        InputError: there is no such network, or none of this shape for such images.
+    """
+    width, depth = choose("network", settings.name, NETWORKS).shape(size, settings.width, settings.depth)
     return Architecture(settings.name, width, depth, channels, size, num_classes)
+
+
+def settings_for(name: str, matched: NetworkSettings) -> NetworkSettings:
+    """The settings of a network that is trained on what another was matched with: a width or depth is never lent."""
+    return matched if name == matched.name else NetworkSettings(name=name)

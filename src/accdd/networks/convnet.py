@@ -1,7 +1,11 @@
 """ConvNet-D (Gidaris & Komodakis, CVPR 2018), the field's standard small network."""
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from accdd.config import InputError
 
 
 def maps_from(size: int) -> int:
@@ -35,3 +39,19 @@ class ConvNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (n, c, h, w) to logits (n, num_classes)."""
         return self.classifier(self.embed(x))
+
+    @staticmethod
+    def shape(size: int, width: int | None, depth: int | None) -> tuple[int, int]:
+        """Width and depth as given; a depth of None leaves maps of about 4 x 4 to the classifier.
+
+        Raises:
+            InputError: the network is too deep for images of this size.
+        """
+        deepest = int(math.log2(maps_from(size)))
+        depth = depth or max(2, min(6, deepest - 2))
+        if depth > deepest:
+            raise InputError(
+                f"A convnet of depth {depth} halves {size}-pixel images to nothing. "
+                f"Expected network.depth at most {deepest}."
+            )
+        return width or (128 if size >= 28 else 32), depth

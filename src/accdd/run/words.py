@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
+from accdd import execution
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score
+from accdd.execution import Plan
 from accdd.networks import Architecture
 
 
@@ -20,11 +24,22 @@ def describe(real: Dataset, settings: Settings, architecture: Architecture) -> l
     limits += [f"{loop_.budget:g} s"] if loop_.budget is not None else []
     ends = " or ".join(limits)
     plan = (
-        f"{settings.method}, {pool}{', perturbed' if settings.perturb.use else ''}: {architecture.name} of depth "
-        f"{architecture.depth} and width {architecture.width}, factor {factor}; "
-        f"ends after {ends}, not counting early-stage models and scores."
+        f"{settings.method}, {pool}{', perturbed' if settings.perturb.use else ''}: {architecture}, "
+        f"factor {factor}; ends after {ends}, not counting early-stage models and scores."
     )
     return ["; ".join([about, *real.notes]) + ".", plan]
+
+
+def describe_plan(plan: Plan, where: torch.device) -> str:
+    """How the arithmetic will be done, in one line."""
+    compiled = {
+        (False, False): "nothing compiled",
+        (True, False): "matching compiled at its first sweep",
+        (False, True): "training compiled at its first step",
+        (True, True): "matching and training compiled when they begin",
+    }[plan.compile_matching, plan.compile_training]
+    at_once = "classes one by one" if plan.classes == 1 else f"{plan.classes} classes at once"
+    return f"On {execution.machine(where)}: {plan.precision}, {at_once}, {compiled}."
 
 
 def verdict(
