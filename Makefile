@@ -12,13 +12,14 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 unexport PYRIGHT_PYTHON_FORCE_VERSION PYRIGHT_PYTHON_PYLANCE_VERSION PYRIGHT_PYTHON_NODE_VERSION
 unexport PYRIGHT_PYTHON_NODEJS_WHEEL PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT
 
-.PHONY: help install demo test clean
+.PHONY: help install demo test bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make install   .venv with accdd and what it needs (PYTHON=python3.12 chooses the Python)"
 	@echo "make demo      distil the built-in digits to one image per class, into $(DEMO)"
 	@echo "make test      linter, formatter, types, import order, tests"
+	@echo "make bench     how fast it is here, beside a plain loop, in turn"
 	@echo "make clean     remove .venv, caches and the demo; your own runs stay"
 
 install: $(VENV)/.installed
@@ -42,6 +43,11 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/lint-imports --no-logo
 	@echo "== pytest: behaviour (without the slow tests)"
 	@$(BIN)/python -m pytest
+
+# Half an hour on two quiet cores, most of it compiling; ARGUMENTS=--json for one JSON object a file.
+bench: $(VENV)/.installed-dev
+	@for question in startup matching networks growth; do \
+		$(BIN)/python benchmarks/$$question.py $(ARGUMENTS) || exit 1; echo; done
 
 clean:
 	@if [ -e $(DEMO_MARK) ]; then rm -rf $(DEMO) $(DEMO_MARK); fi

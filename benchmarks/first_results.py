@@ -213,9 +213,10 @@ def main() -> None:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--only", default="", metavar="TEXT", help="cells whose name holds this")
     parser.add_argument("--no-scores", action="store_true", help="distil only: scores can wait, what is timed cannot")
     arguments = parser.parse_args()
-    cells = STUDIES[arguments.study]()
+    cells = [cell for cell in STUDIES[arguments.study]() if arguments.only in cell.name]
     with ThreadPoolExecutor(arguments.workers) as pool:
         for stage in (distil,) if arguments.no_scores else (distil, score):
             list(pool.map(lambda cell, stage=stage: stage(cell, arguments.out), cells))

@@ -1,5 +1,7 @@
 """Fixtures: data and a pool small enough for seconds, and a cache that no test shares."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import helpers
@@ -16,6 +18,18 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / "accdd-cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests compile is kept to the end of the session, unless the caller keeps it for the next one.
+
+    PyTorch fixes the folder at its first compilation, so it cannot be one of each test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
 
 
 @pytest.fixture(autouse=True)

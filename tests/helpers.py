@@ -16,13 +16,14 @@ from accdd.methods import METHODS
 from accdd.networks import Architecture, Forward, Parameters
 
 SIZE = 8
+CPU = torch.device("cpu")
 
 Pool = tuple[EarlyStageModel, ...]
 
 
 def fresh(pool: Pool) -> Source:
     del pool
-    return Fresh(network(), torch.device("cpu"))
+    return Fresh(network(), CPU)
 
 
 def early_stage(pool: Pool) -> Source:
@@ -66,7 +67,8 @@ def network(**changes: Any) -> Architecture:
 def problem(data: Dataset, *, distance: str = "mse", factor: int = 1) -> Problem:
     method = METHODS["idc"]
     mean, std = torch.tensor(data.mean), torch.tensor(data.std)
-    return Problem(Forward(network()), method.summary, BY_NAME[distance], method.decode, factor, mean, std)
+    forward = Forward(network(num_classes=data.num_classes))
+    return Problem(forward, method.summary, BY_NAME[distance], method.decode, factor, mean, std)
 
 
 def stripes(per_class: int = 12, tested: int = 6) -> Dataset:
@@ -81,6 +83,15 @@ def stripes(per_class: int = 12, tested: int = 6) -> Dataset:
         return (128 + patterns[labels][:, None] + noise).to(torch.uint8), labels
 
     return build("stripes", split(per_class), split(tested), class_names=("lying", "standing"))
+
+
+def several(classes: int, per_class: int = 8) -> Dataset:
+    """As many classes as asked for, 8x8 RGB, each with waves of its own under noise; tested on what is learned."""
+    labels = torch.arange(classes * per_class) % classes
+    wave = 60 * torch.sin(torch.arange(SIZE) * (1 + torch.arange(classes))[:, None])  # (classes, w)
+    pixels = 128 + wave[labels][:, None, None] + 40 * noise(len(labels), 3, SIZE, SIZE)
+    split = pixels.clamp(0, 255).to(torch.uint8), labels
+    return build("waves", split, split, class_names=tuple(f"wave {label}" for label in range(classes)))
 
 
 def generator(seed: int = 0) -> torch.Generator:

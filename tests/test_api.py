@@ -1,5 +1,7 @@
 """The Python functions: arrays in, a result, scores and tensors out, and progress told on the way."""
 
+import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from helpers import assert_same
 import accdd
 from accdd import engine, evaluation
 from accdd.data import Dataset
+from accdd.execution import PLAIN
 
 TINY = {"pool.networks": 1, "pool.epochs": 1, "network.width": 4, "train.batch": 8, "loop.steps": 2}
 SCORED = {**TINY, "score.seeds": 2, "score.epochs": 1}
@@ -124,10 +127,34 @@ def test_without_steps_the_result_is_the_start_and_the_steps_change_it(data: Dat
     assert not torch.equal(start, learned)
 
 
+def test_the_plan_is_stored_with_the_run_and_with_the_set(scored: accdd.Result):
+    assert scored.out is not None
+    stored = json.loads((scored.out / "env.json").read_text())["plan"]
+    assert stored == scored.distilled.info["plan"] == accdd.load(scored.out).info["plan"]
+    assert set(stored) == {"precision", "compile_matching", "compile_training", "classes"}
+    assert stored["classes"] == 2 and not stored["compile_matching"] and not stored["compile_training"]
+
+
+def test_fp32_without_compilation_gives_the_same_bytes_twice_and_one_class_at_a_time_is_the_plain_plan(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    exact = {**UNSCORED, "compile": "never", "precision": "fp32", "loop.inner_steps": 2, "loop.train_images": 8}
+    first, second, one_by_one = (
+        accdd.distill(data, 2, settings={**exact, **changes}).distilled for changes in ({}, {}, {"match.classes": 1})
+    )
+    assert_same(second.images, first.images)
+    assert one_by_one.info["plan"] == dataclasses.asdict(PLAIN) != first.info["plan"]
+    torch.testing.assert_close(one_by_one.images, first.images, rtol=0, atol=1e-5)
+    monkeypatch.setattr(engine, "sweeper", lambda problem, plan: functools.partial(engine.sweep, problem))
+    monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / "another"))  # so the pool is trained again, too
+    assert_same(accdd.distill(data, 2, settings=exact).distilled.images, one_by_one.images)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [({"settings": {"pool.epoch": 1}}, "Did you mean 'pool.epochs'"), ({"ipc": 0}, "'ipc' = 0"),
      ({"settings": {"match.augment": ["color", "crp"]}}, "'crp'"), ({"preset": "idc"}, "Unknown preset 'idc'"),
+     ({"settings": {"compile": "maybe"}}, "'compile' = 'maybe': Input should be 'auto', 'always' or 'never'"),
      ({"ipc": 99}, "Class 'lying' has 12 training images")],
     ids=str,
 )  # fmt: skip
@@ -212,7 +239,7 @@ def test_a_run_that_diverges_stops_and_says_what_to_lower(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     lost = torch.full((2,), torch.nan)
-    monkeypatch.setattr(engine, "sweep", lambda *args: (lost, torch.zeros_like(args[3])))
+    monkeypatch.setattr(engine, "sweeper", lambda *args: lambda *args: (lost, torch.zeros_like(args[2])))
     with pytest.raises(ArithmeticError, match=r"loss became nan.*Lower images.lr"):
         accdd.distill(data, out=tmp_path / "out", settings=UNSCORED)
     assert not (tmp_path / "out" / "distilled").exists()

@@ -1,5 +1,6 @@
 """The command as a user types it: what is refused, in which words, and that nothing is left behind by a refusal."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.main
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -93,10 +95,19 @@ def contents(root: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture
 def untouched(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
-    """Whether nothing was written so far: not in the working folder, not beside the data, not in the cache."""
+    """Whether nothing was written so far: not in the working folder, not beside the data, not in the cache.
+
+    Data that was read in full before something else was refused may be kept for the next command.
+    """
     monkeypatch.chdir(tmp_path)  # the cache of a test lies in it too
-    before = contents(place)
-    return lambda: not list(tmp_path.iterdir()) and contents(place) == before
+    before, decoded = contents(place), tmp_path / "accdd-cache" / "data"
+
+    def is_untouched() -> bool:
+        written = [path for path in tmp_path.rglob("*") if path not in (decoded, decoded.parent)]
+        kept = {path.parent for path in written if path.name == "manifest.json" and path.parent.parent == decoded}
+        return all(path in kept or path.parent in kept for path in written) and contents(place) == before
+
+    return is_untouched
 
 
 # What is wrong, the arguments, and words the message must have. {p} is the fixture `place`; --out is new.
@@ -123,6 +134,10 @@ DISTILL = [
     ("an unknown method", "{p}/good.npz --method icd", "Unknown method 'icd'; Did you mean 'idc'?; one of: idc"),
     ("an unknown network", "{p}/good.npz --network convet", "Unknown network 'convet'; Did you mean 'convnet'?"),
     ("an unknown device", "{p}/good.npz --device tpu", "Device 'tpu' is not available here; auto or one of:; cpu"),
+    ("an unknown precision", "{p}/good.npz --precision fp16", "'precision' = 'fp16'; 'auto', 'fp32' or 'bf16'"),
+    ("compiling sometimes", "{p}/good.npz --compile maybe", "'compile' = 'maybe'; 'auto', 'always' or 'never'"),
+    ("an unknown precision to set", "{p}/good.npz --set precision=tf32", "'precision' = 'tf32'; 'fp32' or 'bf16'"),
+    ("no classes at once", "{p}/good.npz --set match.classes=0", "'match.classes' = 0; greater than or equal to 1"),
     ("an unknown preset", "{p}/good.npz --preset idc-cifar", "Unknown preset 'idc-cifar'; mean 'idc-cifar10'?"),
     ("a colour preset on grey data", "{p}/good.npz --preset idc-cifar10", "data.mean has 3 numbers. Expected 1"),
     ("an unknown protocol", "{p}/good.npz --set score.protocol=quik", "Unknown protocol 'quik'; mean 'quick'?; idc"),
@@ -166,6 +181,10 @@ OTHERS = [
     ("unknown network", "evaluate {p}/run --networks convnet,rsenet", "Unknown network 'rsenet'; one of: convnet"),
     ("unknown protocol", "evaluate {p}/run --protocol icd", "Unknown protocol 'icd'; mean 'idc'?; quick"),
     ("device of an evaluation", "evaluate {p}/run --device cuda:99", "Device 'cuda:99' is not available here; cpu"),
+    ("precision of an evaluation", "evaluate {p}/run --precision half", "'precision' = 'half'; 'fp32' or 'bf16'"),
+    ("compiling an evaluation", "evaluate {p}/run --compile yes", "'compile' = 'yes'; 'auto', 'always' or 'never'"),
+    ("precision of a pool", "pool {p}/good.npz --precision half", "'precision' = 'half'; 'auto', 'fp32' or 'bf16'"),
+    ("compiling a pool", "pool {p}/good.npz --compile yes", "'compile' = 'yes'; 'auto', 'always' or 'never'"),
     ("seed of an evaluation", "evaluate {p}/run --seed -1", "'seed' = -1; greater than or equal to 0"),
     ("other classes to test on", "evaluate {p}/run --test {p}/three.npz", "3 classes of 1 x 8 x 8; the set 2 of 1 x 8"),
     ("no data to test on", "evaluate {p}/run --test {p}/nowhere", "No data at '{p}/nowhere'"),
@@ -279,6 +298,34 @@ def test_flags_win_over_settings_settings_over_the_file_and_the_file_over_the_pr
     config = (tmp_path / "run" / "config.yaml").read_text().split("resolved:")[1]
     assert "seed: 3\n" in config and " steps: 1\n" in config and "inner_steps: 2\n" in config
     assert " networks: 1\n" in config and "train_images: 2000\n" in config
+
+
+@pytest.mark.parametrize("command", ["distill {p}/good.npz --out out", "evaluate {p}/run", "pool {p}/good.npz"])
+def test_compiling_always_is_refused_where_nothing_can_be_compiled(
+    place: Path, untouched: Callable[[], bool], monkeypatch: pytest.MonkeyPatch, command: str
+):
+    monkeypatch.setattr("accdd.execution.can_compile", lambda where: False)
+    refused = accdd(f"{command.replace('{p}', str(place))} --compile always")
+    assert refused.exit_code == 2 and refused.stdout == ""
+    assert refused.stderr.startswith("error: --compile always: a C++ compiler (g++ or clang++) is not to be found here")
+    assert "Expected --compile auto or never" in refused.stderr
+    assert untouched()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_how_the_arithmetic_is_to_be_done_is_told_by_flags_and_recorded(place: Path, tmp_path: Path, precision: str):
+    told = accdd(f"distill {place}/good.npz --out {tmp_path}/run {TINY} --compile never --precision {precision}")
+    assert told.exit_code == 0, told.stderr
+    assert f": {precision}, 2 classes at once, nothing compiled." in told.stderr
+    expected = {"precision": precision, "compile_matching": False, "compile_training": False, "classes": 2}
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["plan"] == expected
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["given"]["precision"], config["given"]["compile"]) == (precision, "never")
+    about = json.loads(accdd(f"info {tmp_path}/run --json").stdout)
+    assert about["plan"] == expected and about["settings"]["compile"] == "never"
+    scored = accdd(f"evaluate {tmp_path}/run --seeds 1 --epochs 1 --compile never --precision {precision}")
+    pooled = accdd(f"pool {place}/good.npz {TINY.partition('--steps 1')[2]} --compile never --precision {precision}")
+    assert (scored.exit_code, pooled.exit_code) == (0, 0)
 
 
 def test_terminal_escapes_in_names_are_shown_and_not_obeyed(tmp_path: Path):

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import network, stripes
+from helpers import assert_same, generator, network, stripes
 from torch import Tensor
 
-from accdd import selection
+from accdd import execution, selection, training
 from accdd.config import Train
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Protocol, Score, beside_random, score, suited
-from accdd.evaluation.scores import merge
+from accdd.evaluation import PROTOCOLS, Protocol, Score, beside_random, network_keys, score, suited
 from accdd.keys import Key
+from accdd.networks import Forward, Parameters
 
 FEW_EPOCHS = Protocol(
     name="few", epochs=12, recipe=Train(lr=0.05, batch=8, augment=("crop",), cutmix=0.5), source="these tests"
@@ -24,7 +24,8 @@ FEW_EPOCHS = Protocol(
 def scored(data: Dataset, images: Tensor | None = None, labels: Tensor | None = None, **changes: Any) -> Score:
     images = data.images if images is None else images
     labels = data.labels if labels is None else labels
-    given = {"mean": data.mean, "std": data.std, "seeds": 2, "key": Key(0)} | changes
+    keys = network_keys(changes.pop("key", Key(0)), changes.pop("seeds", 2))
+    given = {"mean": data.mean, "std": data.std, "keys": keys} | changes
     return score("random", images, labels, data, network(), FEW_EPOCHS, **given)
 
 
@@ -59,8 +60,7 @@ def test_one_network_has_no_deviation():
 
 def test_the_same_key_gives_the_same_score_and_the_networks_of_one_score_differ(data: Dataset):
     few: dict[str, Any] = {"epochs": 1, "seeds": 4}
-    generator = torch.Generator().manual_seed(0)
-    tested = torch.randint(256, (200, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    tested = torch.randint(256, (200, 3, 8, 8), generator=generator(), dtype=torch.uint8)
     wide = Dataset("wide", data.images, data.labels, data.class_names, tested, torch.arange(200) % 2)
     first = scored(wide, **few)
     assert scored(wide, **few).accuracies == first.accuracies
@@ -78,8 +78,56 @@ def test_epochs_that_are_given_replace_the_protocol_s_and_are_named(data: Datase
     told: list[float] = []
     found = scored(data, epochs=2, report=told.append)
     assert (found.epochs, found.protocol, found.set, found.network) == (2, "few, 2 epochs", "random", "convnet")
-    assert told == [0.25, 0.5, 0.75, 1.0]
+    assert told == [0.5, 1.0]  # both networks at once
     assert (scored(data).epochs, scored(data).protocol) == (12, "few")
+
+
+@pytest.mark.parametrize(("at_once", "told"), [(1, 6), (2, 4), (3, 2)])
+def test_a_score_is_the_same_however_many_networks_are_trained_side_by_side(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, at_once: int, told: int
+):
+    """Also where two are left of three, and where each network has images of its own."""
+    rows = torch.stack([torch.randperm(24, generator=generator(index))[:11] for index in range(3)])
+    changes: dict[str, Any] = {"epochs": 2, "rows": rows, "seeds": 3}
+    monkeypatch.setattr(training, "side_by_side", lambda networks, cost, where: 1)
+    alone = [
+        scored(data, data.images[own], data.labels[own], epochs=2, keys=[key]).accuracies[0]
+        for own, key in zip(rows, network_keys(Key(0), 3), strict=True)
+    ]
+    monkeypatch.setattr(training, "side_by_side", lambda networks, cost, where: at_once)
+    shares: list[float] = []
+    assert list(scored(data, report=shares.append, **changes).accuracies) == alone
+    assert len(shares) == told and shares == sorted(shares) and shares[-1] == pytest.approx(1)
+
+
+def test_a_score_is_tested_in_fp32_whatever_it_was_trained_in(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    seen: list[torch.dtype] = []
+    accuracy = training.accuracy
+
+    def watching(forward: Forward, parameters: Parameters, *args: Any, **options: Any) -> float:
+        seen.extend(value.dtype for value in parameters.values())
+        images = torch.rand(2, 3, 8, 8, generator=generator())
+        assert_same(forward(parameters, images), Forward(network())(parameters, images))
+        return accuracy(forward, parameters, *args, **options)
+
+    monkeypatch.setattr(training, "accuracy", watching)
+    scored(data, epochs=1, precision="bf16")
+    assert set(seen) == {torch.float32}
+
+
+def test_a_score_is_compiled_when_asked_and_not_for_a_few_steps(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    compiled_for: list[int | None] = []
+    make_step = training.make_step
+
+    def watching(*args: Any, **options: Any) -> training.Step:
+        compiled_for.append(options.pop("compiled_for"))
+        return make_step(*args, **options)
+
+    monkeypatch.setattr(execution, "can_compile", lambda where: True)
+    monkeypatch.setattr(training, "make_step", watching)
+    for compile in ("never", "auto", "always"):
+        scored(data, epochs=1, compile=compile)
+    assert compiled_for == [None, None, 8]
 
 
 def test_scoring_changes_no_images(data: Dataset):
@@ -105,11 +153,6 @@ def test_a_protocol_flips_except_where_a_mirrored_image_is_of_another_class(name
 @pytest.mark.parametrize(("count", "epochs"), [(8, 1000), (64, 1000), (65, 500), (640, 100), (100_000, 1)])
 def test_the_quick_protocol_takes_about_1000_steps_whatever_the_number_of_images(count: int, epochs: int):
     assert PROTOCOLS["quick"].epochs_for(count) == epochs
-
-
-def test_merged_scores_are_the_score_of_all_networks():
-    parts = [Score("random", "convnet", "idc", 10, accuracies, 1.5) for accuracies in ((50.0,), (60.0, 76.0))]
-    assert merge(parts) == Score("random", "convnet", "idc", 10, (50.0, 60.0, 76.0), 3.0)
 
 
 def test_beside_the_distilled_set_stands_one_of_random_images_drawn_again_for_every_network(data: Dataset):

@@ -166,6 +166,30 @@ def test_a_member_is_torch_s_sgd_with_its_own_rate_that_falls_at_2_3_and_5_6_of_
         assert member.loss == pytest.approx(sum(losses[-3:]) / 3, rel=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [2, 5])
+def test_a_pool_is_the_same_however_many_networks_are_trained_side_by_side(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, at_once: int
+):
+    """Five networks of three recipes, whose learning rates differ also within a recipe."""
+    changes = {"pool.networks": 5, "pool.epochs": [0, 0.5, 2], "train.batch": 7, "pool.lr_scales": [1.0, 0.5, 2.0, 1.5]}
+    monkeypatch.setattr(training, "side_by_side", lambda networks, cost, where: 1)
+    alone = built(data, changes)
+    monkeypatch.setattr(training, "side_by_side", lambda networks, cost, where: min(networks, at_once))
+    together = built(data, changes)
+    assert [(m.network, m.epoch) for m in together] == [(m.network, m.epoch) for m in alone]
+    for found, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(found.loss, expected.loss, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found.parameters, expected.parameters, rtol=1e-4, atol=1e-6)
+
+
+def test_members_that_were_trained_in_bf16_are_fp32(data: Dataset):
+    members, exact = (built(data, {"precision": precision}) for precision in ("bf16", "fp32"))
+    for member, expected in zip(members, exact, strict=True):
+        assert {value.dtype for value in member.parameters.values()} == {torch.float32}
+        assert member.loss != expected.loss
+        assert member.loss == pytest.approx(expected.loss, rel=0.02)
+
+
 def test_a_few_epochs_teach_something(data: Dataset):
     before, after = built(data, {"pool.epochs": [0, 8], "pool.networks": 1, "network.width": 4, "train.lr": 0.05})
     forward = Forward(network())

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, data, evaluation, execution, methods, networks, presets, run
+from accdd import artifact, config, data, engine, evaluation, execution, methods, networks, presets, run
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import PROTOCOLS, Protocol, Score
+from accdd.execution import Plan
 from accdd.keys import Key
 from accdd.methods import METHODS
-from accdd.networks import NETWORKS, Architecture
+from accdd.networks import NETWORKS, Architecture, settings_for
 from accdd.run import Quiet, Reporter, RunFolder
 
 
@@ -81,13 +82,16 @@ def distill(
     resolved = presets.resolve(wanted, real)
     protocol = evaluation.suited(protocol, real.name)
     architecture = _architecture(resolved.network, real)
-    scored = [_architecture(dataclasses.replace(resolved.network, name=n), real) for n in resolved.score.networks]
+    scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
     for line in run.describe(real, resolved, architecture):
         reporter.note(line)
+    problem = methods.problem(resolved, real, architecture)
+    plan = engine.choose_plan(problem, real, resolved)
+    reporter.note(run.describe_plan(plan, where))
     folder = None
     if out is not None:
         asked = config.flatten(config.to_dict(wanted))
-        folder = RunFolder.create(out, _name(source), {key: asked[key] for key in given}, resolved, where)
+        folder = RunFolder.create(out, _name(source), {key: asked[key] for key in given}, resolved, where, plan)
 
     pool = None
     if resolved.pool.use:
@@ -96,16 +100,15 @@ def distill(
         reporter.update(1.0)
     # What the networks cost is said whether they were trained now or found in the cache.
     seconds = {"pool": pool.seconds if pool else 0.0}
-    problem = methods.problem(resolved, real, architecture)
     next_network = models.source(architecture, where, resolved, pool)
-    images, sweeps, spent = run.learn(real, problem, next_network, resolved, reporter, folder)
+    images, sweeps, spent = run.learn(real, problem, next_network, resolved, plan, reporter, folder)
     seconds["distilling"] = round(spent, 2)
 
     distilled = Distilled(
         images=images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
         class_names=real.class_names, mean=real.mean, std=real.std, factor=problem.factor,
-        info=_info(real, source, resolved, sweeps),
+        info=_info(real, source, resolved, plan, sweeps),
     )  # fmt: skip
     if folder:
         artifact.save(distilled, folder.path / "distilled")  # before scoring, which may take longer
@@ -115,7 +118,8 @@ def distill(
         reporter.phase(f"scoring, {network.name}")
         scores += evaluation.beside_random(
             *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
-            seed=resolved.seed, epochs=resolved.score.epochs, report=reporter.update,
+            seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
+            report=reporter.update,
         )  # fmt: skip
     seconds["scoring"] = round(time.perf_counter() - began, 2)
 
@@ -138,6 +142,8 @@ def evaluate(
     epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    compile: str = "auto",
+    precision: str = "auto",
     snapshots: bool = False,
     reporter: Reporter | None = None,
 ) -> list[Score]:
@@ -153,6 +159,8 @@ def evaluate(
         epochs: instead of the protocol's own number.
         seed: decides initialisation, order and augmentation of the networks.
         device: where to train.
+        compile: `auto`, `always` or `never`.
+        precision: `auto`, `fp32` or `bf16`.
         snapshots: score the snapshots of the runs instead of their results, for accuracy over time.
         reporter: told of progress; None is silent.
 
@@ -164,8 +172,9 @@ def evaluate(
     """
     reporter = reporter or Quiet()
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
-    settings = config.override(Settings(), {"device": device, "seed": seed})
-    where, rule = execution.device(device), config.choose("protocol", protocol, PROTOCOLS)
+    changes = {"device": device, "seed": seed, "compile": compile, "precision": precision, "score.protocol": protocol}
+    settings = config.override(Settings(), changes)
+    where, rule = _check(settings)
     for name in networks or ():
         config.choose("network", name, NETWORKS)
     # All of them before the first is scored, which may take long.
@@ -175,15 +184,15 @@ def evaluate(
         real = evaluation.test_data(distilled, test).to(where)
         suited = evaluation.suited(rule, evaluation.origin(distilled).get("name", real.name))
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
-        names = networks or (made_with.network.name,)
-        for name in names:
-            architecture = _architecture(dataclasses.replace(made_with.network, name=name), real)
+        for name in networks or (made_with.network.name,):
+            architecture = _architecture(settings_for(name, made_with.network), real)
             for label, images, labels in _versions(entry, distilled, snapshots):
                 reporter.phase(f"{Path(label).name} on {name}")
                 scores.append(
                     evaluation.score(
                         label, images, labels, real, architecture, suited,
-                        mean=distilled.mean, std=distilled.std, seeds=seeds, key=Key(seed), epochs=epochs,
+                        mean=distilled.mean, std=distilled.std, keys=evaluation.network_keys(Key(seed), seeds),
+                        epochs=epochs, compile=compile, precision=precision,
                         report=reporter.update,
                     )
                 )  # fmt: skip
@@ -223,7 +232,10 @@ def _check(settings: Settings) -> tuple[torch.device, Protocol]:
     config.choose("method", settings.method, METHODS)
     for name in (settings.network.name, *settings.score.networks):
         config.choose("network", name, NETWORKS)
-    return execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
+    where, protocol = execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
+    execution.check(settings.compile, where)
+    execution.prepare(where)
+    return where, protocol
 
 
 def _architecture(settings: config.Network, real: Dataset) -> Architecture:
@@ -231,7 +243,7 @@ def _architecture(settings: config.Network, real: Dataset) -> Architecture:
     return networks.architecture(settings, real.channels, real.size, real.num_classes)
 
 
-def _info(real: Dataset, source: Any, settings: Settings, sweeps: int) -> dict[str, Any]:
+def _info(real: Dataset, source: Any, settings: Settings, plan: Plan, sweeps: int) -> dict[str, Any]:
     """What the artefact says about itself."""
     idc = evaluation.suited(PROTOCOLS["idc"], real.name)  # what is worth training on the set for, however it was scored
     recipe = {"epochs": idc.epochs, **config.to_dict(idc.recipe)}
@@ -239,6 +251,7 @@ def _info(real: Dataset, source: Any, settings: Settings, sweeps: int) -> dict[s
         "method": settings.method,
         "source": {"name": real.name, "path": _path_of(source), "fingerprint": real.fingerprint},
         "settings": config.to_dict(settings),
+        "plan": dataclasses.asdict(plan),
         "sweeps": sweeps,
         "recipe": recipe,
         "versions": {"accdd": version("accdd"), "torch": torch.__version__},

@@ -39,6 +39,10 @@ PresetOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides every draw.")]
+PrecisionOption = Annotated[
+    str | None, typer.Option("--precision", help="auto, fp32 or bf16, of convolutions and linear layers.")
+]
+CompileOption = Annotated[str | None, typer.Option("--compile", help="auto, always or never: steps as one graph.")]
 NetworkOption = Annotated[str | None, typer.Option("--network", help="Network to match against.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -64,6 +68,8 @@ def distill(
     ] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    compile: CompileOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -78,6 +84,7 @@ def distill(
             "ipc": ipc, "method": method, "pool.use": early_stage, "perturb.use": perturb, "images.factor": factor,
             "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps,
             "loop.budget": None if budget is None else _seconds(budget), "seed": seed, "device": device,
+            "precision": precision, "compile": compile,
         }  # fmt: skip
         settings = _settings(config, set_, flags)
         from accdd import api, run
@@ -115,6 +122,8 @@ def evaluate(
     snapshots: Annotated[bool, typer.Option("--snapshots", help="Score the snapshots of runs instead.")] = False,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    compile: CompileOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -127,7 +136,8 @@ def evaluate(
         with _reporter(quiet) as reporter:
             scores = api.evaluate(
                 outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds, protocol=protocol,
-                epochs=epochs, seed=seed or 0, device=device or "auto", snapshots=snapshots, reporter=reporter,
+                epochs=epochs, seed=seed or 0, device=device or "auto", compile=compile or "auto",
+                precision=precision or "auto", snapshots=snapshots, reporter=reporter,
             )  # fmt: skip
         if as_json:
             _print_json(scores=[score.to_dict() for score in scores])
@@ -144,6 +154,8 @@ def pool(
     network: NetworkOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    compile: CompileOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -154,7 +166,8 @@ def pool(
     """Train the early-stage models for DATA ahead of time; later runs find them in the cache."""
 
     def body() -> None:
-        settings = _settings(config, set_, {"network.name": network, "seed": seed, "device": device})
+        flags = {"network.name": network, "seed": seed, "device": device, "precision": precision, "compile": compile}
+        settings = _settings(config, set_, flags)
         from accdd import api
 
         with _reporter(quiet) as reporter:

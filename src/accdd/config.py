@@ -50,9 +50,9 @@ class Network:
     name: str = "convnet"
     """A name from `accdd.networks.NETWORKS`."""
     width: int | None = Field(default=None, ge=1)
-    """Filters of each convolution; None is the field's 128, or 32 for images below 28 pixels."""
+    """Filters of the first convolution; None is the network's own default."""
     depth: int | None = Field(default=None, ge=1, le=8)
-    """Number of conv blocks; None follows from the image size."""
+    """Number of conv blocks of a convnet; None follows from the image size."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -146,6 +146,8 @@ class Match:
     """Decoded synthetic images of a class in one matching step, at most."""
     augment: tuple[str, ...] | None = None
     """Siamese augmentations, one draw for real and synthetic images of a class; None takes the method's."""
+    classes: int | None = Field(default=None, ge=1)
+    """Classes matched at once, at most; None follows from the device, its memory and the work of one class."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -208,6 +210,10 @@ class Settings:
     """All draws follow from this number."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of convolutions and linear layers; auto is bf16 where the hardware multiplies it. Distances are always fp32."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Make one compiled graph of each step; auto does where an estimate says that this saves more than it costs."""
     data: Data = Data()
     network: Network = Network()
     train: Train = Train()

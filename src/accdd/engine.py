@@ -1,16 +1,25 @@
 """How a sweep over the classes is executed. Every function here is pure: tensors in, tensors out.
 
 Classes are independent within a sweep, and the real half of a class's step does not see the learned images.
+`sweep` is the definition: one class after the other, uncompiled. `sweeper` makes the same sweep as a plan executes
+it, whose results agree with the definition up to rounding.
 """
 
+import functools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from accdd import augment
+from accdd import augment, execution, training
 from accdd.augment import Draw
+from accdd.config import Settings
+from accdd.data import Dataset
+from accdd.execution import Cost, Plan
+from accdd.keys import Key
 from accdd.matching import Distance, Summary
 from accdd.networks import Forward, Parameters
 
@@ -111,3 +120,133 @@ def sweep(
         losses.append(loss)
         slopes.append(slope)
     return torch.stack(losses), torch.stack(slopes)
+
+
+Sweeper = Callable[[Parameters, Tensor, Tensor, Sweep], tuple[Tensor, Tensor]]
+"""`sweep` without its first argument."""
+
+
+def sweeper(problem: Problem, plan: Plan) -> Sweeper:
+    """`sweep` as `plan` executes it: halves compiled or not, classes one by one or several at once.
+
+    Args:
+        problem: the fixed pieces, in fp32.
+        plan: how; see `choose_plan`.
+    """
+    if not plan.compile_matching and plan.classes == 1:
+        executed = _executed(problem, plan)
+        return lambda *args: sweep(executed, *args)
+    real, synthetic = halves(problem, plan)
+
+    @functools.cache
+    def chunks(classes: int) -> list[Tensor]:
+        return label_chunks(classes, plan, problem.mean.device)
+
+    def planned(parameters: Parameters, real_images: Tensor, stored: Tensor, drawn: Sweep) -> tuple[Tensor, Tensor]:
+        losses, slopes = [], []
+        for labels in chunks(len(stored)):
+            siamese = augment.at(drawn.siamese, labels)
+            target = real(parameters, real_images[drawn.real[labels]], labels, siamese)
+            loss, slope = synthetic(parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
+            losses.append(loss)
+            slopes.append(slope)
+        return torch.cat(losses)[: len(stored)], torch.cat(slopes)[: len(stored)]
+
+    return planned
+
+
+class Halves(NamedTuple):
+    """`real_half` and `synthetic_half` without their problem, for a chunk of classes of one network.
+
+    All arguments and results but the network's parameters begin with the classes.
+    """
+
+    real: Callable[[Parameters, Tensor, Tensor, Draw], Parameters]
+    synthetic: Callable[[Parameters, Parameters, Tensor, Tensor, Draw, Tensor], tuple[Tensor, Tensor]]
+
+
+def halves(problem: Problem, plan: Plan) -> Halves:
+    """The halves of a matching step as `plan` executes them; `problem` is in fp32."""
+    executed, where = _executed(problem, plan), problem.mean.device
+
+    def over_classes(half: Callable[..., Any], arguments: int) -> Callable[..., Any]:
+        if plan.classes > 1:  # one network for all: its forward convolutions stay plain ones, over all images
+            chunk = torch.func.vmap(half, in_dims=(None, *[0] * arguments))
+        else:
+            chunk = _one_class(half)
+        return execution.compiled(chunk, where) if plan.compile_matching else chunk
+
+    return Halves(
+        real=over_classes(functools.partial(real_half, executed), 3),
+        synthetic=over_classes(functools.partial(synthetic_half, executed), 5),
+    )
+
+
+def label_chunks(classes: int, plan: Plan, device: torch.device) -> list[Tensor]:
+    """Class indices in the plan's chunks, all of one size; what the last repeats is to be dropped."""
+    return [torch.tensor(labels, device=device) for labels in execution.chunks(classes, plan.classes)]
+
+
+def _executed(problem: Problem, plan: Plan) -> Problem:
+    """The problem with the network in the plan's precision and layout."""
+    channels_last = plan.compile_matching and plan.classes == 1
+    return problem._replace(forward=Forward(problem.forward.architecture, plan.precision, channels_last))
+
+
+def _one_class(half: Callable[..., Any]) -> Callable[..., Any]:
+    """A half for chunks of one class by hand: vmap would make grouped convolutions, even of one group."""
+
+    def single(parameters: Parameters, *chunk: Any) -> Any:
+        results = half(parameters, *tree_map_only(Tensor, lambda tensor: tensor[0], chunk))
+        return tree_map_only(Tensor, lambda tensor: tensor[None], results)
+
+    return single
+
+
+BATCHED_FLOPS = 2e8
+"""On a CPU, classes are matched at once where one takes fewer operations: dispatch is most of their time."""
+
+
+def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
+    """The plan for a run, from counted work and the kind of device.
+
+    Args:
+        problem: the fixed pieces, in fp32.
+        data: the real set, where it will be.
+        settings: resolved.
+    """
+    where, loop, classes = data.device, settings.loop, data.num_classes
+    mode, recipe, architecture = settings.compile, settings.train, problem.forward.architecture
+    real, synthetic = half_costs(problem, settings)
+    cost = real + synthetic
+    chunk = settings.match.classes or (classes if cost.flops < BATCHED_FLOPS else 1)
+    if where.type == "cuda":
+        chunk = settings.match.classes or execution.free_memory(where) // (2 * cost.bytes)
+    chunk = execution.chunk(classes, chunk)
+    sweeps = math.inf if loop.steps is None else loop.steps * loop.inner_steps
+    trained = training.step_cost(architecture, recipe, recipe.batch)
+    steps = -(-loop.train_images // recipe.batch)
+    return Plan(
+        precision=execution.precision(settings.precision, where),
+        compile_matching=execution.worth_compiling(
+            mode, where, cost.side_by_side(chunk), sweeps * -(-classes // chunk), loop.budget, functions=2
+        ),
+        compile_training=steps > 0 and execution.worth_compiling(mode, where, trained, sweeps * steps, loop.budget),
+        classes=chunk,
+    )
+
+
+def half_costs(problem: Problem, settings: Settings) -> tuple[Cost, Cost]:
+    """What the real and the synthetic half of one class cost, uncompiled; `settings` are resolved."""
+    shape, match = problem.forward.architecture, settings.match
+    problem = problem._replace(mean=problem.mean.to("meta"), std=problem.std.to("meta"))
+    parameters, label = shape.initialise(Key(0)), torch.tensor(0)
+    drawn = augment.draw(match.augment or (), (1,), shape.size, torch.Generator())
+    images = torch.empty(match.real_batch, shape.channels, shape.size, shape.size)
+    stored = torch.empty(settings.ipc, shape.channels, shape.size, shape.size)
+    subset = torch.arange(min(match.synthetic_batch, settings.ipc * problem.factor**2))
+    real, target = execution.count(functools.partial(real_half, problem), parameters, images, label, drawn)
+    synthetic, _ = execution.count(
+        functools.partial(synthetic_half, problem), parameters, target, stored, label, drawn, subset
+    )
+    return real, synthetic

@@ -1,11 +1,76 @@
-"""Where the arithmetic happens."""
+"""Where and how the arithmetic happens: device, precision, compilation, and what a function costs.
 
+Nothing here knows what is computed. Plans follow from counted work and the kind of device, never from a
+stopwatch, so the same command on the same machine always gets the same plan.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import os
 import platform
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._triton import has_triton
+from torch.utils.flop_counter import FlopCounterMode
 
+from accdd import files
 from accdd.config import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a run executes its sweeps; stored with the run."""
+
+    precision: str = "fp32"
+    """Of convolutions and linear layers: `fp32` or `bf16`. Distances, norms and images are always fp32."""
+    compile_matching: bool = False
+    """Whether the two halves of a matching step are compiled, each as one graph."""
+    compile_training: bool = False
+    """Whether the training step of the network between sweeps is."""
+    classes: int = 1
+    """Classes matched at once; sweeps are cut into equal chunks of this many."""
+
+
+PLAIN = Plan()
+"""One class after the other, fp32, nothing compiled: bit-reproducible, and what other plans are held against."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one call of a function takes, counted without running it."""
+
+    flops: int
+    """Of matrix products and convolutions."""
+    operations: int
+    """Calls of kernels, when it is not compiled."""
+    bytes: int
+    """Of everything it writes: more than it ever holds at once."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.flops + other.flops, self.operations + other.operations, self.bytes + other.bytes)
+
+    def side_by_side(self, count: int) -> "Cost":
+        """Of `count` calls as one, mapped: as many operations, each on more."""
+        return Cost(self.flops * count, self.operations, self.bytes * count)
+
+
+# Rates that only have to be right within a factor of two: they place the break-even point and nothing else.
+CPU_FLOPS, CUDA_FLOPS = 45e9, 15e12
+"""Eager fp32 operations a second, of one CPU thread and of a data-centre GPU."""
+OPERATION_SECONDS = 10e-6
+"""Dispatch of one eager operation."""
+COMPILE_SECONDS = 60.0
+"""For one function (half a matching step, or a training step), the first time."""
+COMPILED_SHARE, COMPILED_OPERATION_SHARE = 0.7, 0.2
+"""What compiling leaves of the time of products with what surrounds them, and of the dispatch (RESULTS.md)."""
 
 
 def device(name: str) -> torch.device:
@@ -31,6 +96,140 @@ def machine(where: torch.device) -> str:
     if where.type == "cuda":
         return torch.cuda.get_device_name(where)
     return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def prepare(where: torch.device) -> None:
+    """Settings of the process that make everything faster and change no result; to be called before all else."""
+    # What is compiled is kept for the next process. PyTorch's own place is a folder below /tmp that anybody could fill
+    # with code to be run; it is fixed when the compiler is imported.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_folder() / "compiled"))
+    if where.type == "cpu":
+        _keep_freed_memory()
+
+
+def precision(name: str, where: torch.device) -> str:
+    """`auto` is bf16 where the hardware multiplies it, otherwise fp32; a name is itself.
+
+    On a CPU without such instructions bf16 works and is hundreds of times slower.
+    """
+    if name != "auto":
+        return name
+    if where.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(where) >= (8, 0) else "fp32"
+    has_bf16 = where.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return "bf16" if has_bf16 else "fp32"
+
+
+def count(function: Callable[..., Any], *args: Any) -> tuple[Cost, Any]:
+    """The cost of `function(*args)` and its result without values; from shapes alone, so in milliseconds."""
+    args = tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), args)
+    with FlopCounterMode(display=False) as products, _Counter() as counter:
+        result = function(*args)
+    return Cost(products.get_total_flops(), counter.operations, counter.bytes), result
+
+
+def check(compile: str, where: torch.device) -> None:
+    """Refuse with an `InputError` to compile `always` where nothing can be compiled."""
+    if compile == "always" and not can_compile(where):
+        missing = "a C++ compiler (g++ or clang++)" if where.type == "cpu" else "Triton"
+        raise InputError(f"--compile always: {missing} is not to be found here. Expected --compile auto or never.")
+
+
+def worth_compiling(
+    compile: str, where: torch.device, cost: Cost, calls: float, budget: float | None = None, *, functions: int = 1
+) -> bool:
+    """Whether compiling saves more time than it takes.
+
+    Args:
+        compile: `always` and `never` decide by themselves; `auto` estimates.
+        where: the device.
+        cost: of one call, uncompiled.
+        calls: how many there will be.
+        budget: seconds for all of them, if they are limited.
+        functions: into how many compiled functions a call is divided.
+    """
+    if compile != "auto":
+        return compile == "always"
+    rate = CUDA_FLOPS if where.type == "cuda" else CPU_FLOPS * torch.get_num_threads()
+    products, dispatch = cost.flops / rate, cost.operations * OPERATION_SECONDS
+    saved = products * (1 - COMPILED_SHARE) + dispatch * (1 - COMPILED_OPERATION_SHARE)
+    if budget is not None:
+        calls = min(calls, budget / (products + dispatch))
+    return can_compile(where) and saved * calls > functions * COMPILE_SECONDS
+
+
+@functools.cache
+def can_compile(where: torch.device) -> bool:
+    """Whether `torch.compile` finds what it needs to make code for the device."""
+    if where.type == "cpu":
+        return platform.system() == "Linux" and any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
+    return where.type == "cuda" and has_triton()
+
+
+def compiled(function: Callable[..., Any], where: torch.device) -> Callable[..., Any]:
+    """`function` as one compiled graph for each set of shapes that it is called with.
+
+    Its tensors must come as arguments, and it must not branch on their values. On a GPU its launches are recorded
+    once and replayed (CUDA graphs), so results are copied out before the next replay overwrites them.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    if where.type != "cuda":
+        return torch.compile(function, fullgraph=True, dynamic=False)
+    graph = torch.compile(function, fullgraph=True, dynamic=False, mode="reduce-overhead")
+
+    @functools.wraps(function)
+    def replay(*args: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return tree_map_only(Tensor, Tensor.clone, graph(*args))
+
+    return replay
+
+
+def chunk(count: int, largest: int) -> int:
+    """The size of equal chunks, at most `largest`, that `count` things are cut into with the least padding."""
+    return -(-count // -(-count // max(1, min(count, largest))))
+
+
+def chunks(count: int, size: int) -> Iterator[list[int]]:
+    """Indices 0 to count - 1 in chunks of exactly `size`; the last repeats its last index, to be dropped again."""
+    for start in range(0, count, size):
+        yield [min(index, count - 1) for index in range(start, start + size)]
+
+
+def free_memory(where: torch.device) -> int:
+    """Bytes that can still be had on the device."""
+    if where.type == "cuda":
+        return torch.cuda.mem_get_info(where)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations and the bytes of their results, views included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operations += 1
+        self.bytes += sum(leaf.nbytes for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep large blocks for the next tensor instead of giving their pages back.
+
+    By default every tensor above 32 MiB is mapped anew and its pages are cleared one fault at a time, which took
+    a third of the time of a training step (RESULTS.md).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _processor() -> str:

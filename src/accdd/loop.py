@@ -12,6 +12,7 @@ from accdd.augmented_models import Source
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
+from accdd.execution import PLAIN, Plan
 from accdd.keys import Key
 
 
@@ -26,7 +27,7 @@ class State(NamedTuple):
     """(classes,) of this sweep; empty before the first."""
 
 
-def distill(data: Dataset, problem: Problem, source: Source, settings: Settings) -> Iterator[State]:
+def distill(data: Dataset, problem: Problem, source: Source, settings: Settings, plan: Plan = PLAIN) -> Iterator[State]:
     """Learn synthetic images by matching; yields the start and then the state after every sweep.
 
     Args:
@@ -34,6 +35,7 @@ def distill(data: Dataset, problem: Problem, source: Source, settings: Settings)
         problem: the host method's pieces (see `methods`).
         source: where networks come from; `Perturbed(EarlyStage(pool), ...)` is AccDD, `Fresh(...)` its host.
         settings: resolved, nothing None that the loop reads.
+        plan: how sweeps and training are executed.
     """
     loop, root = settings.loop, Key(settings.seed)
     assert settings.images.start and settings.images.lr  # resolved
@@ -44,26 +46,31 @@ def distill(data: Dataset, problem: Problem, source: Source, settings: Settings)
     base_size = settings.images.base_size
     lr = synthetic.effective_lr(settings.images.lr, ipc=settings.ipc, size=data.size, base_size=base_size)
     lr, momentum = synthetic.per_sweep(lr, settings.images.momentum, data.num_classes)
+    sweep = engine.sweeper(problem, plan)
+    train_step = training.make_step(
+        problem.forward.architecture, settings.train, data.mean, data.std, data.device,
+        precision=plan.precision, compiled_for=settings.train.batch if plan.compile_training else None,
+    )  # fmt: skip
     yield State(0, images, images.new_zeros(0))
 
     for step in itertools.count() if loop.steps is None else range(loop.steps):
         key = root.at("step", step)
         parameters = source(key)  # early-stage, perturbed
-        sgd = training.optimiser(parameters, settings.train)
+        trained = training.begin([parameters])
         drawn = draw(data, problem, settings, key)
         images = images.clamp(0, 1)
         for inner in range(loop.inner_steps):
-            losses, slopes = engine.sweep(problem, parameters, data.images, images, drawn[inner])
+            losses, slopes = sweep(parameters, data.images, images, drawn[inner])
             images, velocity = synthetic.descend(images, velocity, slopes, lr, momentum)
             yield State(step * loop.inner_steps + inner + 1, images, losses)
             if loop.train_images and inner + 1 < loop.inner_steps:
                 order = train_order(data, settings, key.at(inner))
-                for _ in training.train(
-                    problem.forward, parameters, sgd, data.images, data.labels, order,
-                    recipe=settings.train, mean=data.mean, std=data.std, num_classes=data.num_classes,
-                    key=key.at(inner),
-                ):  # fmt: skip
-                    pass
+                steps = training.train(
+                    train_step, trained, data.images, data.labels, order[None],
+                    recipe=settings.train, lr=settings.train.lr, num_classes=data.num_classes, keys=[key.at(inner)],
+                )  # fmt: skip
+                trained = training.last(steps)
+                (parameters,) = training.networks(trained)
 
 
 def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[engine.Sweep]:

@@ -44,7 +44,7 @@ METHODS = {"idc": IDC}
 
 
 def problem(settings: Settings, data: Dataset, architecture: Architecture) -> Problem:
-    """The method that the (resolved) settings name, put together for some data and network."""
+    """The method that the (resolved) settings name, put together for some data and network, in fp32."""
     method = METHODS[settings.method]
     assert settings.match.distance and settings.images.factor  # resolved
     return Problem(

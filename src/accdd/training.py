@@ -1,86 +1,203 @@
-"""The one loop that trains classifiers: the pool, the network inside the loop, and evaluation all use it."""
+"""The one loop that trains classifiers: the pool, the network inside the loop, and evaluation all use it.
 
-from collections.abc import Iterator, Sequence
+A step is a pure function of tensors, so that it can be compiled whole, and mapped over n networks that are
+trained side by side.
+"""
+
+import collections
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from accdd import augment
+from accdd import augment, execution
+from accdd.augment import Draw
 from accdd.config import Train
+from accdd.execution import Cost
 from accdd.keys import Key
-from accdd.networks import Forward, Parameters
+from accdd.networks import Architecture, Forward, Parameters
 
 DECAY = 0.2
 """Factor on the learning rate at two thirds and again at five sixths of a schedule."""
 
-
-def optimiser(parameters: Parameters, recipe: Train) -> torch.optim.SGD:
-    """SGD over the parameters, which become leaves that require gradients."""
-    for value in parameters.values():
-        value.requires_grad_(True)
-    return torch.optim.SGD(
-        parameters.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+STACKED_FLOPS = 2e8
+"""On a CPU, networks whose step takes fewer operations are trained side by side: dispatch is most of their time."""
 
 
-def decay(optimiser: torch.optim.Optimizer, recipe: Train, epoch: int, schedule: int) -> None:
-    """Set the learning rate for `epoch` (from 0) of a `schedule` of that many epochs."""
-    decays = (epoch >= 2 * schedule // 3) + (epoch >= 5 * schedule // 6)
-    for group in optimiser.param_groups:
-        group["lr"] = recipe.lr * DECAY**decays
+class Trained(NamedTuple):
+    """n networks of one shape in training, side by side: every tensor begins with n."""
+
+    parameters: Parameters
+    velocity: Parameters
+    """Of SGD with momentum, shapes as the parameters'."""
+
+
+Step = Callable[[Trained, Tensor, Tensor, Draw, Draw, Tensor], tuple[Trained, Tensor]]
+"""(trained, images (n, b, c, h, w), targets (n, b, classes), augmentation, CutMix, learning rates (n,)) ->
+(trained, losses (n,)). Draws begin with n, too; CutMix is empty where it is not used."""
+
+
+def begin(networks: Sequence[Parameters]) -> Trained:
+    """Networks of one shape before the first step."""
+    parameters = {name: torch.stack([each[name] for each in networks]) for name in networks[0]}
+    return Trained(parameters, {name: torch.zeros_like(value) for name, value in parameters.items()})
+
+
+def networks(trained: Trained) -> list[Parameters]:
+    """The networks one by one, as views."""
+    singles = zip(*(value.unbind() for value in trained.parameters.values()), strict=True)
+    return [dict(zip(trained.parameters, values, strict=True)) for values in singles]
+
+
+def rate(recipe: Train, epoch: int, schedule: int) -> float:
+    """The learning rate of `epoch` (from 0) of a `schedule` of that many epochs."""
+    return recipe.lr * DECAY ** ((epoch >= 2 * schedule // 3) + (epoch >= 5 * schedule // 6))
+
+
+def single_step(forward: Forward, recipe: Train, mean: Tensor, std: Tensor) -> Step:
+    """One step of SGD with momentum and weight decay of one network: a `Step` whose tensors do not begin with n.
+
+    `mean` and `std` are (c,).
+    """
+
+    def step(
+        trained: Trained, images: Tensor, targets: Tensor, drawn: Draw, mixed: Draw, lr: Tensor
+    ) -> tuple[Trained, Tensor]:
+        batch = augment.apply(augment.normalise(images, mean, std), drawn)
+        if mixed:
+            batch, targets = augment.apply_cutmix(batch, targets, mixed)
+
+        def loss(parameters: Parameters) -> Tensor:
+            return F.cross_entropy(forward(parameters, batch), targets)
+
+        parameters, velocity = trained
+        slopes, value = torch.func.grad_and_value(loss)(parameters)
+        velocity = {
+            name: recipe.momentum * velocity[name] + (slopes[name] + recipe.weight_decay * parameters[name])
+            for name in parameters
+        }
+        return Trained({name: parameters[name] - lr * velocity[name] for name in parameters}, velocity), value
+
+    return step
+
+
+@functools.lru_cache(maxsize=64)  # what is compiled is compiled once in a process
+def make_step(
+    architecture: Architecture,
+    recipe: Train,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    where: torch.device,
+    *,
+    count: int = 1,
+    precision: str = "fp32",
+    compiled_for: int | None = None,
+) -> Step:
+    """The step of `count` networks side by side, as it is executed.
+
+    Args:
+        architecture, recipe: what is trained, and how.
+        mean, std: normalisation per channel.
+        where: the device.
+        count: networks.
+        precision: `fp32` or `bf16`.
+        compiled_for: images of a batch for which it is one compiled graph; other batches, such as a short last one,
+            run uncompiled. None compiles nothing.
+    """
+    forward = Forward(architecture, precision, channels_last=bool(compiled_for) and count == 1)
+    single = single_step(forward, recipe, *(torch.tensor(each, device=where) for each in (mean, std)))
+
+    def alone(*stacked: Any) -> Any:  # vmap would make grouped convolutions, even of one group
+        results = single(*tree_map_only(Tensor, lambda tensor: tensor[0], stacked))
+        return tree_map_only(Tensor, lambda tensor: tensor[None], results)
+
+    step = alone if count == 1 else torch.func.vmap(single)
+    if compiled_for is None:
+        return step
+    graph = execution.compiled(step, where)
+    return lambda *args: (graph if args[1].shape[1] == compiled_for else step)(*args)
+
+
+def side_by_side(networks: int, cost: Cost, where: torch.device) -> int:
+    """How many of `networks` to train at once when one step of one costs `cost`.
+
+    On a CPU, where a batch of any size keeps the cores busy, only the smallest; on a GPU as many as fit in memory.
+    """
+    if where.type == "cpu":
+        return networks if cost.flops < STACKED_FLOPS else 1
+    return execution.chunk(networks, execution.free_memory(where) // (2 * cost.bytes))
+
+
+def step_cost(architecture: Architecture, recipe: Train, batch: int) -> Cost:
+    """What one plain step of one network on `batch` images costs."""
+    generator = torch.Generator()
+    parameters = architecture.initialise(Key(0))
+    images = torch.empty(batch, architecture.channels, architecture.size, architecture.size)
+    drawn = augment.draw(recipe.augment, (batch,), architecture.size, generator)
+    mixed = augment.at(augment.draw_cutmix(recipe.cutmix, 1, batch, architecture.size, generator), 0)
+    targets = torch.empty(batch, architecture.num_classes)
+    ones = torch.ones(architecture.channels, device="meta")
+    step = single_step(Forward(architecture), recipe, ones, ones)
+    cost, _ = execution.count(step, Trained(parameters, parameters), images, targets, drawn, mixed, torch.ones(()))
+    return cost
 
 
 def train(
-    forward: Forward,
-    parameters: Parameters,
-    optimiser: torch.optim.Optimizer,
+    step: Step,
+    trained: Trained,
     images: Tensor,
     labels: Tensor,
     order: Tensor,
     *,
     recipe: Train,
-    mean: Sequence[float],
-    std: Sequence[float],
+    lr: float | Tensor,
     num_classes: int,
-    key: Key,
-) -> Iterator[Tensor]:
-    """Train on `images[order]` in batches, one SGD step each.
+    keys: Sequence[Key],
+) -> Iterator[tuple[Trained, Tensor]]:
+    """Train each network on `images[order]` in batches, one SGD step each.
 
     Args:
-        forward: the network's function.
-        parameters: its weights, changed in place; leaves of `optimiser`.
-        optimiser: from `optimiser`; keeps its momentum between calls.
-        images: uint8 or float in [0, 1], (n, c, h, w).
-        labels: int64 (n,).
-        order: int64 indices into images, in the order they are seen; a short last batch is used too.
+        step: from `make_step`, for as many networks and with the same recipe.
+        trained: n networks, not changed.
+        images: uint8 or float in [0, 1], (count, c, h, w).
+        labels: int64 (count,).
+        order: int64 (n, m), indices into images in the order each network sees them; a short last batch is used too.
         recipe: batch size, augmentation and CutMix.
-        mean, std: normalisation per channel.
+        lr: the learning rate, or one for each network, (n,).
         num_classes: width of the targets.
-        key: where the augmentation's draws come from.
+        keys: one for each network, where its draws come from: they are what they would be if it were alone.
 
     Yields:
-        The loss after each step, a scalar tensor.
+        The networks after each step, and their losses, (n,).
     """
-    batches = order.to(images.device).split(recipe.batch)
-    shift, scale = (torch.tensor(each, device=images.device) for each in (mean, std))
-    size = images.shape[-1]
+    device, size = images.device, images.shape[-1]
+    batches = order.to(device).split(recipe.batch, dim=1)
+    rates = torch.as_tensor(lr, dtype=torch.float32).expand(len(keys)).to(device)
     # Drawn for the whole call at once, so they depend on the key and on the number of batches, and nothing else.
     shape = (len(batches), recipe.batch)
-    drawn = augment.to(augment.draw(recipe.augment, shape, size, key.generator("augment")), images.device)
-    mixed = augment.to(augment.draw_cutmix(recipe.cutmix, *shape, size, key.generator("cutmix")), images.device)
-    for step, rows in enumerate(batches):
-        batch = augment.normalise(images[rows], shift, scale)
-        batch = augment.apply(batch, augment.at(drawn, step, slice(len(rows))))
-        targets = F.one_hot(labels[rows], num_classes).to(batch.dtype)
-        if recipe.cutmix > 0:
-            batch, targets = augment.apply_cutmix(batch, targets, augment.at(mixed, step))
-        loss = F.cross_entropy(forward(parameters, batch), targets)
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
-        for value, gradient in zip(parameters.values(), gradients, strict=True):
-            value.grad = gradient
-        optimiser.step()
-        yield loss.detach()
+    drawn = _side_by_side([augment.draw(recipe.augment, shape, size, key.generator("augment")) for key in keys])
+    mixed = _side_by_side([augment.draw_cutmix(recipe.cutmix, *shape, size, key.generator("cutmix")) for key in keys])
+    drawn, mixed = augment.to(drawn, device), augment.to(mixed if recipe.cutmix > 0 else {}, device)
+    for number, rows in enumerate(batches):
+        targets = F.one_hot(labels[rows], num_classes).to(torch.float32)
+        own_drawn = augment.at(drawn, number, slice(None), slice(rows.shape[1]))
+        trained, losses = step(trained, images[rows], targets, own_drawn, augment.at(mixed, number), rates)
+        yield trained, losses
+
+
+def last(steps: Iterator[tuple[Trained, Tensor]]) -> Trained:
+    """The networks after all steps, of which there is at least one."""
+    ((trained, _),) = collections.deque(steps, maxlen=1)
+    return trained
+
+
+def _side_by_side(draws: Sequence[Draw]) -> Draw:
+    """The draws of n networks for several batches: each tensor (batches, n, ...)."""
+    return {name: torch.stack([each[name] for each in draws], dim=1) for name in draws[0]}
 
 
 @torch.no_grad()

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from accdd import config, files, training
+from accdd import config, execution, files, training
+from accdd.config import Train
 from accdd.data import Dataset
 from accdd.keys import SCHEME, Key
-from accdd.networks import Architecture, Forward, Parameters
+from accdd.networks import Architecture, Parameters
 
 VERSION = 2
 """Raised when pools made from the same settings would differ; old cache entries are then never found."""
@@ -99,57 +100,89 @@ def build(
     settings: config.Settings,
     report: Report = lambda share: None,
 ) -> tuple[EarlyStageModel, ...]:
-    """Train the networks of a pool, one after the other.
+    """Train the networks of a pool, those of one recipe side by side where that is faster.
 
     They differ in seed, learning rate and augmentation (`pool.lr_scales`, `pool.augment`). The learning rate
     falls at 2/3 and 5/6 of (epochs + 1), so not within two epochs.
     """
-    forward = Forward(architecture)
-    pool = settings.pool
+    pool, where = settings.pool, data.device
     per_epoch = math.ceil(len(data.images) / settings.train.batch)
     keep: dict[int, list[float]] = {}
     for epoch in pool.epochs:
         keep.setdefault(round(epoch * per_epoch), []).append(epoch)
     total = max(keep)
-    members: list[EarlyStageModel] = []
+    batch = min(settings.train.batch, len(data.images))
+    cost = training.step_cost(architecture, settings.train, batch)
+    recipes: dict[Train, list[int]] = {}
     for network in range(pool.networks):
-        key = Key(settings.seed).at("pool", network)
-        recipe = dataclasses.replace(
-            settings.train,
-            lr=settings.train.lr * pool.lr_scales[network % len(pool.lr_scales)],
-            augment=pool.augment[network % len(pool.augment)],
-        )
-        parameters = architecture.initialise(key, data.device)
-        sgd = training.optimiser(parameters, recipe)
-        losses: list[torch.Tensor] = []
+        recipe = dataclasses.replace(settings.train, augment=pool.augment[network % len(pool.augment)])
+        recipes.setdefault(recipe, []).append(network)
+    members: list[EarlyStageModel] = []
+    for recipe, networks in recipes.items():
+        at_once = training.side_by_side(len(networks), cost, where)
+        calls = total * len(networks) / at_once
+        worth_it = execution.worth_compiling(settings.compile, where, cost.side_by_side(at_once), calls)
+        step = training.make_step(
+            architecture, recipe, data.mean, data.std, where, count=at_once,
+            precision=execution.precision(settings.precision, where), compiled_for=batch if worth_it else None,
+        )  # fmt: skip
+        for first in range(0, len(networks), at_once):
+            together = networks[first : first + at_once]
 
-        def snapshot(
-            step: int,
-            network: int = network,
-            parameters: Parameters = parameters,
-            losses: list[torch.Tensor] = losses,
-        ) -> None:
-            loss = torch.stack(losses[-per_epoch:]).mean().item() if losses else None
+            def report_all(share: float, done: int = len(members), count: int = len(together)) -> None:
+                report((done / len(pool.epochs) + share * count) / pool.networks)
+
+            members += _train_together(data, architecture, settings, recipe, step, together, keep, total, report_all)
+    return tuple(sorted(members, key=lambda member: (member.network, member.epoch)))
+
+
+def _train_together(
+    data: Dataset,
+    architecture: Architecture,
+    settings: config.Settings,
+    recipe: Train,
+    step: training.Step,
+    networks: list[int],
+    keep: dict[int, list[float]],
+    total: int,
+    report: Report,
+) -> list[EarlyStageModel]:
+    """The snapshots of some networks of a pool, trained with one recipe for `total` steps.
+
+    `keep` has the epochs at which they are kept, by step.
+    """
+    pool = settings.pool
+    keys = [Key(settings.seed).at("pool", network) for network in networks]
+    trained = training.begin([architecture.initialise(key, data.device) for key in keys])
+    scales = torch.tensor([pool.lr_scales[network % len(pool.lr_scales)] for network in networks])
+    per_epoch = math.ceil(len(data.images) / recipe.batch)
+    losses: list[torch.Tensor] = []
+
+    def snapshots(trained: training.Trained) -> list[EarlyStageModel]:
+        recent = torch.stack(losses[-per_epoch:]).mean(0).tolist() if losses else [None] * len(networks)
+        kept = []
+        for network, loss, parameters in zip(networks, recent, training.networks(trained), strict=True):
             if loss is not None and not math.isfinite(loss):
                 raise ArithmeticError(f"Early-stage network {network} diverged (loss {loss}). Lower train.lr.")
-            for epoch in keep[step]:
-                copy = {name: value.detach().clone() for name, value in parameters.items()}
-                members.append(EarlyStageModel(network, epoch, loss, copy))
+            for epoch in keep.get(len(losses), []):
+                copy = {name: value.clone() for name, value in parameters.items()}
+                kept.append(EarlyStageModel(network, epoch, loss, copy))
+        return kept
 
-        if 0 in keep:
-            snapshot(0)
-        for epoch in range(math.ceil(total / per_epoch)):
-            training.decay(sgd, recipe, epoch, math.ceil(max(pool.epochs)) + 1)
-            order = torch.randperm(len(data.images), generator=key.at(epoch).generator("order"))
-            steps = training.train(
-                forward, parameters, sgd, data.images, data.labels, order,
-                recipe=recipe, mean=data.mean, std=data.std, num_classes=data.num_classes, key=key.at(epoch),
-            )  # fmt: skip
-            for loss in steps:
-                losses.append(loss)
-                if len(losses) in keep:
-                    snapshot(len(losses))
-                report((network + len(losses) / total) / pool.networks)
-                if len(losses) == total:
-                    break
-    return tuple(members)
+    members = snapshots(trained) if 0 in keep else []
+    for epoch in range(math.ceil(total / per_epoch)):
+        at_epoch = [key.at(epoch) for key in keys]
+        orders = [torch.randperm(len(data.images), generator=key.generator("order")) for key in at_epoch]
+        lr = training.rate(recipe, epoch, math.ceil(max(pool.epochs)) + 1) * scales
+        steps = training.train(
+            step, trained, data.images, data.labels, torch.stack(orders),
+            recipe=recipe, lr=lr, num_classes=data.num_classes, keys=at_epoch,
+        )  # fmt: skip
+        for trained, loss in steps:
+            losses.append(loss)
+            if len(losses) in keep:
+                members += snapshots(trained)
+            report(len(losses) / total)
+            if len(losses) == total:
+                break
+    return members

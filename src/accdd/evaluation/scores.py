@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from accdd import selection, training
+from accdd import execution, selection, training
 from accdd.data import Dataset
 from accdd.evaluation.protocols import Protocol
 from accdd.keys import Key
@@ -69,58 +69,67 @@ def score(
     *,
     mean: Sequence[float],
     std: Sequence[float],
-    seeds: int,
-    key: Key,
+    keys: Sequence[Key],
+    rows: Tensor | None = None,
     epochs: int | None = None,
+    compile: str = "auto",
+    precision: str = "auto",
     report: Report = lambda share: None,
 ) -> Score:
-    """Train `seeds` fresh networks on a set of images and test each on `data`'s test split.
+    """Train fresh networks on a set of images and test each on `data`'s test split.
 
     Args:
         name: what the set is called in the score.
-        images: float in [0, 1] or uint8, (n, c, h, w): what a network sees, so decoded.
-        labels: int64 (n,).
+        images: float in [0, 1] or uint8, (count, c, h, w): what a network sees, so decoded.
+        labels: int64 (count,).
         data: classes and test split; also says where to train.
         architecture: the network.
         protocol: recipe and epochs.
         mean, std: normalisation per channel, of training and of test images.
-        seeds: networks; each differs in initialisation, order and augmentation.
-        key: where they begin.
+        keys: one per network: initialisation, order and augmentation.
+        rows: int64 (networks, m), which images each network is trained on; None is all.
         epochs: instead of the protocol's own.
+        compile: `auto`, `always` or `never`.
+        precision: `auto`, `fp32` or `bf16`, of training; testing is fp32.
         report: told of progress.
     """
     began = time.perf_counter()
-    forward = Forward(architecture)
-    images, labels = images.to(data.device), labels.to(data.device)
-    usual = protocol.epochs_for(len(images))
+    where, recipe = data.device, protocol.recipe
+    images, labels = images.to(where), labels.to(where)
+    if rows is None:
+        rows = torch.arange(len(images)).expand(len(keys), -1)
+    usual = protocol.epochs_for(rows.shape[1])
     total = epochs or usual
-    accuracies = []
-    for seed in range(seeds):
-        own = key.at("score", seed)
-        parameters = architecture.initialise(own, data.device)
-        sgd = training.optimiser(parameters, protocol.recipe)
+    batch = min(recipe.batch, rows.shape[1])
+    cost = training.step_cost(architecture, recipe, batch)
+    at_once = training.side_by_side(len(keys), cost, where)
+    calls = total * (rows.shape[1] // batch) * len(keys) / at_once
+    worth_it = execution.worth_compiling(compile, where, cost.side_by_side(at_once), calls)
+    step = training.make_step(
+        architecture, recipe, tuple(mean), tuple(std), where, count=at_once,
+        precision=execution.precision(precision, where), compiled_for=batch if worth_it else None,
+    )  # fmt: skip
+    forward = Forward(architecture)
+    accuracies: list[float] = []
+    for first in range(0, len(keys), at_once):
+        together, own = keys[first : first + at_once], rows[first : first + at_once]
+        trained = training.begin([architecture.initialise(key, where) for key in together])
         for epoch in range(total):
-            training.decay(sgd, protocol.recipe, epoch, total)
-            order = torch.randperm(len(images), generator=own.at(epoch).generator("order"))
-            for _ in training.train(
-                forward, parameters, sgd, images, labels, order,
-                recipe=protocol.recipe, mean=mean, std=std, num_classes=data.num_classes, key=own.at(epoch),
-            ):  # fmt: skip
-                pass
-            report((seed + (epoch + 1) / total) / seeds)
-        accuracies.append(
+            at_epoch = [key.at(epoch) for key in together]
+            shuffled = [torch.randperm(rows.shape[1], generator=key.generator("order")) for key in at_epoch]
+            steps = training.train(
+                step, trained, images, labels, own.gather(1, torch.stack(shuffled)),
+                recipe=recipe, lr=training.rate(recipe, epoch, total), num_classes=data.num_classes, keys=at_epoch,
+            )  # fmt: skip
+            trained = training.last(steps)
+            report((first + len(together) * (epoch + 1) / total) / len(keys))
+        accuracies += [
             training.accuracy(forward, parameters, data.test_images, data.test_labels, mean=mean, std=std)
-        )
+            for parameters in training.networks(trained)
+        ]
     seconds = time.perf_counter() - began
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
     return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2))
-
-
-def merge(scores: Sequence[Score]) -> Score:
-    """One score of what was trained on several sets of the same kind."""
-    accuracies = tuple(accuracy for each in scores for accuracy in each.accuracies)
-    seconds = round(sum(each.seconds for each in scores), 2)
-    return dataclasses.replace(scores[0], accuracies=accuracies, seconds=seconds)
 
 
 def beside_random(
@@ -134,6 +143,8 @@ def beside_random(
     seeds: int,
     seed: int,
     epochs: int | None = None,
+    compile: str = "auto",
+    precision: str = "auto",
     report: Report = lambda share: None,
 ) -> tuple[Score, Score]:
     """The scores of a distilled set and of as many random real images, drawn again for every network.
@@ -142,23 +153,25 @@ def beside_random(
         images, labels: the decoded set, as for `score`.
         stored: images per class as stored: what random images are given, too.
         seed: the run's.
-        data, architecture, protocol, seeds, epochs, report: as for `score`.
+        seeds: networks per score.
+        data, architecture, protocol, epochs, compile, precision, report: as for `score`.
     """
 
-    def run(name: str, images: Tensor, labels: Tensor, seeds: int, key: Key, report: Report) -> Score:
+    def run(name: str, images: Tensor, labels: Tensor, keys: list[Key], rows: Tensor | None, report: Report) -> Score:
         return score(
-            name, images, labels, data, architecture, protocol,
-            mean=data.mean, std=data.std, seeds=seeds, key=key, epochs=epochs, report=report,
+            name, images, labels, data, architecture, protocol, mean=data.mean, std=data.std, keys=keys, rows=rows,
+            epochs=epochs, compile=compile, precision=precision, report=report,
         )  # fmt: skip
 
-    distilled = run("distilled", images, labels, seeds, Key(seed), lambda share: report(share / 2))
-    draws = []
-    for draw in range(seeds):
-        key = Key(seed).at("random", draw)
-        chosen = selection.random(data.class_index, stored, key).flatten()
-        done = (1 + draw / seeds) / 2
-        draws.append(
-            run("random", data.images[chosen], data.labels[chosen], 1, key,
-                lambda share, done=done: report(done + share / seeds / 2))
-        )  # fmt: skip
-    return distilled, merge(draws)
+    keys = network_keys(Key(seed), seeds)
+    distilled = run("distilled", images, labels, keys, None, lambda share: report(share / 2))
+    draws = [Key(seed).at("random", draw) for draw in range(seeds)]
+    chosen = torch.stack([selection.random(data.class_index, stored, key).flatten() for key in draws])
+    keys = [key for draw in draws for key in network_keys(draw, 1)]
+    random = run("random", data.images, data.labels, keys, chosen, lambda share: report((1 + share) / 2))
+    return distilled, random
+
+
+def network_keys(key: Key, count: int) -> list[Key]:
+    """Where the networks of a score begin."""
+    return [key.at("score", seed) for seed in range(count)]

@@ -1,5 +1,6 @@
 """The folder of a run: what it was told, what happened, what it made."""
 
+import dataclasses
 import json
 import platform
 import shlex
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from accdd import execution, files
 from accdd.config import InputError, Settings, to_dict
+from accdd.execution import Plan
 
 CONTENTS = {
     "config.yaml": "what was asked for, and what it became",
-    "env.json": "versions and machine",
+    "env.json": "versions, machine, and how the arithmetic was done",
     "metrics.jsonl": "loss and time, a line a second",
     "snapshots": "the images on the way, for accuracy curves",
     "distilled": "the result: load it with accdd.load",
@@ -47,7 +49,13 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: str | Path, source: str, given: Mapping[str, Any], resolved: Settings, device: torch.device
+        cls,
+        path: str | Path,
+        source: str,
+        given: Mapping[str, Any],
+        resolved: Settings,
+        device: torch.device,
+        plan: Plan,
     ) -> "RunFolder":
         """Make the folder and record what the run is.
 
@@ -60,7 +68,9 @@ class RunFolder:
         folder = cls(path)
         config = {"data": source, "given": dict(given), "resolved": to_dict(resolved)}
         files.write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        files.write_text(path / "env.json", json.dumps(environment(device), indent=1))
+        files.write_text(
+            path / "env.json", json.dumps(environment(device) | {"plan": dataclasses.asdict(plan)}, indent=1)
+        )
         (path / "snapshots").mkdir()
         return folder
 

@@ -11,8 +11,12 @@ from accdd.augmented_models import Source
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
+from accdd.execution import Plan
 from accdd.run.folder import RunFolder
 from accdd.run.progress import Reporter
+
+SYNCHRONISE_SECONDS = 0.1
+"""How far a GPU's work may lag behind its launches; in between, the draws of later sweeps are made while it works."""
 
 
 def learn(
@@ -20,6 +24,7 @@ def learn(
     problem: Problem,
     source: Source,
     settings: Settings,
+    plan: Plan,
     reporter: Reporter,
     folder: RunFolder | None,
 ) -> tuple[Tensor, int, float]:
@@ -36,10 +41,13 @@ def learn(
     marks = _marks(settings.loop.snapshots)
     reporter.phase("distilling")
     spent, logged, loss, state = 0.0, -1.0, None, None  # `spent` leaves out what keeping snapshots takes
-    resumed = time.perf_counter()
-    for state in loop.distill(real, problem, source, settings):
-        if real.device.type == "cuda":
+    resumed = synchronised = time.perf_counter()
+    for state in loop.distill(real, problem, source, settings, plan):
+        if real.device.type == "cuda" and (
+            state.sweep in (0, total) or time.perf_counter() - synchronised > SYNCHRONISE_SECONDS
+        ):
             torch.cuda.synchronize(real.device)  # without it, seconds would count launches
+            synchronised = time.perf_counter()
         spent += time.perf_counter() - resumed
         share = max(spent / budget if budget else 0.0, state.sweep / total if total else float(total == 0))
         over = share >= 1

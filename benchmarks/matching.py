@@ -1,0 +1,63 @@
+"""How much faster is a sweep over the classes than the plain loop?
+
+python benchmarks/matching.py [WORDS] [--json]
+"""
+
+import functools
+
+from harness import Row, Work, main
+from setting import Case, Matching, ReferenceMatching
+
+from accdd import augment, engine, execution
+
+
+def sweep(case: Case) -> Work:
+    """Real and synthetic half of all classes, as a run does it."""
+    execution.prepare(execution.device("auto"))
+    given = Matching.of(case)
+    sweeper = engine.sweeper(given.problem, given.plan)
+    return lambda: sweeper(given.parameters, given.real.images, given.stored, given.drawn)
+
+
+def synthetic(case: Case) -> Work:
+    """The synthetic half of all classes alone, for targets that are at hand."""
+    execution.prepare(execution.device("auto"))
+    given = Matching.of(case)
+    halves = engine.halves(given.problem, given.plan)
+    parameters, drawn = given.parameters, given.drawn
+
+    def work(targets: list = []) -> None:  # noqa: B006 - computed at the first call, which is not timed
+        for number, labels in enumerate(engine.label_chunks(len(given.stored), given.plan, given.real.device)):
+            siamese = augment.at(drawn.siamese, labels)
+            if number == len(targets):
+                targets.append(halves.real(parameters, given.real.images[drawn.real[labels]], labels, siamese))
+            halves.synthetic(parameters, targets[number], given.stored[labels], labels, siamese, drawn.subset[labels])
+
+    return work
+
+
+def flops(case: Case, *, whole: bool = True) -> int:
+    """Of all classes, counted on the plain step."""
+    given = Matching.of(case)
+    real, own = engine.half_costs(given.problem, given.settings)
+    return case.classes * (real + own if whole else own).flops
+
+
+def rows() -> list[Row]:
+    listed = []
+    for ipc in (1, 10, 50):
+        case = Case(ipc=ipc)
+        listed.append(
+            Row(f"sweep, IPC {ipc}", functools.partial(sweep, case), functools.partial(ReferenceMatching, case),
+                functools.partial(flops, case))
+        )  # fmt: skip
+        listed.append(
+            Row(f"synthetic half, IPC {ipc}", functools.partial(synthetic, case),
+                functools.partial(ReferenceMatching, case, synthetic_only=True),
+                functools.partial(flops, case, whole=False))
+        )  # fmt: skip
+    return listed
+
+
+if __name__ == "__main__":
+    main("How much faster is a sweep over 10 classes (ConvNet-3-128, factor 2) than the plain loop?", rows())

@@ -1,0 +1,318 @@
+"""Plans: whatever is compiled, batched or in bf16, a sweep is `engine.sweep` up to rounding, and plain ones to the bit.
+
+Gradients are compared by their cosine per class over several random batches, because rounding may turn single ReLUs.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import CPU, DISTANCES, FACTORS, Pool, assert_same, network, settings, several
+from helpers import problem as problem_of
+from torch import Tensor
+from torch._dynamo.utils import counters
+from torch.utils._pytree import tree_map_only
+
+from accdd import engine, execution, loop, presets, training
+from accdd.augmented_models import EarlyStage, pool
+from accdd.config import Train
+from accdd.data import Dataset
+from accdd.engine import Problem, Sweep, Sweeper
+from accdd.execution import PLAIN, Plan
+from accdd.keys import Key
+from accdd.matching import DISTANCES as BY_NAME
+from accdd.networks import Forward, Parameters
+
+distances = pytest.mark.parametrize("distance", DISTANCES)
+factors = pytest.mark.parametrize("factor", FACTORS)
+chunked = pytest.mark.parametrize("classes", [2, 3, 5])  # of five: padded by one, padded by one, all at once
+
+
+def compiles(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks of tests that compile, which takes 5 to 20 seconds for each graph."""
+    marks = (
+        pytest.mark.skipif(not execution.can_compile(CPU), reason="no C++ compiler here"),
+        pytest.mark.timeout(600),
+        # Importing PyTorch's compiler compiles a module of its own in a way that PyTorch has deprecated.
+        pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    )
+    for mark in marks:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return several(5)
+
+
+@pytest.fixture(scope="module")
+def models(data: Dataset) -> Pool:
+    """Three early-stage models."""
+    return pool.build(data, network(num_classes=5), settings({"pool.networks": 3}))
+
+
+def draws(data: Dataset, problem: Problem, count: int, ipc: int = 2, real_batch: int = 6) -> list[tuple[Sweep, Tensor]]:
+    """The draws of some sweeps, each with stored images of its own."""
+    changes = {"ipc": ipc, "match.real_batch": real_batch, "loop.inner_steps": count, "match.synthetic_batch": 7}
+    given = presets.resolve(settings({**changes, "images.factor": problem.factor}), data)
+    drawn = loop.draw(data, problem, given, Key(0).at("step", 0))
+    random = torch.Generator().manual_seed(0)
+    shape = (data.num_classes, ipc, 3, data.size, data.size)
+    return [(sweep, torch.rand(shape, generator=random)) for sweep in drawn]
+
+
+def assert_agree(
+    found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], *, cosine: float = 0.9999, losses: float = 1e-4
+) -> None:
+    """Losses to a relative tolerance, and for each class the cosine of its gradient."""
+    torch.testing.assert_close(found[0], expected[0], rtol=losses, atol=0)
+    cosines = F.cosine_similarity(found[1].flatten(1), expected[1].flatten(1))
+    assert found[1].shape == expected[1].shape and cosines.min() > cosine, cosines
+
+
+# Several classes at once --------------------------------------------------------------------------------------
+
+
+@distances
+@factors
+@chunked
+def test_classes_at_once_are_matched_as_one_by_one(
+    data: Dataset, models: Pool, distance: str, factor: int, classes: int
+):
+    """Measured over eight batches: gradients within 1e-6 of their largest entry, losses within 3e-7 of themselves."""
+    problem = problem_of(data, distance=distance, factor=factor)
+    sweep = engine.sweeper(problem, Plan(classes=classes))
+    for index, (drawn, stored) in enumerate(draws(data, problem, 4)):
+        parameters = models[index % 3].parameters
+        expected = engine.sweep(problem, parameters, data.images, stored, drawn)
+        found = sweep(parameters, data.images, stored, drawn)
+        assert_agree(found, expected)
+        largest = expected[1].abs().max().item()
+        torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5 * largest)
+
+
+@distances
+def test_images_after_20_sweeps_are_the_same_for_any_number_of_classes_at_once(
+    data: Dataset, models: Pool, distance: str
+):
+    """Measured: at most 4e-6 of how far the images moved."""
+    changes = {"match.distance": distance, "images.factor": 2, "loop.steps": 5, "loop.inner_steps": 4}
+    given = presets.resolve(settings(changes | {"loop.train_images": 16}), data)
+    problem = problem_of(data, distance=distance, factor=2)
+    plans = [PLAIN, *(Plan(classes=classes) for classes in (2, 5))]
+    runs = [list(loop.distill(data, problem, EarlyStage(models), given, plan)) for plan in plans]
+    start, learned = runs[0][0].images, runs[0][-1].images
+    moved = (learned - start).abs().max().item()
+    assert moved > 1e-3
+    for states in runs[1:]:
+        assert [state.sweep for state in states] == list(range(21))
+        assert_same(states[0].images, start)
+        torch.testing.assert_close(states[-1].images, learned, rtol=0, atol=1e-4 * moved)
+
+
+def test_a_plain_plan_is_the_definition_to_the_last_bit(data: Dataset, models: Pool):
+    problem = problem_of(data, factor=2)
+    for drawn, stored in draws(data, problem, 3):
+        given = (models[0].parameters, data.images, stored, drawn)
+        assert_same(engine.sweeper(problem, PLAIN)(*given), engine.sweep(problem, *given))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_a_plan_without_compilation_gives_the_same_bytes_twice(data: Dataset, models: Pool, classes: int):
+    problem, plan = problem_of(data), Plan(classes=classes)
+    given = presets.resolve(settings({"loop.train_images": 16, "loop.inner_steps": 3}), data)
+    first, second = (list(loop.distill(data, problem, EarlyStage(models), given, plan)) for _ in range(2))
+    assert_same(first, second)
+
+
+def test_the_last_chunk_is_padded_and_what_pads_it_is_dropped(data: Dataset):
+    found = [labels.tolist() for labels in engine.label_chunks(5, Plan(classes=3), CPU)]
+    assert found == [[0, 1, 2], [3, 4, 4]]
+    problem = problem_of(data)
+    ((drawn, stored),) = draws(data, problem, 1)
+    losses, slopes = engine.sweeper(problem, Plan(classes=3))(
+        network(num_classes=5).initialise(Key(0)), data.images, stored, drawn
+    )
+    assert losses.shape == (5,) and slopes.shape == stored.shape
+
+
+@chunked
+def test_halves_take_and_give_what_begins_with_the_classes(data: Dataset, classes: int):
+    problem, plan = problem_of(data), Plan(classes=classes)
+    parameters = network(num_classes=5).initialise(Key(0))
+    ((drawn, stored),) = draws(data, problem, 1)
+    real, synthetic = engine.halves(problem, plan)
+    labels = torch.arange(classes)
+    siamese = {name: value[labels] for name, value in drawn.siamese.items()}
+    target = real(parameters, data.images[drawn.real[labels]], labels, siamese)
+    assert {name: value.shape for name, value in target.items()} == {
+        name: (classes, *value.shape) for name, value in parameters.items() if value.ndim == 4
+    }
+    loss, slope = synthetic(parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
+    assert loss.shape == (classes,) and slope.shape == (classes, *stored.shape[1:])
+
+
+# bf16 ---------------------------------------------------------------------------------------------------------
+
+
+def wide(data: Dataset, distance: str) -> Problem:
+    """Rounding averages out over filters and images; with four filters it would turn too many ReLUs."""
+    shape = network(num_classes=data.num_classes, width=32)
+    return problem_of(data, distance=distance)._replace(forward=Forward(shape))
+
+
+@distances
+@pytest.mark.parametrize("classes", [1, 3])
+def test_bf16_points_where_fp32_points(distance: str, classes: int):
+    """Measured over four batches of three classes: cosines from 0.996 (l1, for mse and cosine 0.997), losses 1.2 %."""
+    data = several(3, per_class=32)
+    problem = wide(data, distance)
+    sweep = engine.sweeper(problem, Plan(precision="bf16", classes=classes))
+    for index, (drawn, stored) in enumerate(draws(data, problem, 2, ipc=8, real_batch=32)):
+        parameters = problem.forward.architecture.initialise(Key(index))
+        expected = engine.sweep(problem, parameters, data.images, stored, drawn)
+        found = sweep(parameters, data.images, stored, drawn)
+        assert not torch.equal(found[1], expected[1])
+        assert {value.dtype for value in found} == {torch.float32}
+        assert_agree(found, expected, cosine=0.99, losses=0.05)
+
+
+def test_in_bf16_what_is_compared_and_how_stays_fp32(data: Dataset, models: Pool):
+    seen: list[torch.dtype] = []
+
+    def watching(real: Parameters, synthetic: Parameters) -> Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        value = BY_NAME["cosine"](real, synthetic)
+        seen.extend(each.dtype for each in (*real.values(), *synthetic.values(), value))
+        return value
+
+    problem = problem_of(data)._replace(distance=watching)
+    ((drawn, stored),) = draws(data, problem, 1)
+    losses, slopes = engine.sweeper(problem, Plan(precision="bf16"))(models[0].parameters, data.images, stored, drawn)
+    assert set(seen) == {losses.dtype, slopes.dtype} == {torch.float32}
+    logits = Forward(network(), "bf16")(network().initialise(Key(0)), torch.rand(2, 3, 8, 8))
+    assert logits.dtype == torch.float32
+
+
+# Compiled -----------------------------------------------------------------------------------------------------
+
+
+def graphs() -> int:
+    """How many have been compiled so far."""
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.fixture(scope="module")
+def compiled(data: Dataset) -> Sweeper:
+    """Two graphs, compiled at the first sweep."""
+    return engine.sweeper(problem_of(data, factor=2), Plan(compile_matching=True))
+
+
+@compiles
+def test_a_compiled_sweep_agrees_with_the_plain_one_and_is_compiled_once(
+    data: Dataset, models: Pool, compiled: Sweeper
+):
+    problem = problem_of(data, factor=2)
+    for index, (drawn, stored) in enumerate(draws(data, problem, 6)):
+        given = (models[index % 3].parameters, data.images, stored, drawn)
+        assert_agree(compiled(*given), engine.sweep(problem, *given))
+        if index == 0:
+            after_the_first = graphs()
+    assert graphs() == after_the_first  # other classes, images, draws and networks of these shapes
+
+
+@compiles
+def test_what_a_compiled_sweep_returned_is_not_written_over_by_the_next(data: Dataset, models: Pool, compiled: Sweeper):
+    problem = problem_of(data, factor=2)
+    (first_drawn, first), (drawn, stored) = draws(data, problem, 2)
+    results = compiled(models[0].parameters, data.images, first, first_drawn)
+    before = [result.clone() for result in results]
+    compiled(models[1].parameters, data.images, stored, drawn)
+    assert_same(list(results), before)
+
+
+@compiles
+def test_a_compiled_half_of_several_classes_agrees_with_the_plain_one(data: Dataset, models: Pool):
+    problem = problem_of(data)
+    labels = torch.arange(2)
+    plain, graph = (engine.halves(problem, Plan(compile_matching=now, classes=2)) for now in (False, True))
+    for drawn, stored in draws(data, problem, 3):
+        siamese = {name: value[labels] for name, value in drawn.siamese.items()}
+        target = plain.real(models[0].parameters, data.images[drawn.real[labels]], labels, siamese)
+        given = (models[0].parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
+        assert_agree(graph.synthetic(*given), plain.synthetic(*given))
+
+
+@compiles
+def test_a_compiled_training_step_agrees_with_the_plain_one_and_leaves_a_short_batch_uncompiled(data: Dataset):
+    recipe = Train(batch=8, augment=("color", "crop"), cutmix=0.5)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))[None, :19]  # batches of 8, 8 and 3
+
+    def train(compiled_for: int | None, lr: float) -> list[tuple[Parameters, Tensor, int]]:
+        step = training.make_step(network(num_classes=5), recipe, data.mean, data.std, CPU, compiled_for=compiled_for)
+        steps = training.train(
+            step, training.begin([network(num_classes=5).initialise(Key(0))]), data.images, data.labels, order,
+            recipe=recipe, lr=lr, num_classes=5, keys=[Key(0)],
+        )  # fmt: skip
+        return [(trained.parameters, loss, graphs()) for trained, loss in steps]
+
+    before = graphs()
+    for lr in (0.01, 0.05, 0.002):
+        plain, found = train(None, lr), train(8, lr)
+        for (parameters, loss, _), (expected, expected_loss, _) in zip(found, plain, strict=True):
+            torch.testing.assert_close(loss, expected_loss, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(parameters, expected, rtol=1e-4, atol=1e-6)
+        # One graph, made at the first step: none for the short batch, and none for another learning rate.
+        assert [made - before for _, _, made in found] == [1, 1, 1]
+
+
+# CUDA ---------------------------------------------------------------------------------------------------------
+
+
+def on_cuda(test: Callable[..., None]) -> Callable[..., None]:
+    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+    warns = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's compiler itself
+    return pytest.mark.gpu(pytest.mark.timeout(600)(warns(skip(test))))
+
+
+def moved(tensors: Any) -> Any:
+    return tree_map_only(Tensor, lambda value: value.cuda(), tensors)
+
+
+def on_gpu(data: Dataset, models: Pool, count: int) -> tuple[Problem, list[tuple[Any, ...]]]:
+    """A problem on the GPU, and what its sweeps are called with."""
+    problem = moved(problem_of(data, factor=2))
+    arguments = [
+        moved((models[index % 3].parameters, data.images, stored, drawn))
+        for index, (drawn, stored) in enumerate(draws(data, problem, count))
+    ]
+    return problem, arguments
+
+
+@on_cuda
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_compiled_sweep_on_cuda_agrees_with_the_plain_one(data: Dataset, models: Pool, classes: int):
+    problem, arguments = on_gpu(data, models, 6)
+    compiled = engine.sweeper(problem, Plan(compile_matching=True, classes=classes))
+    for given in arguments:
+        assert_agree(compiled(*given), engine.sweep(problem, *given), cosine=0.999, losses=1e-2)  # TF32
+
+
+@on_cuda
+def test_two_compiled_sweeps_on_cuda_do_not_share_their_results(data: Dataset, models: Pool):
+    problem, arguments = on_gpu(data, models, 4)
+    compiled = engine.sweeper(problem, Plan(compile_matching=True))
+    for _ in range(3):
+        compiled(*arguments[0])  # graphs are recorded in the first calls and replayed from then on
+    results = [compiled(*given) for given in arguments]
+    copies = [[each.clone() for each in result] for result in results]
+    for given in arguments:
+        compiled(*given)
+    for result, copy in zip(results, copies, strict=True):
+        assert_same(list(result), copy)
+    for one, other in itertools.combinations(results, 2):
+        assert not torch.equal(one[1], other[1])
