@@ -67,16 +67,21 @@ HEADER = (
 )
 
 
-def main(question: str, rows: Sequence[Row]) -> None:
-    """Measure and print the rows whose names hold the command line's words."""
+def main(question: str, rows: Callable[[str], Sequence[Row]]) -> None:
+    """Measure and print those of `rows(precision)` whose names hold the command line's words."""
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("words", nargs="*", help="only rows whose names hold one of these")
+    parser.add_argument("--precision", default="auto", help="of ours: auto, fp32 or bf16")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     arguments = parser.parse_args()
-    chosen = [row for row in rows if not arguments.words or any(word in row.name for word in arguments.words)]
     where = execution.device("auto")
-    product = matrix_product(where, execution.precision("auto", where))
-    head = f"{question}\n{execution.machine(where)}, torch {torch.__version__}, {execution.precision('auto', where)}; "
+    execution.prepare(where)  # where compiled code is kept, which the processes of the rows inherit
+    precision = execution.precision(arguments.precision, where)
+    chosen = [
+        row for row in rows(precision) if not arguments.words or any(word in row.name for word in arguments.words)
+    ]
+    product = matrix_product(where, precision)
+    head = f"{question}\n{execution.machine(where)}, torch {torch.__version__}, {precision}; "
     if not arguments.json:
         print(f"{head}large matrix product {product / 1e9:.0f} GFLOP/s\n{HEADER}", flush=True)
     results = []
@@ -87,7 +92,15 @@ def main(question: str, rows: Sequence[Row]) -> None:
     if arguments.json:
         rows_ = [dataclasses.asdict(result) for result in results]
         print(
-            json.dumps({"question": question, "machine": execution.machine(where), "product": product, "rows": rows_})
+            json.dumps(
+                {
+                    "question": question,
+                    "machine": execution.machine(where),
+                    "precision": precision,
+                    "product": product,
+                    "rows": rows_,
+                }
+            )
         )
 
 

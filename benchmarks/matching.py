@@ -1,6 +1,6 @@
 """How much faster is a sweep over the classes than the plain loop?
 
-python benchmarks/matching.py [WORDS] [--json]
+python benchmarks/matching.py [WORDS] [--precision fp32] [--json]
 """
 
 import functools
@@ -43,10 +43,10 @@ def flops(case: Case, *, whole: bool = True) -> int:
     return case.classes * (real + own if whole else own).flops
 
 
-def rows() -> list[Row]:
+def rows(precision: str) -> list[Row]:
     listed = []
     for ipc in (1, 10, 50):
-        case = Case(ipc=ipc)
+        case = Case(ipc=ipc, precision=precision)
         listed.append(
             Row(f"sweep, IPC {ipc}", functools.partial(sweep, case), functools.partial(ReferenceMatching, case),
                 functools.partial(flops, case))
@@ -60,4 +60,4 @@ def rows() -> list[Row]:
 
 
 if __name__ == "__main__":
-    main("How much faster is a sweep over 10 classes (ConvNet-3-128, factor 2) than the plain loop?", rows())
+    main("How much faster is a sweep over 10 classes (ConvNet-3-128, factor 2) than the plain loop?", rows)

@@ -1,6 +1,6 @@
 """How much faster are networks trained: on 2,000 images between sweeps, for scores, for a pool?
 
-python benchmarks/networks.py [WORDS] [--json]
+python benchmarks/networks.py [WORDS] [--precision fp32] [--json]
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ def between_sweeps(case: Case) -> Work:
     where = execution.device("auto")
     execution.prepare(where)
     real, shape = case.data(), case.architecture()
-    precision = execution.precision("auto", where)
+    precision = execution.precision(case.precision, where)
     step = training.make_step(
         shape, BETWEEN_SWEEPS, real.mean, real.std, where, precision=precision, compiled_for=BETWEEN_SWEEPS.batch
     )
@@ -76,7 +76,7 @@ def scores(case: Case, epochs: int) -> Work:
         evaluation.score(
             "random pixels", real.images[:images], real.labels[:images], real, case.architecture(), PROTOCOLS["idc"],
             mean=real.mean, std=real.std, keys=evaluation.network_keys(Key(0), NETWORKS), epochs=epochs,
-            compile="always",
+            compile="always", precision=case.precision,
         )  # fmt: skip
 
     return work
@@ -119,18 +119,18 @@ def score_flops(case: Case, epochs: int) -> int:
     return NETWORKS * epochs * step_flops(case, case.classes * case.ipc * case.factor**2)
 
 
-def rows() -> list[Row]:
-    case = Case(per_class=205)
+def rows(precision: str) -> list[Row]:
+    case = Case(per_class=205, precision=precision)
     few = dataclasses.replace(case, ipc=1)
-    small = Case(ipc=1, width=32, size=8, factor=1)
+    small = Case(ipc=1, width=32, size=8, factor=1, precision=precision)
     return [
         Row("training, 2,000 images", functools.partial(between_sweeps, case),
             functools.partial(ReferenceTraining, case, BETWEEN_SWEEPS, images=2048, steps=32),
             lambda: 32 * step_flops(case, BETWEEN_SWEEPS.batch), repeats=3),
         Row("inner iteration, IPC 10", functools.partial(iteration, case), functools.partial(reference_iteration, case),
             functools.partial(iteration_flops, case), repeats=3),
-        Row("5 networks, IPC 1, 8 epochs", functools.partial(scores, few, 8),
-            functools.partial(reference_scores, few, 8), functools.partial(score_flops, few, 8), repeats=3),
+        Row("5 networks, IPC 1, 40 epochs", functools.partial(scores, few, 40),
+            functools.partial(reference_scores, few, 40), functools.partial(score_flops, few, 40), repeats=3),
         Row("5 networks, IPC 10, 2 epochs", functools.partial(scores, case, 2),
             functools.partial(reference_scores, case, 2), functools.partial(score_flops, case, 2), repeats=3),
         Row("5 networks, 8 px, IPC 1, 100 epochs", functools.partial(scores, small, 100),
@@ -141,4 +141,4 @@ def rows() -> list[Row]:
 
 
 if __name__ == "__main__":
-    main("How much faster are networks trained (ConvNet-3-128 unless said)?", rows())
+    main("How much faster are networks trained (ConvNet-3-128 unless said)?", rows)

@@ -31,12 +31,14 @@ class Case:
     classes: int = 10
     factor: int = 2
     per_class: int = 200
+    precision: str = "auto"
 
     def settings(self, **changes: Any) -> Settings:
         """Resolved, with IDC's loop."""
         given = {
             "ipc": self.ipc, "network.name": self.network, "network.width": self.width,
             "images.factor": self.factor, "loop.inner_steps": 100, "loop.train_images": 2000,
+            "precision": self.precision,
         }  # fmt: skip
         return presets.resolve(config.override(Settings(), given | changes), self.data())
 

@@ -15,11 +15,12 @@ from torch.profiler import ProfilerActivity, profile
 from accdd import execution
 
 KINDS = {
-    "convolution, forward": ("aten::convolution", "aten::mkldnn_convolution", "aten::cudnn_convolution"),
-    "convolution, gradients": ("aten::convolution_backward",),
+    "convolutions, gradients": ("aten::convolution_backward",),
+    "convolutions": ("aten::convolution", "aten::_convolution", "aten::mkldnn_convolution", "aten::cudnn_convolution"),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
-    "everything fused": ("graph_", "cpp_fused", "triton_"),
+    "everything fused": ("## Call CompiledFxGraph", "triton_"),
 }
+"""By how names begin; the first that fits."""
 
 
 def shares(work: Work, where: torch.device) -> dict[str, float]:

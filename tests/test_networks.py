@@ -15,6 +15,7 @@ from accdd.data import Dataset
 from accdd.engine import real_half, synthetic_half
 from accdd.keys import Key
 from accdd.networks import NETWORKS, Architecture, Forward, architecture, settings_for
+from accdd.networks.layers import MeanPool
 from accdd.networks.resnet import Block
 
 NAMED = tuple(NetworkSettings(name=name, width=4) for name in NETWORKS)
@@ -23,6 +24,19 @@ NAMED = tuple(NetworkSettings(name=name, width=4) for name in NETWORKS)
 def test_convnet_3_of_width_128_has_the_published_number_of_parameters():
     module = Architecture("convnet", 128, 3, 3, 32, 10).build()
     assert sum(value.numel() for value in module.parameters()) == 320_010
+
+
+@pytest.mark.parametrize("side", [4, 7, 9])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_what_is_compiled_pools_as_what_is_not(monkeypatch: pytest.MonkeyPatch, side: int, size: int):
+    x = noise(2, 3, side, side + 1).double().requires_grad_()
+    weights = noise(2, 3, side // size, (side + 1) // size, seed=1).double()
+    plain = MeanPool(size)(x)
+    (expected,) = torch.autograd.grad((plain * weights).sum(), x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    pooled = MeanPool(size)(x)
+    torch.testing.assert_close(pooled, plain)
+    torch.testing.assert_close(torch.autograd.grad((pooled * weights).sum(), x)[0], expected)
 
 
 def test_convnet_normalises_each_channel_of_each_image_by_itself():

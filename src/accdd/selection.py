@@ -22,7 +22,6 @@ def random(class_index: tuple[Tensor, ...], count: int, key: Key) -> Tensor:
 
 
 def choose(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` entries of `rows` (n,), without repetition where n >= count, otherwise with replacement."""
-    if len(rows) >= count:
-        return rows[torch.randperm(len(rows), generator=generator)[:count]]
-    return rows[torch.randint(len(rows), (count,), generator=generator)]
+    """`count` entries of `rows` (n,), each as often as every other or once more: once at most where n >= count."""
+    passes = [torch.randperm(len(rows), generator=generator) for _ in range(-(-count // len(rows)))]
+    return rows[torch.cat(passes)[:count]]

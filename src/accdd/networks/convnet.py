@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accdd.config import InputError
+from accdd.networks.layers import InstanceNorm, MeanPool
 
 
 def maps_from(size: int) -> int:
@@ -23,17 +24,18 @@ class ConvNet(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList()
         self.norms = nn.ModuleList()
+        self.pool = MeanPool(2)
         for block in range(depth):
             padding = 1 + (maps_from(size) - size) // 2 if block == 0 else 1
             self.convs.append(nn.Conv2d(channels if block == 0 else width, width, 3, padding=padding))
-            self.norms.append(nn.GroupNorm(width, width))  # one group per channel: instance norm with scale and shift
+            self.norms.append(InstanceNorm(width))
         side = maps_from(size) >> depth
         self.classifier = nn.Linear(width * side * side, num_classes)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images (n, c, h, w) to features (n, width * side^2)."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.avg_pool2d(F.relu(norm(conv(x))), 2)
+            x = self.pool(F.relu(norm(conv(x))))
         return x.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:

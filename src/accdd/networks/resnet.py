@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accdd.config import InputError
+from accdd.networks.layers import InstanceNorm, MeanPool
 
 
 class ResNetAP10(nn.Module):
@@ -18,9 +19,10 @@ class ResNetAP10(nn.Module):
     def __init__(self, channels: int, size: int, num_classes: int, *, width: int = 64, depth: None = None) -> None:
         super().__init__()
         del depth
-        kernel, self.pooled = stem(size)
+        kernel, pooled = stem(size)
         self.conv = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
-        self.norm = nn.GroupNorm(width, width)
+        self.norm = InstanceNorm(width)
+        self.pool = MeanPool(pooled)
         widths = [width, width, 2 * width, 4 * width, 8 * width]
         self.blocks = nn.ModuleList(Block(*pair) for pair in itertools.pairwise(widths))
         self.classifier = nn.Linear(8 * width, num_classes)
@@ -31,8 +33,8 @@ class ResNetAP10(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Images (n, c, h, w) to features (n, 8 * width)."""
         x = F.relu(self.norm(self.conv(x)))
-        if self.pooled > 1:
-            x = F.avg_pool2d(x, self.pooled)
+        if self.pool.size > 1:
+            x = self.pool(x)
         for block in self.blocks:
             x = block(x)
         return x.mean((2, 3))
@@ -67,16 +69,14 @@ class Block(nn.Module):
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, width, 3, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(width, width)
+        self.norm1 = InstanceNorm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(width, width)
+        self.norm2 = InstanceNorm(width)
         self.pool, self.shortcut = nn.Identity(), nn.Identity()
         if before != width:
-            self.pool = nn.AvgPool2d(2)
+            self.pool = MeanPool(2)
             # The released code convolves, then pools: the same function, as both are linear, at four times the cost.
-            self.shortcut = nn.Sequential(
-                nn.AvgPool2d(2), nn.Conv2d(before, width, 1, bias=False), nn.GroupNorm(width, width)
-            )
+            self.shortcut = nn.Sequential(MeanPool(2), nn.Conv2d(before, width, 1, bias=False), InstanceNorm(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (n, before, h, w) to (n, width, h, w), or (n, width, h // 2, w // 2)."""
