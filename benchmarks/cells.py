@@ -1,0 +1,122 @@
+"""Studies cell by cell: how the numbers of RESULTS.md are made.
+
+A cell is one `accdd distill` and one `accdd evaluate`, each run as a user would run it. A cell whose result is there is
+skipped, so a study that was stopped goes on where it was. Afterwards a table is printed.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+class Cell(NamedTuple):
+    """One distillation and its scores."""
+
+    name: str
+    distill: Sequence[str]
+    evaluate: Sequence[str]
+    threads: int = 1
+
+
+def distil(cell: Cell, out: Path) -> None:
+    """Make a cell's run unless it is there; what it prints stays beside it."""
+    folder = out / cell.name / "run"
+    if (folder / "distilled").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # what a stopped study left unfinished
+    accdd(["distill", *cell.distill, "--out", str(folder)], cell, out)
+    print("distilled", cell.name, flush=True)
+
+
+def score(cell: Cell, out: Path) -> None:
+    """Score a cell's run unless it is scored."""
+    result = out / cell.name / "scores.json"
+    if result.exists():
+        return
+    scores = accdd(["evaluate", str(out / cell.name / "run"), *cell.evaluate, "--json"], cell, out)
+    result.write_text(scores)
+    print("scored", cell.name, flush=True)
+
+
+def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> str:
+    """Run a command as a user would, and return what it printed on standard output."""
+    (out / cell.name).mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(cell.threads)}
+    command = [sys.executable, "-m", "accdd", *arguments]
+    with (out / cell.name / "log.txt").open("a") as log:
+        done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    return done.stdout
+
+
+def table(cells: Sequence[Cell], out: Path) -> None:
+    """Mean, deviation and n: over sets where a cell has seeds (each set by its mean), otherwise over networks."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for cell in cells:
+        result = out / cell.name / "scores.json"
+        if not result.exists():
+            continue
+        parent, _, last = cell.name.rpartition("/")
+        name = parent if last.isdigit() else cell.name
+        for score in json.loads(result.read_text())["scores"]:
+            moment = score["set"].partition("@")[2]
+            values = [score["mean"]] if last.isdigit() else score["accuracies"]
+            groups[f"{name} {moment.split('@')[0]}".strip()] += values
+    for name, values in groups.items():
+        deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        print(f"{name:60} {statistics.fmean(values):5.1f}{deviation} (n = {len(values)})")
+
+
+def picture(cells: Sequence[Cell], out: Path, file: Path) -> None:
+    """Accuracy over seconds of distilling, a panel per data set, a line per combination."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = list(dict.fromkeys(cell.name.split("/")[1] for cell in cells))
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.4), squeeze=False, layout="constrained")
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for cell in cells:
+            result = out / cell.name / "scores.json"
+            if cell.name.split("/")[1] != panel or not result.exists():
+                continue
+            scores = json.loads(result.read_text())["scores"]
+            seconds = [max(float(score["set"].split("@")[2].rstrip("s")), 10.0) for score in scores]
+            axis.plot(seconds, [score["mean"] for score in scores], marker="o", ms=3, label=cell.name.split("/")[2])
+        axis.set(
+            xscale="log", title=panel, xlabel="seconds of distilling (start drawn at 10)", ylabel="test accuracy, %"
+        )
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file, dpi=130)
+
+
+def main(doc: str, studies: Mapping[str, Callable[[], list[Cell]]], pictures: Mapping[str, Path]) -> None:
+    """Run the missing cells of a study, then print what there is, and draw it where a picture is asked for."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=studies)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--only", default="", metavar="TEXT", help="cells whose name holds this")
+    parser.add_argument("--no-scores", action="store_true", help="distil only: scores can wait, what is timed cannot")
+    arguments = parser.parse_args()
+    cells = [cell for cell in studies[arguments.study]() if arguments.only in cell.name]
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        for stage in (distil,) if arguments.no_scores else (distil, score):
+            list(pool.map(lambda cell, stage=stage: stage(cell, arguments.out), cells))
+    table(cells, arguments.out)
+    if arguments.study in pictures and not arguments.no_scores:
+        picture(cells, arguments.out, ROOT / pictures[arguments.study])
