@@ -50,6 +50,7 @@ TINY: Mapping[str, Any] = MappingProxyType(
         "loop.steps": 2,
         "loop.inner_steps": 2,
         "loop.train_images": 8,
+        "precision": "fp32",
     }
 )
 """Settings with which everything takes milliseconds."""

@@ -247,7 +247,8 @@ def test_a_run_that_diverges_stops_and_says_what_to_lower(
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"networks": ["convnet", "resnt"]}, "Unknown network 'resnt'"), ({"protocol": "icd"}, "Unknown protocol 'icd'"),
+    [({"seeds": 0}, "seeds=0"), ({"epochs": 0}, "epochs=0"),
+     ({"networks": ["convnet", "resnt"]}, "Unknown network 'resnt'"), ({"protocol": "icd"}, "Unknown protocol 'icd'"),
      ({"device": "tpu"}, "Device 'tpu'"), ({"seed": -1}, "'seed' = -1"),
      ({"snapshots": True, "epochs": 1}, "Snapshots belong to a run folder")],
     ids=str,

@@ -162,6 +162,10 @@ DISTILL = [
     ("a list for a configuration", "{p}/good.npz --config {p}/list.yaml", "is a list; keys and values"),
     ("a folder for a configuration", "{p}/good.npz --config {p}", "'{p}' cannot be read"),
     ("an unknown key in it", "{p}/good.npz --config {p}/unknown.yaml", "'pool.epoch'; Did you mean 'pool.epochs'?"),
+    ("targets below 0", "{p}/good.npz --targets -1", "'targets.count' = -1; greater than or equal to 0"),
+    ("targets and training", "{p}/good.npz --targets 9 --inner-steps 5", "--targets 9; inner_steps 5; --targets 0"),
+    ("a folder that is no bank", "{p}/good.npz --set targets.folder={p}/full", "'{p}/full' is no target bank; new"),
+    ("a schedule of its own", "{p}/good.npz --set images.schedule=step", "'constant' or 'cosine'"),
     ("images too small", "{p}/small.npz", "3 x 3 pixels; at least 4 x 4; --set data.size=8"),
     ("tiles too small", "{p}/good.npz --factor 3", "images.factor 3; 8-pixel images; --factor 2 or less"),
     ("a factor beyond all", "{p}/good.npz --factor 9", "'images.factor' = 9; less than or equal to 8"),
@@ -185,6 +189,9 @@ OTHERS = [
     ("compiling an evaluation", "evaluate {p}/run --compile yes", "'compile' = 'yes'; 'auto', 'always' or 'never'"),
     ("precision of a pool", "pool {p}/good.npz --precision half", "'precision' = 'half'; 'auto', 'fp32' or 'bf16'"),
     ("compiling a pool", "pool {p}/good.npz --compile yes", "'compile' = 'yes'; 'auto', 'always' or 'never'"),
+    ("targets of nothing", "targets {p}/nowhere", "No data at '{p}/nowhere'"),
+    ("no targets", "targets {p}/good.npz --count 0", "--count 0; --count at least 1"),
+    ("targets for the paper", "targets {p}/good.npz --preset paper", "trained between sweeps; --inner-steps 1"),
     ("seed of an evaluation", "evaluate {p}/run --seed -1", "'seed' = -1; greater than or equal to 0"),
     ("other classes to test on", "evaluate {p}/run --test {p}/three.npz", "3 classes of 1 x 8 x 8; the set 2 of 1 x 8"),
     ("no data to test on", "evaluate {p}/run --test {p}/nowhere", "No data at '{p}/nowhere'"),
@@ -328,6 +335,22 @@ def test_how_the_arithmetic_is_to_be_done_is_told_by_flags_and_recorded(place: P
     assert (scored.exit_code, pooled.exit_code) == (0, 0)
 
 
+def test_targets_made_ahead_serve_runs_with_other_images(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    flags = f"{TINY.partition('--steps 1')[2]} --set targets.real_batch=4"
+    made = accdd(f"targets {place}/good.npz --count 10 {flags} --json")
+    assert made.exit_code == 0, made.stderr
+    about = json.loads(made.stdout)
+    assert about["targets"] == 10 and about["bytes"] > 0 and Path(about["bank"]).is_dir()
+    monkeypatch.setattr("accdd.targets.Bank._make", None)  # nothing more is made
+    again = accdd(f"targets {place}/good.npz --count 10 {flags}")
+    assert again.exit_code == 0 and f"{about['bank']}: 10 targets" in again.stdout
+    command = f"distill {place}/good.npz --ipc 2 --seed 3 --steps 4 --targets 10 --out {tmp_path}/run {flags} --json"
+    learned = accdd(command)
+    assert learned.exit_code == 0, learned.stderr
+    assert {"pool", "targets", "distilling"} <= json.loads(learned.stdout)["seconds"].keys()
+    assert "10 targets" in learned.stderr and "all there" in learned.stderr
+
+
 def test_terminal_escapes_in_names_are_shown_and_not_obeyed(tmp_path: Path):
     result = accdd(f"distill '{tmp_path}/\x1b[2Jgone' --out {tmp_path}/out")
     assert result.exit_code == 2
@@ -365,7 +388,7 @@ def test_help_answers_without_heavy_packages():
     code += f"atexit.register(lambda: print('loaded', *set(sys.modules) & set({HEAVY}), file=sys.stderr)); main()"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr.split()) == (0, ["loaded"])
-    for verb in ("distill", "evaluate", "pool", "info", "export", "settings"):
+    for verb in ("distill", "evaluate", "pool", "targets", "info", "export", "settings"):
         assert re.search(rf"^  {verb} ", ran.stdout, re.MULTILINE)
 
 

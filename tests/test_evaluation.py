@@ -25,7 +25,7 @@ def scored(data: Dataset, images: Tensor | None = None, labels: Tensor | None = 
     images = data.images if images is None else images
     labels = data.labels if labels is None else labels
     keys = network_keys(changes.pop("key", Key(0)), changes.pop("seeds", 2))
-    given = {"mean": data.mean, "std": data.std, "keys": keys} | changes
+    given = {"mean": data.mean, "std": data.std, "keys": keys, "precision": "fp32"} | changes
     return score("random", images, labels, data, network(), FEW_EPOCHS, **given)
 
 

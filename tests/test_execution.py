@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from helpers import CPU, network, noise
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
 
 from accdd import data as real_data
 from accdd import engine, execution, methods, networks, presets
@@ -61,7 +62,7 @@ def half_costs(changes: dict[str, Any]) -> tuple[Cost, Cost]:
 
 
 def test_a_synthetic_image_costs_0_79_gflop_and_a_real_one_what_its_gradient_costs():
-    real, synthetic = half_costs({"ipc": 10, "match.real_batch": 64, "match.synthetic_batch": 40})
+    real, synthetic = half_costs({"ipc": 10, "targets.count": 0, "match.real_batch": 64, "match.synthetic_batch": 40})
     assert synthetic.flops / 40 == pytest.approx(0.79e9, rel=0.03)
     assert real.flops / 64 == pytest.approx(0.30e9, rel=0.03)
 
@@ -114,6 +115,22 @@ def test_a_budget_limits_the_calls(compiler: None, where: torch.device):
     assert not worth_compiling("auto", where, STEP, 1, 1e6)  # and the calls limit the budget
 
 
+def test_where_the_compiler_fails_the_function_runs_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    def compile(function: Any, **options: Any) -> Any:
+        def fail(*args: Any) -> Any:
+            raise BackendCompilerFailed(function, RuntimeError("conflicting declaration"), None)
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile)
+    doubled = execution.compiled(lambda x: 2 * x, CPU)
+    with pytest.warns(UserWarning, match="conflicting declaration"):
+        assert doubled(torch.ones(2)).tolist() == [2, 2]
+    assert doubled(torch.ones(1)).tolist() == [2]  # and is not said again
+    with pytest.raises(TypeError):
+        doubled("mistake", 1)  # a mistake in the function itself is not hidden
+
+
 def test_auto_compiles_nothing_where_nothing_can_be_compiled(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(execution, "can_compile", lambda where: False)
     assert not worth_compiling("auto", CPU, STEP, math.inf)
@@ -150,12 +167,16 @@ def test_matching_and_training_are_compiled_for_2000_sweeps_over_cifar_10_one_cl
     changes = {"ipc": 10, "loop.steps": 20, "loop.inner_steps": 100, "loop.train_images": 2000, "precision": "fp32"}
     assert plan(cifar_like(), changes) == Plan(compile_matching=True, compile_training=True)
     assert plan(cifar_like(), changes | {"loop.train_images": 0}) == Plan(compile_matching=True)
+    # After the last sweep with a network it is not trained, so where that is the first it never is.
+    drawn = changes | {"loop.steps": 2000, "loop.inner_steps": 1}
+    assert plan(cifar_like(), drawn) == Plan(compile_matching=True)
     assert plan(cifar_like(), changes | {"compile": "never"}) == Plan()
     assert plan(cifar_like(), changes | {"loop.budget": 10.0}) == Plan()
 
 
 def test_settings_decide_what_they_name(compiler: None):
-    changes = {"loop.steps": 1, "compile": "always", "precision": "bf16", "match.classes": 4, "loop.train_images": 8}
+    changes = {"loop.steps": 1, "compile": "always", "precision": "bf16", "match.classes": 4}
+    changes |= {"loop.train_images": 8, "loop.inner_steps": 2}
     # Ten classes, at most four at once, are three chunks of four.
     assert plan(cifar_like(), changes) == Plan("bf16", compile_matching=True, compile_training=True, classes=4)
     assert plan(cifar_like(), changes | {"match.classes": 9}).classes == 5

@@ -55,7 +55,8 @@ def folder_of(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 1}, {"pool.epochs": 2}, {"pool.networks": 3}, {"pool.lr_scales": [1.0]}, {"pool.augment": [[]]},
+    [{"pool.seed": 1}, {"precision": "bf16"}, {"compile": "never"},
+     {"pool.epochs": 2}, {"pool.networks": 3}, {"pool.lr_scales": [1.0]}, {"pool.augment": [[]]},
      {"train.lr": 0.02}, {"train.batch": 4}, {"train.cutmix": 0.0}, {"train.momentum": 0.0},
      {"train.weight_decay": 0.0}],
     ids=str,
@@ -70,6 +71,8 @@ def test_what_the_pool_depends_on_names_another_cache_entry(
     "changes",
     [
         {"ipc": 3},
+        {"seed": 1},
+        {"compile": "always"},
         {"loop.steps": 9},
         {"perturb.use": False},
         {"pool.use": False},
@@ -134,7 +137,7 @@ def test_members_differ_also_with_equal_recipes(data: Dataset):
 
 def test_the_pool_follows_from_the_seed(data: Dataset):
     assert_same([m.parameters for m in built(data, {})], [m.parameters for m in built(data, {})])
-    other = built(data, {"seed": 1})[0].parameters["convs.0.weight"]
+    other = built(data, {"pool.seed": 1})[0].parameters["convs.0.weight"]
     assert not torch.equal(other, built(data, {})[0].parameters["convs.0.weight"])
 
 

@@ -1,6 +1,7 @@
 """What Python users call: distill, evaluate, load. The command line calls the same functions."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, data, engine, evaluation, execution, methods, networks, presets, run
+from accdd import artifact, config, data, engine, evaluation, execution, loop, methods, networks, presets, run, targets
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -21,6 +22,7 @@ from accdd.keys import Key
 from accdd.methods import METHODS
 from accdd.networks import NETWORKS, Architecture, settings_for
 from accdd.run import Quiet, Reporter, RunFolder
+from accdd.targets import Bank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Result:
     scores: tuple[Score, ...]
     """Of the distilled set and of random real images at the same number of stored images; empty if not scored."""
     seconds: Mapping[str, float]
-    """Wall-clock time of each phase: pool, distilling, scoring."""
+    """Wall-clock time of each phase: pool, targets (where there are any), distilling, scoring."""
     verdict: str
     """One sentence."""
     out: Path | None
@@ -83,25 +85,35 @@ def distill(
     protocol = evaluation.suited(protocol, real.name)
     architecture = _architecture(resolved.network, real)
     scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
-    for line in run.describe(real, resolved, architecture):
-        reporter.note(line)
     problem = methods.problem(resolved, real, architecture)
+    resolved = targets.afford(wanted, resolved, problem, real)
     plan = engine.choose_plan(problem, real, resolved)
-    reporter.note(run.describe_plan(plan, where))
+    pool = functools.cache(lambda: _pool(real, architecture, resolved, reporter))  # when it is first wanted
+    bank, count = None, resolved.targets.count or 0
+    if count:
+        bank = Bank(real, problem, lambda key: models.source(architecture, where, resolved, pool())(key), resolved)
+        bank.check_room(count)
+    told = [*run.describe(real, resolved, architecture), run.describe_plan(plan, where)]
+    for line in [*told, run.describe_bank(bank, count)] if bank else told:
+        reporter.note(line)
     folder = None
     if out is not None:
         asked = config.flatten(config.to_dict(wanted))
         folder = RunFolder.create(out, _name(source), {key: asked[key] for key in given}, resolved, where, plan)
 
-    pool = None
-    if resolved.pool.use:
-        reporter.phase("early-stage models")
-        pool = models.load_or_build(real, architecture, resolved, reporter.update)
-        reporter.update(1.0)
-    # What the networks cost is said whether they were trained now or found in the cache.
-    seconds = {"pool": pool.seconds if pool else 0.0}
-    next_network = models.source(architecture, where, resolved, pool)
-    images, sweeps, spent = run.learn(real, problem, next_network, resolved, plan, reporter, folder)
+    # What networks and targets cost is said whether they were made now or found in the cache; a bank that was brought
+    # along needs no networks.
+    given_bank = bank and resolved.targets.folder and not bank.missing(count)
+    trained = None if given_bank else pool()
+    seconds = {"pool": trained.seconds if trained else 0.0}
+    if bank:
+        _build(bank, count, reporter)
+        seconds["targets"] = round(bank.seconds(count), 2)
+        begin = functools.partial(loop.distill_on_targets, real, problem, bank, resolved, plan)
+    else:
+        next_network = models.source(architecture, where, resolved, trained)
+        begin = functools.partial(loop.distill, real, problem, next_network, resolved, plan)
+    images, sweeps, spent = run.learn(begin, where, resolved, reporter, folder)
     seconds["distilling"] = round(spent, 2)
 
     distilled = Distilled(
@@ -172,6 +184,8 @@ def evaluate(
     """
     reporter = reporter or Quiet()
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
+    if seeds < 1 or (epochs is not None and epochs < 1):
+        raise InputError(f"seeds={seeds}, epochs={epochs}: a score needs at least one network and one epoch.")
     changes = {"device": device, "seed": seed, "compile": compile, "precision": precision, "score.protocol": protocol}
     settings = config.override(Settings(), changes)
     where, rule = _check(settings)
@@ -215,8 +229,55 @@ def build_pool(
     architecture = _architecture(resolved.network, real)
     for line in run.describe(real, resolved, architecture)[:1]:
         reporter.note(line)
-    reporter.phase("early-stage models")
-    return models.load_or_build(real, architecture, resolved, reporter.update)
+    resolved = dataclasses.replace(resolved, pool=dataclasses.replace(resolved.pool, use=True))
+    built = _pool(real, architecture, resolved, reporter)
+    assert built
+    return built
+
+
+def build_targets(
+    source: Any,
+    count: int | None = None,
+    *,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> tuple[Bank, int]:
+    """Make the target bank for some data ahead of time, or what is missing of it; the bank and how many it is to hold.
+
+    Args:
+        source, preset, settings, reporter: as for `distill`; settings of the learned images do not matter.
+        count: how many targets; short for `settings={"targets.count": count}`.
+
+    Raises:
+        InputError: something given is wrong, or the disk is too small.
+        ArithmeticError: a network diverged.
+    """
+    reporter = reporter or Quiet()
+    given = _given(preset, settings)
+    if count is not None:
+        given["targets.count"] = count
+    wanted = config.override(Settings(), given)
+    where, _ = _check(wanted)
+    real = data.load(source, wanted.data).to(where)
+    resolved = presets.resolve(wanted, real)
+    architecture = _architecture(resolved.network, real)
+    problem = methods.problem(resolved, real, architecture)
+    resolved = targets.afford(wanted, resolved, problem, real)
+    if not (count := resolved.targets.count):
+        raise InputError(
+            "No targets are wanted: --count 0, or networks are trained between sweeps. Expected --count at least 1, "
+            "--inner-steps 1 and --set loop.train_images=0."
+        )
+    pool = functools.cache(lambda: _pool(real, architecture, resolved, reporter))
+    bank = Bank(real, problem, lambda key: models.source(architecture, where, resolved, pool())(key), resolved)
+    bank.check_room(count)
+    for line in (*run.describe(real, resolved, architecture)[:1], run.describe_bank(bank, count)):
+        reporter.note(line)
+    if bank.missing(count):
+        pool()
+    _build(bank, count, reporter)
+    return bank, count
 
 
 # What several of the above need.
@@ -236,6 +297,22 @@ def _check(settings: Settings) -> tuple[torch.device, Protocol]:
     execution.check(settings.compile, where)
     execution.prepare(where)
     return where, protocol
+
+
+def _pool(real: Dataset, architecture: Architecture, settings: Settings, reporter: Reporter) -> models.ModelPool | None:
+    """The early-stage models, trained or found; None where the settings want fresh networks."""
+    if not settings.pool.use:
+        return None
+    reporter.phase("early-stage models")
+    built = models.load_or_build(real, architecture, settings, reporter.update)
+    reporter.update(1.0)
+    return built
+
+
+def _build(bank: Bank, count: int, reporter: Reporter) -> None:
+    reporter.phase("targets")
+    bank.build(count, reporter.update)
+    reporter.update(1.0)
 
 
 def _architecture(settings: config.Network, real: Dataset) -> Architecture:

@@ -62,6 +62,9 @@ def distill(
     factor: Annotated[int | None, typer.Option("--factor", help="One image holds factor x factor images.")] = None,
     network: NetworkOption = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Networks drawn.")] = None,
+    targets: Annotated[
+        int | None, typer.Option("--targets", help="Real halves computed ahead; 0 computes them in every sweep.")
+    ] = None,
     inner_steps: Annotated[int | None, typer.Option("--inner-steps", help="Sweeps with each network.")] = None,
     budget: Annotated[
         str | None, typer.Option("--budget", help="Wall-clock limit of the distilling loop, as in 90s, 10m, 2h.")
@@ -82,7 +85,7 @@ def distill(
     def body() -> None:
         flags = {
             "ipc": ipc, "method": method, "pool.use": early_stage, "perturb.use": perturb, "images.factor": factor,
-            "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps,
+            "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps, "targets.count": targets,
             "loop.budget": None if budget is None else _seconds(budget), "seed": seed, "device": device,
             "precision": precision, "compile": compile,
         }  # fmt: skip
@@ -166,7 +169,9 @@ def pool(
     """Train the early-stage models for DATA ahead of time; later runs find them in the cache."""
 
     def body() -> None:
-        flags = {"network.name": network, "seed": seed, "device": device, "precision": precision, "compile": compile}
+        flags = {
+            "network.name": network, "pool.seed": seed, "device": device, "precision": precision, "compile": compile,
+        }  # fmt: skip
         settings = _settings(config, set_, flags)
         from accdd import api
 
@@ -180,6 +185,42 @@ def pool(
             loss = "untrained" if row["loss"] is None else f"training loss {row['loss']:.3f}"
             typer.echo(f"network {row['network']}  epoch {row['epoch']:g}  {loss}")
         typer.echo(f"{models.folder}: trained in {models.seconds:.0f} s")
+
+    _guard(body, debug)
+
+
+@app.command()
+def targets(
+    data: DataArgument,
+    count: Annotated[int | None, typer.Option("--count", help="How many; more can be added later.")] = None,
+    network: NetworkOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    compile: CompileOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make the target bank for DATA ahead of time; later runs find it in the cache."""
+
+    def body() -> None:
+        flags = {
+            "targets.count": count, "network.name": network, "device": device, "precision": precision,
+            "compile": compile,
+        }  # fmt: skip
+        settings = _settings(config, set_, flags)
+        from accdd import api
+
+        with _reporter(quiet) as reporter:
+            bank, number = api.build_targets(data, preset=preset, settings=settings, reporter=reporter)
+        seconds, size = bank.seconds(number), number * bank.bytes_per_target
+        if as_json:
+            _print_json(bank=str(bank.folder), targets=number, bytes=size, seconds=seconds)
+            return
+        typer.echo(f"{bank.folder}: {number} targets, {size / 1e6:.0f} MB, made in {seconds:.0f} s")
 
     _guard(body, debug)
 

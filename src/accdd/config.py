@@ -79,6 +79,8 @@ class Pool:
 
     use: bool = True
     """Draw networks from the pool; False draws a freshly initialised network every time."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the pool and the targets made with it, which runs of every other seed share."""
     networks: int = Field(default=5, ge=1)
     """Number of networks trained."""
     epochs: tuple[float, ...] = (2.0,)
@@ -151,6 +153,20 @@ class Match:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Targets:
+    """The target bank: what real images do to networks that are not trained, computed once and used many times."""
+
+    count: int | None = Field(default=None, ge=0)
+    """Targets in use; 0 computes the real half anew in every sweep. None is as many as help, where there can be any."""
+    real_batch: int = Field(default=256, ge=1)
+    """Real images of a class behind a target."""
+    folder: str | None = None
+    """Where the bank is kept; None is accdd's cache. A bank made elsewhere for other data or settings is refused."""
+    refresh: float | None = Field(default=None, gt=0)
+    """Replace the oldest targets when the loss on fresh ones is above that on the bank by this share; None never."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Images:
     """The learned images and their optimiser."""
 
@@ -164,6 +180,8 @@ class Images:
     """Pixels per side for which `lr` is stated; None is the images' own size, so no scaling."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
     """SGD momentum as the reference applies it, once per class (see `synthetic.per_sweep`)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the step size goes on: as it is, or down to nothing at the end of the steps or the budget."""
     shrink: Literal["area", "bilinear", "nearest"] = "area"
     """How real images are shrunk into tiles for the mixed start."""
 
@@ -220,6 +238,7 @@ class Settings:
     pool: Pool = Pool()
     perturb: Perturb = Perturb()
     match: Match = Match()
+    targets: Targets = Targets()
     images: Images = Images()
     loop: Loop = Loop()
     score: Score = Score()

@@ -5,6 +5,7 @@ Classes are independent within a sweep, and the real half of a class's step does
 it, whose results agree with the definition up to rounding.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -79,7 +80,7 @@ def synthetic_half(
 
     Args:
         problem, parameters, label, drawn: as for `real_half`, with the same draw.
-        target: what `real_half` returned.
+        target: what `real_half` returned, in any floating format.
         stored: float (ipc, c, h, w), in [0, 1] or near it.
         subset: int64 (m,), indices into the decoded images.
 
@@ -91,7 +92,7 @@ def synthetic_half(
         decoded = problem.decode(stored, problem.factor)[subset]
         batch = augment.apply(augment.normalise(decoded, problem.mean, problem.std), drawn)
         own = problem.summary(problem.forward, parameters, batch, label.expand(len(batch)))
-        return problem.distance(target, own)
+        return problem.distance({name: value.to(own[name].dtype) for name, value in target.items()}, own)
 
     slope, value = torch.func.grad_and_value(loss)(stored)
     return value, slope
@@ -138,16 +139,52 @@ def sweeper(problem: Problem, plan: Plan) -> Sweeper:
         return lambda *args: sweep(executed, *args)
     real, synthetic = halves(problem, plan)
 
-    @functools.cache
-    def chunks(classes: int) -> list[Tensor]:
-        return label_chunks(classes, plan, problem.mean.device)
-
     def planned(parameters: Parameters, real_images: Tensor, stored: Tensor, drawn: Sweep) -> tuple[Tensor, Tensor]:
         losses, slopes = [], []
-        for labels in chunks(len(stored)):
+        for labels in label_chunks(len(stored), plan, stored.device):
             siamese = augment.at(drawn.siamese, labels)
             target = real(parameters, real_images[drawn.real[labels]], labels, siamese)
             loss, slope = synthetic(parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
+            losses.append(loss)
+            slopes.append(slope)
+        return torch.cat(losses)[: len(stored)], torch.cat(slopes)[: len(stored)]
+
+    return planned
+
+
+def real_sweeper(problem: Problem, plan: Plan) -> Callable[[Parameters, Tensor, Tensor, Draw], Parameters]:
+    """The real half of a sweep alone: (parameters, real images, rows, siamese draw) -> what to match, of all classes.
+
+    `rows` are int64 (classes, real_batch); shapes are otherwise those of `sweep`, results begin with the classes.
+    """
+    real, _ = halves(problem, plan)
+
+    def planned(parameters: Parameters, real_images: Tensor, rows: Tensor, siamese: Draw) -> Parameters:
+        parts = [
+            real(parameters, real_images[rows[labels]], labels, augment.at(siamese, labels))
+            for labels in label_chunks(len(rows), plan, rows.device)
+        ]
+        return {name: torch.cat([part[name] for part in parts])[: len(rows)] for name in parts[0]}
+
+    return planned
+
+
+def synthetic_sweeper(
+    problem: Problem, plan: Plan
+) -> Callable[[Parameters, Parameters, Tensor, Draw, Tensor], tuple[Tensor, Tensor]]:
+    """The synthetic half of a sweep alone: (parameters, what to match, stored, siamese draw, subset) -> as `sweep`.
+
+    What to match is as `real_sweeper` returns it, in any floating format.
+    """
+    _, synthetic = halves(problem, plan)
+
+    def planned(
+        parameters: Parameters, target: Parameters, stored: Tensor, siamese: Draw, subset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        losses, slopes = [], []
+        for labels in label_chunks(len(stored), plan, stored.device):
+            wanted, drawn = {name: value[labels] for name, value in target.items()}, augment.at(siamese, labels)
+            loss, slope = synthetic(parameters, wanted, stored[labels], labels, drawn, subset[labels])
             losses.append(loss)
             slopes.append(slope)
         return torch.cat(losses)[: len(stored)], torch.cat(slopes)[: len(stored)]
@@ -182,6 +219,7 @@ def halves(problem: Problem, plan: Plan) -> Halves:
     )
 
 
+@functools.cache
 def label_chunks(classes: int, plan: Plan, device: torch.device) -> list[Tensor]:
     """Class indices in the plan's chunks, all of one size; what the last repeats is to be dropped."""
     return [torch.tensor(labels, device=device) for labels in execution.chunks(classes, plan.classes)]
@@ -215,25 +253,49 @@ def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
         data: the real set, where it will be.
         settings: resolved.
     """
-    where, loop, classes = data.device, settings.loop, data.num_classes
-    mode, recipe, architecture = settings.compile, settings.train, problem.forward.architecture
+    where, loop, mode, recipe = data.device, settings.loop, settings.compile, settings.train
+    outer = math.inf if loop.steps is None else loop.steps
     real, synthetic = half_costs(problem, settings)
-    cost = real + synthetic
+    matching = (synthetic,) if settings.targets.count else (real, synthetic)
+    plan = _matching_plan(matching, outer * loop.inner_steps, data, settings, loop.budget)
+    step = training.step_cost(problem.forward.architecture, recipe, recipe.batch)
+    trained = (loop.inner_steps - 1) * -(-loop.train_images // recipe.batch)  # not after the last sweep
+    train = trained > 0 and execution.worth_compiling(mode, where, step, outer * trained, loop.budget)
+    return dataclasses.replace(plan, compile_training=train)
+
+
+def choose_real_plan(problem: Problem, data: Dataset, settings: Settings, sweeps: int) -> Plan:
+    """The plan for the real half of some sweeps; arguments as for `choose_plan`."""
+    real, _ = half_costs(problem, settings)
+    return _matching_plan((real,), sweeps, data, settings, None)
+
+
+def _matching_plan(
+    costs: tuple[Cost, ...], sweeps: float, data: Dataset, settings: Settings, budget: float | None
+) -> Plan:
+    """How to match in `sweeps` sweeps, where each of the functions that cost `costs` a class is compiled by itself."""
+    where, classes, cost = data.device, data.num_classes, functools.reduce(Cost.__add__, costs)
     chunk = settings.match.classes or (classes if cost.flops < BATCHED_FLOPS else 1)
     if where.type == "cuda":
         chunk = settings.match.classes or execution.free_memory(where) // (2 * cost.bytes)
     chunk = execution.chunk(classes, chunk)
-    sweeps = math.inf if loop.steps is None else loop.steps * loop.inner_steps
-    trained = training.step_cost(architecture, recipe, recipe.batch)
-    steps = -(-loop.train_images // recipe.batch)
     return Plan(
         precision=execution.precision(settings.precision, where),
         compile_matching=execution.worth_compiling(
-            mode, where, cost.side_by_side(chunk), sweeps * -(-classes // chunk), loop.budget, functions=2
+            settings.compile, where, cost.side_by_side(chunk), sweeps * -(-classes // chunk), budget,
+            functions=len(costs),
         ),
-        compile_training=steps > 0 and execution.worth_compiling(mode, where, trained, sweeps * steps, loop.budget),
         classes=chunk,
-    )
+    )  # fmt: skip
+
+
+def matched(problem: Problem) -> Parameters:
+    """What the real half returns for one class, without values."""
+    shape, where = problem.forward.architecture, torch.device("meta")
+    problem = problem._replace(mean=problem.mean.to(where), std=problem.std.to(where))
+    images, label = torch.empty(2, shape.channels, shape.size, shape.size), torch.tensor(0)
+    _, found = execution.count(functools.partial(real_half, problem), shape.initialise(Key(0)), images, label, {})
+    return found
 
 
 def half_costs(problem: Problem, settings: Settings) -> tuple[Cost, Cost]:
@@ -242,7 +304,8 @@ def half_costs(problem: Problem, settings: Settings) -> tuple[Cost, Cost]:
     problem = problem._replace(mean=problem.mean.to("meta"), std=problem.std.to("meta"))
     parameters, label = shape.initialise(Key(0)), torch.tensor(0)
     drawn = augment.draw(match.augment or (), (1,), shape.size, torch.Generator())
-    images = torch.empty(match.real_batch, shape.channels, shape.size, shape.size)
+    batch = settings.targets.real_batch if settings.targets.count else match.real_batch
+    images = torch.empty(batch, shape.channels, shape.size, shape.size)
     stored = torch.empty(settings.ipc, shape.channels, shape.size, shape.size)
     subset = torch.arange(min(match.synthetic_batch, settings.ipc * problem.factor**2))
     real, target = execution.count(functools.partial(real_half, problem), parameters, images, label, drawn)

@@ -10,6 +10,7 @@ import functools
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ class Cost:
 # Rates that only have to be right within a factor of two: they place the break-even point and nothing else.
 CPU_FLOPS, CUDA_FLOPS = 45e9, 15e12
 """Eager fp32 operations a second, of one CPU thread and of a data-centre GPU."""
+BF16_SPEED = 8
+"""What matrix units for bf16 gain over that, with what surrounds the products (RESULTS.md)."""
 OPERATION_SECONDS = 10e-6
 """Dispatch of one eager operation."""
 COMPILE_SECONDS = 60.0
@@ -121,7 +124,7 @@ def precision(name: str, where: torch.device) -> str:
 
 
 def count(function: Callable[..., Any], *args: Any) -> tuple[Cost, Any]:
-    """The cost of `function(*args)` and its result without values; from shapes alone, so in milliseconds."""
+    """The cost of `function(*args)` and its result without values; from shapes alone, so within a second."""
     args = tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), args)
     with FlopCounterMode(display=False) as products, _Counter() as counter:
         result = function(*args)
@@ -133,6 +136,14 @@ def check(compile: str, where: torch.device) -> None:
     if compile == "always" and not can_compile(where):
         missing = "a C++ compiler (g++ or clang++)" if where.type == "cpu" else "Triton"
         raise InputError(f"--compile always: {missing} is not to be found here. Expected --compile auto or never.")
+
+
+def seconds(cost: Cost, where: torch.device, precision: str) -> float:
+    """A guess, good within a factor of two or three, at what one call takes, compiled if that is possible."""
+    rate = CUDA_FLOPS if where.type == "cuda" else CPU_FLOPS * torch.get_num_threads()
+    if precision == "bf16":
+        rate *= BF16_SPEED if where.type == "cuda" or torch.cpu._is_amx_tile_supported() else 2
+    return cost.flops / rate + cost.operations * OPERATION_SECONDS * COMPILED_OPERATION_SHARE
 
 
 def worth_compiling(
@@ -169,20 +180,33 @@ def can_compile(where: torch.device) -> bool:
 def compiled(function: Callable[..., Any], where: torch.device) -> Callable[..., Any]:
     """`function` as one compiled graph for each set of shapes that it is called with.
 
-    Its tensors must come as arguments, and it must not branch on their values. On a GPU its launches are recorded
-    once and replayed (CUDA graphs), so results are copied out before the next replay overwrites them.
+    Its tensors must come as arguments, and it must not branch on their values. Where the compiler fails, it is said
+    once and `function` runs as it is. On a GPU launches are recorded once and replayed (CUDA graphs), so results are
+    copied out before the next replay overwrites them.
     """
+    from torch._dynamo.exc import TorchDynamoException  # seconds of imports, for those who compile
+
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    if where.type != "cuda":
-        return torch.compile(function, fullgraph=True, dynamic=False)
-    graph = torch.compile(function, fullgraph=True, dynamic=False, mode="reduce-overhead")
+    mode = "reduce-overhead" if where.type == "cuda" else None
+    graph = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+    works = True
 
     @functools.wraps(function)
-    def replay(*args: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()
-        return tree_map_only(Tensor, Tensor.clone, graph(*args))
+    def run(*args: Any) -> Any:
+        nonlocal works
+        if not works:
+            return function(*args)
+        try:
+            if where.type != "cuda":
+                return graph(*args)
+            torch.compiler.cudagraph_mark_step_begin()
+            return tree_map_only(Tensor, Tensor.clone, graph(*args))
+        except TorchDynamoException as error:
+            warnings.warn(f"PyTorch cannot compile this, so it runs slower: {str(error)[:500]}", stacklevel=2)
+            works = False
+            return function(*args)
 
-    return replay
+    return run
 
 
 def chunk(count: int, largest: int) -> int:

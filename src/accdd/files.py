@@ -140,14 +140,35 @@ def cached(
     Raises:
         TypeError, ValueError: `key_parts` is not JSON.
     """
-    key = json.dumps(dict(key_parts), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    entry = cache_folder() / kind / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if _usable(entry, hashed_up_to):
-        return entry
-    with commit_folder(entry, manifest=True, winner_ok=True) as temporary:
-        build(temporary)
-        (temporary / "key.json").write_text(key)
+    entry, key = cache_entry(kind, key_parts), key_text(key_parts)
+
+    def build_with_key(folder: Path) -> None:
+        build(folder)
+        (folder / "key.json").write_text(key)
+
+    return made(entry, build_with_key, hashed_up_to=hashed_up_to)
+
+
+def made(entry: Path, build: Callable[[Path], None], *, hashed_up_to: int | None = None) -> Path:
+    """The folder `entry`, built first if it is not there, as for `cached`."""
+    if not _usable(entry, hashed_up_to):
+        with commit_folder(entry, manifest=True, winner_ok=True) as temporary:
+            build(temporary)
     return entry
+
+
+def cache_entry(kind: str, key_parts: Mapping[str, Any]) -> Path:
+    """Where the cache keeps what a key names; not created here."""
+    return cache_folder() / kind / hashlib.sha256(key_text(key_parts).encode()).hexdigest()[:32]
+
+
+def key_text(key_parts: Mapping[str, Any]) -> str:
+    """A key as text: the same for equal parts in any order.
+
+    Raises:
+        TypeError, ValueError: `key_parts` is not JSON.
+    """
+    return json.dumps(dict(key_parts), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _usable(entry: Path, hashed_up_to: int | None) -> bool:
@@ -179,7 +200,7 @@ def _move_aside(entry: Path, problems: list[str]) -> None:
         warnings.warn(
             f"The cache entry {entry} is damaged ({'; '.join(problems[:3])}). It was moved to {aside.name} and "
             f"is built again; the moved folder can be deleted.",
-            stacklevel=4,  # the caller of `cached`
+            stacklevel=5,  # the caller of `cached`
         )
 
 

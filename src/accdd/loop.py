@@ -1,19 +1,20 @@
 """The algorithm of the paper on one screen."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from accdd import augment, engine, selection, synthetic, training
+from accdd import augment, engine, selection, synthetic, targets, training
 from accdd.augmented_models import Source
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.execution import PLAIN, Plan
 from accdd.keys import Key
+from accdd.targets import Bank
 
 
 class State(NamedTuple):
@@ -25,9 +26,18 @@ class State(NamedTuple):
     """float32 (classes, ipc, c, h, w); clamp to [0, 1] before use, as is done at every outer step."""
     losses: Tensor
     """(classes,) of this sweep; empty before the first."""
+    overfit: float | None = None
+    """The loss on targets that were never used over that on the bank, after a pass through it."""
 
 
-def distill(data: Dataset, problem: Problem, source: Source, settings: Settings, plan: Plan = PLAIN) -> Iterator[State]:
+Progress = Callable[[int], float]
+"""The share of the run, 0 to 1, that is over after a number of sweeps."""
+
+
+def distill(
+    data: Dataset, problem: Problem, source: Source, settings: Settings, plan: Plan = PLAIN,
+    progress: Progress = lambda sweeps: 0.0,
+) -> Iterator[State]:  # fmt: skip
     """Learn synthetic images by matching; yields the start and then the state after every sweep.
 
     Args:
@@ -36,16 +46,10 @@ def distill(data: Dataset, problem: Problem, source: Source, settings: Settings,
         source: where networks come from; `Perturbed(EarlyStage(pool), ...)` is AccDD, `Fresh(...)` its host.
         settings: resolved, nothing None that the loop reads.
         plan: how sweeps and training are executed.
+        progress: where the run stands, for a step size that falls.
     """
     loop, root = settings.loop, Key(settings.seed)
-    assert settings.images.start and settings.images.lr  # resolved
-    images = synthetic.start(
-        data, settings.images.start, ipc=settings.ipc, factor=problem.factor, shrink=settings.images.shrink, key=root
-    )
-    velocity = torch.zeros_like(images)
-    base_size = settings.images.base_size
-    lr = synthetic.effective_lr(settings.images.lr, ipc=settings.ipc, size=data.size, base_size=base_size)
-    lr, momentum = synthetic.per_sweep(lr, settings.images.momentum, data.num_classes)
+    images, velocity, rate, momentum = begin(data, problem, settings)
     sweep = engine.sweeper(problem, plan)
     train_step = training.make_step(
         problem.forward.architecture, settings.train, data.mean, data.std, data.device,
@@ -60,9 +64,10 @@ def distill(data: Dataset, problem: Problem, source: Source, settings: Settings,
         drawn = draw(data, problem, settings, key)
         images = images.clamp(0, 1)
         for inner in range(loop.inner_steps):
+            done = step * loop.inner_steps + inner
             losses, slopes = sweep(parameters, data.images, images, drawn[inner])
-            images, velocity = synthetic.descend(images, velocity, slopes, lr, momentum)
-            yield State(step * loop.inner_steps + inner + 1, images, losses)
+            images, velocity = synthetic.descend(images, velocity, slopes, rate(progress(done)), momentum)
+            yield State(done + 1, images, losses)
             if loop.train_images and inner + 1 < loop.inner_steps:
                 order = train_order(data, settings, key.at(inner))
                 steps = training.train(
@@ -71,6 +76,65 @@ def distill(data: Dataset, problem: Problem, source: Source, settings: Settings,
                 )  # fmt: skip
                 trained = training.last(steps)
                 (parameters,) = training.networks(trained)
+
+
+def distill_on_targets(
+    data: Dataset, problem: Problem, bank: Bank, settings: Settings, plan: Plan = PLAIN,
+    progress: Progress = lambda sweeps: 0.0,
+) -> Iterator[State]:  # fmt: skip
+    """`distill` with the real half of every sweep taken from a bank, in a new order at every pass through it.
+
+    With `targets.refresh`, the loss on the next targets, which no image has seen, is compared with that of the pass;
+    where the images fit the bank much better, those take the place of the oldest.
+
+    Args:
+        data, problem, settings, plan, progress: as for `distill`; `plan` is for the synthetic half.
+        bank: with `targets.count` targets or more.
+    """
+    count, root = settings.targets.count, Key(settings.seed)
+    assert count  # resolved
+    images, velocity, rate, momentum = begin(data, problem, settings)
+    sweep = engine.synthetic_sweeper(problem, plan)
+    yield State(0, images, images.new_zeros(0))
+
+    done = oldest = 0
+    for number in itertools.count():
+        key = root.at("pass", number)
+        order = oldest + torch.randperm(count, generator=key.generator("targets"))
+        subsets = draw_subsets(data, problem, settings, key, count)
+        passed = []
+        for index, subset in zip(order.tolist(), subsets, strict=True):
+            if done == settings.loop.steps:
+                return
+            target = bank[index]
+            images = images.clamp(0, 1)
+            losses, slopes = sweep(target.parameters, target.gradients, images, target.siamese, subset)
+            images, velocity = synthetic.descend(images, velocity, slopes, rate(progress(done)), momentum)
+            done += 1
+            passed.append(losses)
+            overfit = None
+            if settings.targets.refresh and len(passed) == count:
+                fresh = [bank[oldest + count + ahead] for ahead in range(targets.BLOCK)]
+                unseen = [sweep(t.parameters, t.gradients, images, t.siamese, subset)[0] for t in fresh]
+                overfit = (torch.stack(unseen).mean() / torch.stack(passed).mean()).item()
+                oldest += targets.BLOCK if overfit > 1 + settings.targets.refresh else 0
+            yield State(done, images, losses, overfit)
+
+
+Rate = Callable[[float], float]
+"""The step size when a share of the run is over."""
+
+
+def begin(data: Dataset, problem: Problem, settings: Settings) -> tuple[Tensor, Tensor, Rate, float]:
+    """The first images, their velocity, the step size, and the momentum."""
+    given = settings.images
+    assert given.start and given.lr  # resolved
+    images = synthetic.start(
+        data, given.start, ipc=settings.ipc, factor=problem.factor, shrink=given.shrink, key=Key(settings.seed)
+    )
+    base = synthetic.effective_lr(given.lr, ipc=settings.ipc, size=data.size, base_size=given.base_size)
+    lr, momentum = synthetic.per_sweep(base, given.momentum, data.num_classes)
+    return images, torch.zeros_like(images), lambda share: lr * synthetic.scheduled(given.schedule, share), momentum
 
 
 def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[engine.Sweep]:
@@ -85,10 +149,15 @@ def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[
     ).to(data.device)  # (inner, classes, real_batch)
     siamese = augment.draw(match.augment or (), (inner, classes, 1), data.size, key.generator("siamese"))
     siamese = augment.to(siamese, data.device)
-    decoded = settings.ipc * problem.factor**2
-    subset = torch.rand(inner, classes, decoded, generator=key.generator("subset")).argsort(-1)
-    subset = subset[..., : match.synthetic_batch].to(data.device)
+    subset = draw_subsets(data, problem, settings, key, inner)
     return [engine.Sweep(real[i], augment.at(siamese, i), subset[i]) for i in range(inner)]
+
+
+def draw_subsets(data: Dataset, problem: Problem, settings: Settings, key: Key, sweeps: int) -> Tensor:
+    """int64 (sweeps, classes, m): which decoded images of each class take part."""
+    decoded = settings.ipc * problem.factor**2
+    ranks = torch.rand(sweeps, data.num_classes, decoded, generator=key.generator("subset"))
+    return ranks.argsort(-1)[..., : settings.match.synthetic_batch].to(data.device)
 
 
 def train_order(data: Dataset, settings: Settings, key: Key) -> Tensor:

@@ -11,6 +11,9 @@ from accdd.methods import METHODS
 
 Changes = dict[str, Any]
 
+DEFAULT_TARGETS = 300
+"""More gain little (RESULTS.md)."""
+
 DEFAULT_STEPS, DEFAULT_BUDGET = 2000, 600.0
 """Where a run ends, in outer steps or seconds, when nothing is said."""
 
@@ -73,7 +76,13 @@ def accdd_cifar10_20x() -> Changes:
     return accdd_cifar10() | {"loop.steps": 100}
 
 
+def paper() -> Changes:
+    """AccDD to the letter on any data: what the papers say of CIFAR-10, with the data's own mean and deviation."""
+    return {key: value for key, value in accdd_cifar10().items() if not key.startswith("data.")}
+
+
 PRESETS = {
+    "paper": paper,
     "idc-cifar10": idc_cifar10,
     "idc-fashion-mnist": idc_fashion_mnist,
     "accdd-cifar10": accdd_cifar10,
@@ -125,12 +134,30 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     if steps is None and budget is None:
         steps, budget = DEFAULT_STEPS, DEFAULT_BUDGET
     run = dataclasses.replace(settings.loop, steps=steps, budget=budget)
+    bank = dataclasses.replace(settings.targets, count=_targets(settings, steps))
     shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
     network = dataclasses.replace(settings.network, width=shape.width, depth=shape.depth)
     pixels = dataclasses.replace(
         settings.data, size=data.size, mean=settings.data.mean or data.mean, std=settings.data.std or data.std
     )
-    return dataclasses.replace(settings, data=pixels, network=network, images=images, match=match, loop=run)
+    return dataclasses.replace(
+        settings, data=pixels, network=network, images=images, match=match, targets=bank, loop=run
+    )
+
+
+def _targets(settings: Settings, steps: int | None) -> int:
+    """How many targets: none where networks are trained between sweeps, or where no target would be used again."""
+    wanted, loop = settings.targets.count, settings.loop
+    trained = loop.inner_steps > 1 or loop.train_images > 0
+    if wanted and trained:
+        raise InputError(
+            f"--targets {wanted} with loop.inner_steps {loop.inner_steps} and loop.train_images {loop.train_images}: "
+            "targets are for networks that are used as drawn. Expected --targets 0, or --inner-steps 1 and "
+            "--set loop.train_images=0."
+        )
+    if wanted is not None:
+        return wanted
+    return 0 if trained or (steps is not None and steps <= DEFAULT_TARGETS) else DEFAULT_TARGETS
 
 
 def default_factor(size: int) -> int:

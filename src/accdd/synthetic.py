@@ -1,5 +1,7 @@
 """The synthetic set: learned images, (classes, ipc, c, h, w) in [0, 1], whose labels are their first index."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -51,6 +53,11 @@ def per_sweep(lr: float, momentum: float, num_classes: int) -> tuple[float, floa
     """
     left = momentum**num_classes
     return lr * (1 - left) / (1 - momentum), left
+
+
+def scheduled(schedule: str, share: float) -> float:
+    """The factor on the step size when `share` of the run is over: 1, or half a cosine from 1 down to 0."""
+    return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
 def descend(images: Tensor, velocity: Tensor, gradient: Tensor, lr: float, momentum: float) -> tuple[Tensor, Tensor]:

@@ -105,8 +105,8 @@ def make_step(
         where: the device.
         count: networks.
         precision: `fp32` or `bf16`.
-        compiled_for: images of a batch for which it is one compiled graph; other batches, such as a short last one,
-            run uncompiled. None compiles nothing.
+        compiled_for: images of a batch for which it is one compiled graph; other shapes, such as a short last batch
+            or fewer networks, run uncompiled. None compiles nothing.
     """
     forward = Forward(architecture, precision, channels_last=bool(compiled_for) and count == 1)
     single = single_step(forward, recipe, *(torch.tensor(each, device=where) for each in (mean, std)))
@@ -119,7 +119,7 @@ def make_step(
     if compiled_for is None:
         return step
     graph = execution.compiled(step, where)
-    return lambda *args: (graph if args[1].shape[1] == compiled_for else step)(*args)
+    return lambda *args: (graph if args[1].shape[:2] == (count, compiled_for) else step)(*args)
 
 
 def side_by_side(networks: int, cost: Cost, where: torch.device) -> int:

@@ -16,7 +16,7 @@ from accdd.data import Dataset
 from accdd.keys import SCHEME, Key
 from accdd.networks import Architecture, Parameters
 
-VERSION = 2
+VERSION = 3
 """Raised when pools made from the same settings would differ; old cache entries are then never found."""
 
 Report = Callable[[float], None]
@@ -72,8 +72,12 @@ def load_or_build(
         "architecture": dataclasses.asdict(architecture),
         "train": config.to_dict(settings.train),
         "pool": config.to_dict(pool),
-        "seed": settings.seed,
-        "trained by": [torch.__version__, data.device.type],
+        "trained by": [
+            torch.__version__,
+            data.device.type,
+            execution.precision(settings.precision, data.device),
+            settings.compile == "never",  # compiled models are the same up to rounding, never are they bit for bit
+        ],
     }
 
     def write(folder: Path) -> None:
@@ -152,7 +156,7 @@ def _train_together(
     `keep` has the epochs at which they are kept, by step.
     """
     pool = settings.pool
-    keys = [Key(settings.seed).at("pool", network) for network in networks]
+    keys = [Key(pool.seed).at("pool", network) for network in networks]
     trained = training.begin([architecture.initialise(key, data.device) for key in keys])
     scales = torch.tensor([pool.lr_scales[network % len(pool.lr_scales)] for network in networks])
     per_epoch = math.ceil(len(data.images) / recipe.batch)

@@ -3,7 +3,7 @@
 from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
 from accdd.run.learning import learn
 from accdd.run.progress import Quiet, Reporter, reporter
-from accdd.run.words import describe, describe_plan, verdict
+from accdd.run.words import describe, describe_bank, describe_plan, verdict
 
 __all__ = [
     "Quiet",
@@ -11,6 +11,7 @@ __all__ = [
     "RunFolder",
     "Snapshot",
     "describe",
+    "describe_bank",
     "describe_plan",
     "learn",
     "read_snapshot",

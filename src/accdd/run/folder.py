@@ -74,9 +74,10 @@ class RunFolder:
         (path / "snapshots").mkdir()
         return folder
 
-    def log(self, sweep: int, seconds: float, loss: float) -> None:
+    def log(self, sweep: int, seconds: float, loss: float, overfit: float | None = None) -> None:
         """Append a line to metrics.jsonl."""
         line = {"sweep": sweep, "seconds": round(seconds, 3), "loss": loss}
+        line |= {} if overfit is None else {"overfit": round(overfit, 4)}
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 

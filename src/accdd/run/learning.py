@@ -2,16 +2,13 @@
 
 import math
 import time
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from accdd import loop
-from accdd.augmented_models import Source
 from accdd.config import Settings
-from accdd.data import Dataset
-from accdd.engine import Problem
-from accdd.execution import Plan
+from accdd.loop import Progress, State
 from accdd.run.folder import RunFolder
 from accdd.run.progress import Reporter
 
@@ -20,15 +17,20 @@ SYNCHRONISE_SECONDS = 0.1
 
 
 def learn(
-    real: Dataset,
-    problem: Problem,
-    source: Source,
+    begin: Callable[[Progress], Iterator[State]],
+    where: torch.device,
     settings: Settings,
-    plan: Plan,
     reporter: Reporter,
     folder: RunFolder | None,
 ) -> tuple[Tensor, int, float]:
-    """Run the loop until its steps or its budget are used up.
+    """Run a loop until its steps or its budget are used up.
+
+    Args:
+        begin: starts the loop; it is told how to find out where the run stands.
+        where: the device.
+        settings: resolved.
+        reporter: told of progress.
+        folder: where metrics and snapshots go, if anywhere.
 
     Returns:
         The images, float32 (classes, ipc, c, h, w) in [0, 1]; the sweeps done; the seconds of the loop alone.
@@ -42,19 +44,23 @@ def learn(
     reporter.phase("distilling")
     spent, logged, loss, state = 0.0, -1.0, None, None  # `spent` leaves out what keeping snapshots takes
     resumed = synchronised = time.perf_counter()
-    for state in loop.distill(real, problem, source, settings, plan):
-        if real.device.type == "cuda" and (
+
+    def progress(sweeps: int) -> float:
+        return max(spent / budget if budget else 0.0, sweeps / total if total else float(total == 0))
+
+    for state in begin(progress):
+        if where.type == "cuda" and (
             state.sweep in (0, total) or time.perf_counter() - synchronised > SYNCHRONISE_SECONDS
         ):
-            torch.cuda.synchronize(real.device)  # without it, seconds would count launches
+            torch.cuda.synchronize(where)  # without it, seconds would count launches
             synchronised = time.perf_counter()
         spent += time.perf_counter() - resumed
-        share = max(spent / budget if budget else 0.0, state.sweep / total if total else float(total == 0))
+        share = progress(state.sweep)
         over = share >= 1
-        if state.sweep and (over or spent - logged >= 1):
+        if state.sweep and (over or spent - logged >= 1 or state.overfit is not None):
             logged, loss = spent, _finite(state.losses.sum().item(), state.sweep)
             if folder:
-                folder.log(state.sweep, spent, loss)
+                folder.log(state.sweep, spent, loss, state.overfit)
         if folder and settings.loop.snapshots and (state.sweep == 0 or over or share >= marks[0]):
             folder.snapshot(state.sweep, spent, state.images)
         marks = [mark for mark in marks if mark > share]

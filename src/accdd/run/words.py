@@ -10,6 +10,7 @@ from accdd.data import Dataset
 from accdd.evaluation import Score
 from accdd.execution import Plan
 from accdd.networks import Architecture
+from accdd.targets import Bank
 
 
 def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:
@@ -42,13 +43,25 @@ def describe_plan(plan: Plan, where: torch.device) -> str:
     return f"On {execution.machine(where)}: {plan.precision}, {at_once}, {compiled}."
 
 
+def describe_bank(bank: Bank, count: int) -> str:
+    """How large the target bank is and what of it is there, in one line."""
+    missing = min(bank.missing(count), count)
+    there = "all there" if not missing else f"{missing} to be made"
+    return f"{count} targets of {bank.bytes_per_target / 1e6:.2g} MB each in {bank.folder}, {there}."
+
+
 def verdict(
     real: Dataset, settings: Settings, scores: Sequence[Score], sweeps: int, seconds: Mapping[str, float]
 ) -> str:
     """The outcome in one sentence."""
     count = f"{settings.ipc * real.num_classes} images ({settings.ipc} per class) of {real.name}"
     cost = f"{sweeps} sweeps in {seconds['distilling']:.0f} s"
-    cost += f", after {seconds['pool']:.0f} s for the early-stage models" if settings.pool.use else ""
+    before = [
+        f"{seconds[phase]:.0f} s for {name}"
+        for phase, name in (("pool", "the early-stage models"), ("targets", "the targets"))
+        if seconds.get(phase)
+    ]
+    cost += f", after {' and '.join(before)}" if before else ""
     if not scores:
         return f"{count} learned in {cost}; not scored."
     own, random = scores[0], scores[1]

@@ -1,0 +1,240 @@
+"""The target bank: what real images do to early-stage models, computed once and used in every sweep.
+
+While a network is not trained between sweeps, the real half of a matching step depends on nothing that is learned.
+A target is one network, one siamese draw, and the real half of every class for them. Targets are numbered without
+end, each decided by its number alone, and made in blocks when they are first wanted: a larger bank begins with the
+smaller one, and serves every number of images per class, seed, factor and distance.
+"""
+
+import dataclasses
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from accdd import augment, config, engine, execution, files, selection
+from accdd.augment import Draw
+from accdd.augmented_models import Source
+from accdd.config import InputError, Settings
+from accdd.data import Dataset
+from accdd.engine import Problem
+from accdd.keys import SCHEME, Key
+from accdd.networks import Parameters
+
+VERSION = 1
+"""Raised when targets made from the same settings would differ; old banks are then never used."""
+
+BLOCK = 10
+"""Targets in a file, and how many are replaced at once."""
+
+FEWEST = 50
+"""Images fit a bank smaller than this one too closely; without a bank, every sweep draws anew."""
+
+ROOM = 0.9
+"""The share of what is free on the disk that a bank may take."""
+
+Report = Callable[[float], None]
+"""Called with the share of the work done, 0 to 1."""
+
+
+class Target(NamedTuple):
+    """What a sweep is matched with."""
+
+    parameters: Parameters
+    """The network."""
+    gradients: Parameters
+    """The real half of every class: bfloat16 tensors (classes, ...)."""
+    siamese: Draw
+    """How the real images were augmented, shapes (classes, 1, ...)."""
+
+
+class Bank:
+    """Targets by number, each made when it is first wanted.
+
+    Args:
+        data: the real set, on the device.
+        problem: the method's pieces, in fp32.
+        source: where networks come from; asked with keys that follow from `pool.seed` and a target's number.
+        settings: resolved.
+
+    Raises:
+        InputError: `targets.folder` holds a bank of other data or settings, or something else.
+    """
+
+    def __init__(self, data: Dataset, problem: Problem, source: Source, settings: Settings) -> None:
+        self._data, self._problem, self._source, self._settings = data, problem, source, settings
+        self._parts = _key_parts(data, problem, settings)
+        chosen = settings.targets.folder
+        self.folder = Path(chosen).expanduser() if chosen else files.cache_entry("targets", self._parts)
+        self._blocks: dict[int, Any] = {}
+        if self.folder.exists():
+            _refuse_another(self.folder, self._parts)
+
+    @functools.cached_property
+    def bytes_per_target(self) -> int:
+        """What one takes on the disk."""
+        parameters = self._problem.forward.architecture.initialise(Key(0)).values()
+        matched = engine.matched(self._problem).values()
+        return sum(4 * value.numel() for value in parameters) + sum(
+            2 * value.numel() * self._data.num_classes for value in matched
+        )
+
+    def missing(self, count: int) -> int:
+        """How many of the first `count` are not there yet, in whole blocks."""
+        return BLOCK * sum(not self._file(block).exists() for block in _blocks(count))
+
+    def check_room(self, count: int) -> None:
+        """Refuse with an `InputError` what the disk cannot hold."""
+        needed = self.missing(count) * self.bytes_per_target
+        place = next(each for each in (self.folder.absolute(), *self.folder.absolute().parents) if each.exists())
+        free = shutil.disk_usage(place).free
+        if needed > ROOM * free:
+            fit = int(ROOM * free / self.bytes_per_target) // BLOCK * BLOCK
+            raise InputError(
+                f"{count} targets need {needed / 1e9:.1f} GB more in '{place}', where {free / 1e9:.1f} GB are free. "
+                f"Expected --targets {fit} or fewer (0 does without), or --set targets.folder=FOLDER on a larger disk."
+            )
+
+    def build(self, count: int, report: Report = lambda share: None) -> None:
+        """Make those of the first `count` that are missing or damaged.
+
+        Raises:
+            InputError: they do not fit on the disk.
+        """
+        self.check_room(count)
+        blocks = _blocks(count)
+        for block in blocks:
+            self._ensure(block, lambda share, block=block: report((block + share) / len(blocks)))
+            report((block + 1) / len(blocks))
+
+    def seconds(self, count: int) -> float:
+        """What it took to make the first `count`, whenever that was."""
+        return sum(json.loads((self._file(block).parent / "seconds.json").read_text()) for block in _blocks(count))
+
+    def __getitem__(self, number: int) -> Target:
+        """The target, on the data's device."""
+        block, row = divmod(number, BLOCK)
+        if block not in self._blocks:
+            self._ensure(block, lambda share: None)
+            self._blocks[block] = safe_open(self._file(block), framework="pt")  # mapped, not read
+        stored = self._blocks[block]
+        kinds: dict[str, dict[str, Tensor]] = {"parameters": {}, "gradients": {}, "siamese": {}}
+        for key in stored.keys():
+            kind, name = key.split("/", 1)
+            kinds[kind][name] = stored.get_slice(key)[row].to(self._data.device, non_blocking=True)
+        return Target(**kinds)
+
+    def _ensure(self, block: int, report: Report) -> None:
+        """Make a block unless it is there and whole."""
+
+        def write(folder: Path) -> None:
+            began, targets = time.perf_counter(), []
+            for row in range(BLOCK):
+                targets.append(self._make(block * BLOCK + row))
+                report((row + 1) / BLOCK)
+            kinds = {name: [getattr(target, name) for target in targets] for name in Target._fields}
+            tensors = {
+                f"{kind}/{name}": torch.stack([each[name] for each in rows]).cpu().contiguous()
+                for kind, rows in kinds.items()
+                for name in rows[0]
+            }
+            save_file(tensors, folder / "targets.safetensors")
+            (folder / "seconds.json").write_text(json.dumps(round(time.perf_counter() - began, 2)))
+
+        if not (self.folder / "bank.json").exists():
+            files.write_text(self.folder / "bank.json", json.dumps(self._parts, indent=1))
+        files.made(self._file(block).parent, write)
+
+    def _make(self, number: int) -> Target:
+        data, settings = self._data, self._settings
+        key = Key(settings.pool.seed).at("target", number)
+        parameters = self._source(key)
+        generator = key.generator("real batches")
+        batch = settings.targets.real_batch
+        rows = torch.stack([selection.choose(own, batch, generator) for own in data.class_index])
+        names, shape = settings.match.augment or (), (data.num_classes, 1)
+        siamese = augment.to(augment.draw(names, shape, data.size, key.generator("siamese")), data.device)
+        gradients = self._real_half(parameters, data.images, rows.to(data.device), siamese)
+        return Target(parameters, {name: value.to(torch.bfloat16) for name, value in gradients.items()}, siamese)
+
+    @functools.cached_property
+    def _real_half(self) -> Callable[[Parameters, Tensor, Tensor, Draw], Parameters]:
+        count = self.missing(self._settings.targets.count or BLOCK)
+        plan = engine.choose_real_plan(self._problem, self._data, self._settings, count)
+        return engine.real_sweeper(self._problem, plan)
+
+    def _file(self, block: int) -> Path:
+        return self.folder / f"{block:06d}" / "targets.safetensors"
+
+
+def afford(wanted: Settings, resolved: Settings, problem: Problem, data: Dataset) -> Settings:
+    """The resolved settings with fewer targets, or none, where making them would take longer than the budget.
+
+    Counted work decides, not a clock; a number of targets that was asked for stays as it is.
+    """
+    count, budget = resolved.targets.count, resolved.loop.budget
+    if wanted.targets.count is not None or not count or budget is None:
+        return resolved
+    real, _ = engine.half_costs(problem, resolved)
+    precision = execution.precision(resolved.precision, data.device)
+    each = data.num_classes * execution.seconds(real, data.device, precision)
+    count = min(count, int(budget / each) // BLOCK * BLOCK)
+    count = count if count >= FEWEST else 0
+    return dataclasses.replace(resolved, targets=dataclasses.replace(resolved.targets, count=count))
+
+
+def _blocks(count: int) -> range:
+    return range(-(-count // BLOCK))
+
+
+def _key_parts(data: Dataset, problem: Problem, settings: Settings) -> dict[str, Any]:
+    """Everything that targets depend on."""
+    parts = {
+        "version": VERSION,
+        "scheme": SCHEME,
+        "data": data.fingerprint,
+        "mean": data.mean,
+        "std": data.std,
+        "network": config.to_dict(settings.network),
+        "train": config.to_dict(settings.train),
+        "pool": config.to_dict(settings.pool),
+        "perturb": config.to_dict(settings.perturb),
+        "method": settings.method,
+        "augment": settings.match.augment,
+        "real_batch": settings.targets.real_batch,
+        "made by": [
+            torch.__version__,
+            data.device.type,
+            execution.precision(settings.precision, data.device),
+            settings.compile == "never",  # as for the pool
+        ],
+    }
+    return json.loads(json.dumps(parts))  # as it will be read back
+
+
+def _refuse_another(folder: Path, parts: dict[str, Any]) -> None:
+    """Refuse a folder that is not this bank, naming what differs."""
+    try:
+        found = json.loads((folder / "bank.json").read_text())
+    except FileNotFoundError:
+        if any(folder.iterdir()):
+            raise InputError(f"'{folder}' is no target bank. Expected one, or a new or empty folder.") from None
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{folder / 'bank.json'}' cannot be read: {error}. Expected another folder.") from None
+    wanted, there = config.flatten(parts), config.flatten(found) if isinstance(found, dict) else {}
+    differing = [key for key in {**wanted, **there} if wanted.get(key) != there.get(key) and key != "made by"]
+    if differing:
+        listed = "; ".join(f"{key}: {there.get(key)} there, {wanted.get(key)} wanted" for key in differing[:5])
+        raise InputError(
+            f"The target bank in '{folder}' was made for something else ({listed}). "
+            "Expected the same data, network and settings, or another --set targets.folder."
+        )
