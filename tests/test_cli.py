@@ -190,8 +190,8 @@ OTHERS = [
     ("precision of a pool", "pool {p}/good.npz --precision half", "'precision' = 'half'; 'auto', 'fp32' or 'bf16'"),
     ("compiling a pool", "pool {p}/good.npz --compile yes", "'compile' = 'yes'; 'auto', 'always' or 'never'"),
     ("targets of nothing", "targets {p}/nowhere", "No data at '{p}/nowhere'"),
-    ("no targets", "targets {p}/good.npz --count 0", "--count 0; --count at least 1"),
-    ("targets for the paper", "targets {p}/good.npz --preset paper", "trained between sweeps; --inner-steps 1"),
+    ("no targets", "targets {p}/good.npz --count 0", "--count 0; at least 1"),
+    ("targets for the paper", "targets {p}/good.npz --preset paper", "--targets 300; inner_steps 100; --inner-steps 1"),
     ("seed of an evaluation", "evaluate {p}/run --seed -1", "'seed' = -1; greater than or equal to 0"),
     ("other classes to test on", "evaluate {p}/run --test {p}/three.npz", "3 classes of 1 x 8 x 8; the set 2 of 1 x 8"),
     ("no data to test on", "evaluate {p}/run --test {p}/nowhere", "No data at '{p}/nowhere'"),
@@ -314,8 +314,10 @@ def test_compiling_always_is_refused_where_nothing_can_be_compiled(
     monkeypatch.setattr("accdd.execution.can_compile", lambda where: False)
     refused = accdd(f"{command.replace('{p}', str(place))} --compile always")
     assert refused.exit_code == 2 and refused.stdout == ""
-    assert refused.stderr.startswith("error: --compile always: a C++ compiler (g++ or clang++) is not to be found here")
-    assert "Expected --compile auto or never" in refused.stderr
+    assert refused.stderr.startswith(
+        "error: --compile always: cannot compile for cpu here. Expected Linux with g++ or clang++"
+    )
+    assert "otherwise --compile auto or never" in refused.stderr
     assert untouched()
 
 

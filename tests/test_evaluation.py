@@ -89,12 +89,12 @@ def test_a_score_is_the_same_however_many_networks_are_trained_side_by_side(
     """Also where two are left of three, and where each network has images of its own."""
     rows = torch.stack([torch.randperm(24, generator=generator(index))[:11] for index in range(3)])
     changes: dict[str, Any] = {"epochs": 2, "rows": rows, "seeds": 3}
-    monkeypatch.setattr(training, "side_by_side", lambda networks, cost, where: 1)
+    monkeypatch.setattr(execution, "at_once", lambda networks, cost, where: 1)
     alone = [
         scored(data, data.images[own], data.labels[own], epochs=2, keys=[key]).accuracies[0]
         for own, key in zip(rows, network_keys(Key(0), 3), strict=True)
     ]
-    monkeypatch.setattr(training, "side_by_side", lambda networks, cost, where: at_once)
+    monkeypatch.setattr(execution, "at_once", lambda networks, cost, where: at_once)
     shares: list[float] = []
     assert list(scored(data, report=shares.append, **changes).accuracies) == alone
     assert len(shares) == told and shares == sorted(shares) and shares[-1] == pytest.approx(1)
@@ -158,7 +158,16 @@ def test_the_quick_protocol_takes_about_1000_steps_whatever_the_number_of_images
 def test_beside_the_distilled_set_stands_one_of_random_images_drawn_again_for_every_network(data: Dataset):
     told: list[float] = []
     distilled, random = beside_random(
-        data.images, data.labels, data, network(), FEW_EPOCHS, stored=1, seeds=3, seed=5, report=told.append
+        data.images,
+        data.labels,
+        data,
+        network(),
+        FEW_EPOCHS,
+        stored=1,
+        seeds=3,
+        seed=5,
+        precision="fp32",
+        report=told.append,
     )
     assert distilled.accuracies == scored(data, seeds=3, key=Key(5)).accuracies
     expected = []

@@ -110,7 +110,7 @@ def test_auto_compiles_from_some_number_of_calls_on(compiler: None, where: torch
 
 @pytest.mark.parametrize("where", [CPU, CUDA], ids=str)
 def test_a_budget_limits_the_calls(compiler: None, where: torch.device):
-    decided = [worth_compiling("auto", where, STEP, math.inf, budget) for budget in (1.0, 60.0, 1e4, 1e6)]
+    decided = [worth_compiling("auto", where, STEP, math.inf, budget) for budget in (1.0, 20.0, 1e4, 1e6)]
     assert decided == [False, False, True, True]
     assert not worth_compiling("auto", where, STEP, 1, 1e6)  # and the calls limit the budget
 
@@ -136,12 +136,12 @@ def test_auto_compiles_nothing_where_nothing_can_be_compiled(monkeypatch: pytest
     assert not worth_compiling("auto", CPU, STEP, math.inf)
 
 
-@pytest.mark.parametrize(("where", "missing"), [(CPU, "a C\\+\\+ compiler"), (CUDA, "Triton")], ids=str)
+@pytest.mark.parametrize(("where", "missing"), [(CPU, "cpu.*clang\\+\\+"), (CUDA, "cuda.*Triton")], ids=str)
 def test_compiling_always_is_refused_where_nothing_can_be_compiled(
     monkeypatch: pytest.MonkeyPatch, where: torch.device, missing: str
 ):
     monkeypatch.setattr(execution, "can_compile", lambda where: False)
-    with pytest.raises(InputError, match=f"{missing}.*Expected --compile auto or never"):
+    with pytest.raises(InputError, match=f"{missing}.*otherwise --compile auto or never"):
         execution.check("always", where)
     execution.check("auto", where)
     execution.check("never", where)
@@ -243,7 +243,6 @@ def test_on_a_cpu_freed_memory_is_kept_without_changing_a_result():
     before = noise(64, 64) @ noise(64, 64, seed=1)
     execution.prepare(CPU)
     assert torch.equal(noise(64, 64) @ noise(64, 64, seed=1), before)
-    assert execution.free_memory(CPU) > 2**20
 
 
 def test_an_unknown_device_is_refused_and_auto_is_one_that_exists():

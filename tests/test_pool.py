@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from helpers import Pool, assert_same, network, settings, stripes
 
-from accdd import augment, training
+from accdd import augment, execution, training
 from accdd.augmented_models import load_or_build, pool
 from accdd.data import Dataset
 from accdd.keys import Key
@@ -175,9 +175,9 @@ def test_a_pool_is_the_same_however_many_networks_are_trained_side_by_side(
 ):
     """Five networks of three recipes, whose learning rates differ also within a recipe."""
     changes = {"pool.networks": 5, "pool.epochs": [0, 0.5, 2], "train.batch": 7, "pool.lr_scales": [1.0, 0.5, 2.0, 1.5]}
-    monkeypatch.setattr(training, "side_by_side", lambda networks, cost, where: 1)
+    monkeypatch.setattr(execution, "at_once", lambda networks, cost, where: 1)
     alone = built(data, changes)
-    monkeypatch.setattr(training, "side_by_side", lambda networks, cost, where: min(networks, at_once))
+    monkeypatch.setattr(execution, "at_once", lambda networks, cost, where: min(networks, at_once))
     together = built(data, changes)
     assert [(m.network, m.epoch) for m in together] == [(m.network, m.epoch) for m in alone]
     for found, expected in zip(together, alone, strict=True):

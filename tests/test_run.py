@@ -166,8 +166,8 @@ def test_a_pool_made_ahead_of_time_is_reused(tmp_path: Path, monkeypatch: pytest
     accdd(f"distill digits --out {tmp_path}/run {UNSCORED}")
     accdd(f"distill digits --ipc 2 --out {tmp_path}/more {UNSCORED}")
     assert f"{made['pool']}: trained in" in accdd(f"pool digits {TINY}").stdout
-    with pytest.raises(pytest.fail.Exception):  # another seed needs other networks
-        CliRunner().invoke(app, shlex.split(f"pool digits {TINY} --seed 1"), catch_exceptions=False)
+    with pytest.raises(pytest.fail.Exception):  # another seed of the pool needs other networks
+        CliRunner().invoke(app, shlex.split(f"pool digits {TINY} --set pool.seed=1"), catch_exceptions=False)
 
 
 def test_settings_lists_every_setting_with_default_and_meaning():

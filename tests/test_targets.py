@@ -1,6 +1,5 @@
 """The target bank: what a target is, how a bank grows, what it serves, and what it refuses."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -155,7 +154,7 @@ def test_a_full_disk_is_said_before_anything_is_made(
     full = bank(data, early_models)
     assert 0.5 < full.bytes_per_target / _measured(data, early_models) < 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=25 * full.bytes_per_target))
-    with pytest.raises(InputError, match=r"--targets 20 or fewer"):
+    with pytest.raises(InputError, match=r"Expected 20 or fewer"):
         bank(data, early_models, {"pool.seed": 9}).build(1000)
     assert not bank(data, early_models, {"pool.seed": 9}).folder.exists()
 
@@ -203,7 +202,8 @@ def test_refreshing_replaces_the_oldest_block_where_the_images_fit_the_bank_too_
     compared = [state.overfit for state in states if state.overfit is not None]
     assert len(compared) == 3
     assert asked[BLOCK : 2 * BLOCK] == list(range(BLOCK, 2 * BLOCK))  # looked at, after the first pass
-    begins = [min(asked[start : start + BLOCK]) for start in range(0, 6 * BLOCK, 2 * BLOCK)]
+    assert asked[2 * BLOCK : 3 * BLOCK] == asked[:BLOCK]  # beside those it was on
+    begins = [min(asked[start : start + BLOCK]) for start in range(0, 9 * BLOCK, 3 * BLOCK)]
     expected = [0]
     for ratio in compared[:2]:
         expected.append(expected[-1] + BLOCK * (ratio > 1))
@@ -235,20 +235,25 @@ def test_there_are_targets_where_networks_are_not_trained(data: Dataset, changes
     assert resolved(data, {"targets.count": None, **changes}).targets.count == count
 
 
-@pytest.mark.parametrize(("budget", "count"), [(1e9, 300), (None, 300), (1e-6, 0)])
-def test_a_bank_takes_no_longer_than_the_budget(data: Dataset, budget: float | None, count: int):
-    changes = {"targets.count": None, "loop.steps": 500, "loop.budget": budget}
-    given, wanted = resolved(data, changes), settings({**UNTRAINED, **changes})
-    assert targets.afford(wanted, given, problem(data), data).targets.count == count
-    asked = dataclasses.replace(wanted, targets=given.targets)
-    assert targets.afford(asked, given, problem(data), data).targets.count == 300
-
-
-def test_a_bank_that_cannot_be_paid_for_is_smaller(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+def test_a_bank_takes_about_as_long_as_the_budget_allows(
+    data: Dataset, early_models: Pool, monkeypatch: pytest.MonkeyPatch
+):
+    made = bank(data, early_models)
+    assert made.afford(300, 1e9) == 300
+    assert made.afford(300, 1e-9) == 0
     monkeypatch.setattr("accdd.execution.seconds", lambda *args: 1.0)  # two classes, so two seconds a target
-    changes = {"targets.count": None, "loop.steps": None, "loop.budget": 247.0}
-    made = targets.afford(settings({**UNTRAINED, **changes}), resolved(data, changes), problem(data), data)
-    assert made.targets.count == 120
+    assert made.afford(300, 247.0) == 120
+    assert made.afford(300, 80.0) == 0  # too few to be of use
+    made.build(2 * BLOCK)  # and what is there costs nothing more
+    assert made.afford(300, 80.0) == 60
+
+
+@pytest.mark.parametrize("changes", [{"targets.folder": "bank"}, {"targets.refresh": 0.1}], ids=str)
+def test_what_is_said_of_targets_is_not_ignored(data: Dataset, changes: dict[str, Any]):
+    assert resolved(data, {"targets.count": None, **changes}).targets.count == presets.DEFAULT_TARGETS
+    for without in ({"targets.count": 0}, {"targets.count": None, "loop.inner_steps": 2}):
+        with pytest.raises(InputError, match=r"for runs on targets"):
+            resolved(data, {**changes, **without})
 
 
 @pytest.mark.parametrize("changes", [{"loop.inner_steps": 2}, {"loop.train_images": 8}], ids=str)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from helpers import CPU, SIZE, assert_same, copied, generator, network
 from torch import Tensor
 
-from accdd import training
+from accdd import execution, training
 from accdd.config import Train
 from accdd.data import Dataset
 from accdd.keys import Key
@@ -231,8 +231,8 @@ def test_only_networks_whose_steps_are_small_are_trained_side_by_side_on_a_cpu()
         training.step_cost(network(name="convnet", width=width, depth=2), PLAIN, batch)
         for width, batch in ((4, 8), (64, 512))
     )
-    assert small.flops < training.STACKED_FLOPS < large.flops
-    assert (training.side_by_side(5, small, CPU), training.side_by_side(5, large, CPU)) == (5, 1)
+    assert small.flops < execution.SMALL_FLOPS < large.flops
+    assert (execution.at_once(5, small, CPU), execution.at_once(5, large, CPU)) == (5, 1)
 
 
 # Testing ------------------------------------------------------------------------------------------------------

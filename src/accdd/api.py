@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, data, engine, evaluation, execution, loop, methods, networks, presets, run, targets
+from accdd import artifact, config, data, engine, evaluation, execution, loop, methods, networks, presets, run
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
+from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Protocol, Score
 from accdd.execution import Plan
 from accdd.keys import Key
@@ -86,15 +87,14 @@ def distill(
     architecture = _architecture(resolved.network, real)
     scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
     problem = methods.problem(resolved, real, architecture)
-    resolved = targets.afford(wanted, resolved, problem, real)
-    plan = engine.choose_plan(problem, real, resolved)
-    pool = functools.cache(lambda: _pool(real, architecture, resolved, reporter))  # when it is first wanted
-    bank, count = None, resolved.targets.count or 0
-    if count:
-        bank = Bank(real, problem, lambda key: models.source(architecture, where, resolved, pool())(key), resolved)
-        bank.check_room(count)
+    bank, pool = _bank(real, problem, architecture, resolved, reporter)
+    resolved = _afford(bank, wanted, resolved)
+    plan, count = engine.choose_plan(problem, real, resolved), resolved.targets.count or 0
+    bank.check_room(count)
     told = [*run.describe(real, resolved, architecture), run.describe_plan(plan, where)]
-    for line in [*told, run.describe_bank(bank, count)] if bank else told:
+    if count:
+        told.append(run.describe_bank(bank, count))
+    for line in told:
         reporter.note(line)
     folder = None
     if out is not None:
@@ -102,11 +102,11 @@ def distill(
         folder = RunFolder.create(out, _name(source), {key: asked[key] for key in given}, resolved, where, plan)
 
     # What networks and targets cost is said whether they were made now or found in the cache; a bank that was brought
-    # along needs no networks.
-    given_bank = bank and resolved.targets.folder and not bank.missing(count)
-    trained = None if given_bank else pool()
+    # along in a folder of its own needs no networks.
+    brought = count and resolved.targets.folder and not resolved.targets.refresh and not bank.missing(count)
+    trained = None if brought else pool()
     seconds = {"pool": trained.seconds if trained else 0.0}
-    if bank:
+    if count:
         _build(bank, count, reporter)
         seconds["targets"] = round(bank.seconds(count), 2)
         begin = functools.partial(loop.distill_on_targets, real, problem, bank, resolved, plan)
@@ -257,20 +257,15 @@ def build_targets(
     given = _given(preset, settings)
     if count is not None:
         given["targets.count"] = count
+    given.setdefault("targets.count", presets.DEFAULT_TARGETS)
     wanted = config.override(Settings(), given)
+    if not (count := wanted.targets.count):
+        raise InputError(f"--count {count}: that makes no targets. Expected at least 1.")
     where, _ = _check(wanted)
     real = data.load(source, wanted.data).to(where)
     resolved = presets.resolve(wanted, real)
     architecture = _architecture(resolved.network, real)
-    problem = methods.problem(resolved, real, architecture)
-    resolved = targets.afford(wanted, resolved, problem, real)
-    if not (count := resolved.targets.count):
-        raise InputError(
-            "No targets are wanted: --count 0, or networks are trained between sweeps. Expected --count at least 1, "
-            "--inner-steps 1 and --set loop.train_images=0."
-        )
-    pool = functools.cache(lambda: _pool(real, architecture, resolved, reporter))
-    bank = Bank(real, problem, lambda key: models.source(architecture, where, resolved, pool())(key), resolved)
+    bank, pool = _bank(real, methods.problem(resolved, real, architecture), architecture, resolved, reporter)
     bank.check_room(count)
     for line in (*run.describe(real, resolved, architecture)[:1], run.describe_bank(bank, count)):
         reporter.note(line)
@@ -297,6 +292,32 @@ def _check(settings: Settings) -> tuple[torch.device, Protocol]:
     execution.check(settings.compile, where)
     execution.prepare(where)
     return where, protocol
+
+
+def _bank(
+    real: Dataset, problem: Problem, architecture: Architecture, settings: Settings, reporter: Reporter
+) -> tuple[Bank, Callable[[], models.ModelPool | None]]:
+    """The target bank, and the pool that its networks come from, trained or found when it is first asked for."""
+
+    @functools.cache
+    def pool() -> models.ModelPool | None:
+        return _pool(real, architecture, settings, reporter)
+
+    @functools.cache
+    def source() -> models.Source:
+        return models.source(architecture, real.device, settings, pool())
+
+    return Bank(real, problem, lambda key: source()(key), settings), pool
+
+
+def _afford(bank: Bank, wanted: Settings, resolved: Settings) -> Settings:
+    """The resolved settings with as many targets as the budget pays for, where nothing was said."""
+    count, budget = resolved.targets.count, resolved.loop.budget
+    if wanted.targets.count is not None or wanted.targets.folder or not count or budget is None:
+        return resolved
+    return dataclasses.replace(
+        resolved, targets=dataclasses.replace(resolved.targets, count=bank.afford(count, budget))
+    )
 
 
 def _pool(real: Dataset, architecture: Architecture, settings: Settings, reporter: Reporter) -> models.ModelPool | None:

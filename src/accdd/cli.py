@@ -38,7 +38,7 @@ PresetOption = Annotated[
     str | None, typer.Option("--preset", help="A row of a paper, as in idc-cifar10 or accdd-cifar10.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides every draw.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides every draw (those of the pool: pool.seed).")]
 PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="auto, fp32 or bf16, of convolutions and linear layers.")
 ]
@@ -61,7 +61,7 @@ def distill(
     perturb: Annotated[bool | None, typer.Option("--perturb/--no-perturb", help="Perturb every drawn network.")] = None,
     factor: Annotated[int | None, typer.Option("--factor", help="One image holds factor x factor images.")] = None,
     network: NetworkOption = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Networks drawn.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")] = None,
     targets: Annotated[
         int | None, typer.Option("--targets", help="Real halves computed ahead; 0 computes them in every sweep.")
     ] = None,
@@ -155,7 +155,6 @@ def evaluate(
 def pool(
     data: DataArgument,
     network: NetworkOption = None,
-    seed: SeedOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     compile: CompileOption = None,
@@ -170,7 +169,7 @@ def pool(
 
     def body() -> None:
         flags = {
-            "network.name": network, "pool.seed": seed, "device": device, "precision": precision, "compile": compile,
+            "network.name": network, "device": device, "precision": precision, "compile": compile,
         }  # fmt: skip
         settings = _settings(config, set_, flags)
         from accdd import api

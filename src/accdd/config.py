@@ -191,7 +191,7 @@ class Loop:
     """How often a network is drawn and how long it is used."""
 
     steps: int | None = Field(default=None, ge=0)
-    """Outer steps: networks drawn. None with a budget: as many as fit; with neither, 2000 or ten minutes."""
+    """Outer steps: networks or targets used. None with a budget: as many as fit; with neither, 2000 or ten minutes."""
     inner_steps: int = Field(default=1, ge=1)
     """Sweeps over all classes with one network."""
     train_images: int = Field(default=0, ge=0)
@@ -225,7 +225,7 @@ class Settings:
     method: str = "idc"
     """Host method: a name from `accdd.methods.METHODS`."""
     seed: int = Field(default=0, ge=0)
-    """All draws follow from this number."""
+    """All draws follow from this number, but for those of the pool and its targets (`pool.seed`)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from accdd import augment, execution, training
 from accdd.augment import Draw
@@ -140,14 +140,12 @@ def sweeper(problem: Problem, plan: Plan) -> Sweeper:
     real, synthetic = halves(problem, plan)
 
     def planned(parameters: Parameters, real_images: Tensor, stored: Tensor, drawn: Sweep) -> tuple[Tensor, Tensor]:
-        losses, slopes = [], []
-        for labels in label_chunks(len(stored), plan, stored.device):
+        def match(labels: Tensor) -> tuple[Tensor, Tensor]:
             siamese = augment.at(drawn.siamese, labels)
             target = real(parameters, real_images[drawn.real[labels]], labels, siamese)
-            loss, slope = synthetic(parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
-            losses.append(loss)
-            slopes.append(slope)
-        return torch.cat(losses)[: len(stored)], torch.cat(slopes)[: len(stored)]
+            return synthetic(parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
+
+        return _over_chunks(match, len(stored), plan, stored.device)
 
     return planned
 
@@ -160,11 +158,10 @@ def real_sweeper(problem: Problem, plan: Plan) -> Callable[[Parameters, Tensor, 
     real, _ = halves(problem, plan)
 
     def planned(parameters: Parameters, real_images: Tensor, rows: Tensor, siamese: Draw) -> Parameters:
-        parts = [
-            real(parameters, real_images[rows[labels]], labels, augment.at(siamese, labels))
-            for labels in label_chunks(len(rows), plan, rows.device)
-        ]
-        return {name: torch.cat([part[name] for part in parts])[: len(rows)] for name in parts[0]}
+        def half(labels: Tensor) -> Parameters:
+            return real(parameters, real_images[rows[labels]], labels, augment.at(siamese, labels))
+
+        return _over_chunks(half, len(rows), plan, rows.device)
 
     return planned
 
@@ -181,13 +178,11 @@ def synthetic_sweeper(
     def planned(
         parameters: Parameters, target: Parameters, stored: Tensor, siamese: Draw, subset: Tensor
     ) -> tuple[Tensor, Tensor]:
-        losses, slopes = [], []
-        for labels in label_chunks(len(stored), plan, stored.device):
-            wanted, drawn = {name: value[labels] for name, value in target.items()}, augment.at(siamese, labels)
-            loss, slope = synthetic(parameters, wanted, stored[labels], labels, drawn, subset[labels])
-            losses.append(loss)
-            slopes.append(slope)
-        return torch.cat(losses)[: len(stored)], torch.cat(slopes)[: len(stored)]
+        def half(labels: Tensor) -> tuple[Tensor, Tensor]:
+            own, drawn = augment.at(target, labels), augment.at(siamese, labels)
+            return synthetic(parameters, own, stored[labels], labels, drawn, subset[labels])
+
+        return _over_chunks(half, len(stored), plan, stored.device)
 
     return planned
 
@@ -219,6 +214,12 @@ def halves(problem: Problem, plan: Plan) -> Halves:
     )
 
 
+def _over_chunks(half: Callable[[Tensor], Any], classes: int, plan: Plan, device: torch.device) -> Any:
+    """`half` of the labels of each chunk, put together again; tensors begin with the classes."""
+    parts = [half(labels) for labels in label_chunks(classes, plan, device)]
+    return tree_map(lambda *pieces: torch.cat(pieces)[:classes], *parts)
+
+
 @functools.cache
 def label_chunks(classes: int, plan: Plan, device: torch.device) -> list[Tensor]:
     """Class indices in the plan's chunks, all of one size; what the last repeats is to be dropped."""
@@ -241,10 +242,6 @@ def _one_class(half: Callable[..., Any]) -> Callable[..., Any]:
     return single
 
 
-BATCHED_FLOPS = 2e8
-"""On a CPU, classes are matched at once where one takes fewer operations: dispatch is most of their time."""
-
-
 def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
     """The plan for a run, from counted work and the kind of device.
 
@@ -260,7 +257,9 @@ def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
     plan = _matching_plan(matching, outer * loop.inner_steps, data, settings, loop.budget)
     step = training.step_cost(problem.forward.architecture, recipe, recipe.batch)
     trained = (loop.inner_steps - 1) * -(-loop.train_images // recipe.batch)  # not after the last sweep
-    train = trained > 0 and execution.worth_compiling(mode, where, step, outer * trained, loop.budget)
+    train = trained > 0 and execution.worth_compiling(
+        mode, where, step, outer * trained, loop.budget, precision=plan.precision
+    )
     return dataclasses.replace(plan, compile_training=train)
 
 
@@ -275,15 +274,13 @@ def _matching_plan(
 ) -> Plan:
     """How to match in `sweeps` sweeps, where each of the functions that cost `costs` a class is compiled by itself."""
     where, classes, cost = data.device, data.num_classes, functools.reduce(Cost.__add__, costs)
-    chunk = settings.match.classes or (classes if cost.flops < BATCHED_FLOPS else 1)
-    if where.type == "cuda":
-        chunk = settings.match.classes or execution.free_memory(where) // (2 * cost.bytes)
-    chunk = execution.chunk(classes, chunk)
+    chunk = execution.chunk(classes, settings.match.classes or execution.at_once(classes, cost, where))
+    precision = execution.precision(settings.precision, where)
     return Plan(
-        precision=execution.precision(settings.precision, where),
+        precision=precision,
         compile_matching=execution.worth_compiling(
             settings.compile, where, cost.side_by_side(chunk), sweeps * -(-classes // chunk), budget,
-            functions=len(costs),
+            precision=precision, functions=len(costs),
         ),
         classes=chunk,
     )  # fmt: skip

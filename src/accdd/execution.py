@@ -1,7 +1,7 @@
 """Where and how the arithmetic happens: device, precision, compilation, and what a function costs.
 
-Nothing here knows what is computed. Plans follow from counted work and the kind of device, never from a
-stopwatch, so the same command on the same machine always gets the same plan.
+Nothing here knows what is computed. Plans follow from counted work and the kind of device (on a GPU also from its free
+memory), never from a stopwatch.
 """
 
 import ctypes
@@ -70,8 +70,10 @@ BF16_SPEED = 8
 """What matrix units for bf16 gain over that, with what surrounds the products (RESULTS.md)."""
 OPERATION_SECONDS = 10e-6
 """Dispatch of one eager operation."""
-COMPILE_SECONDS = 60.0
+COMPILE_SECONDS = 30.0
 """For one function (half a matching step, or a training step), the first time."""
+SMALL_FLOPS = 2e8
+"""Below that, dispatch is most of an operation's time on a CPU."""
 COMPILED_SHARE, COMPILED_OPERATION_SHARE = 0.7, 0.2
 """What compiling leaves of the time of products with what surrounds them, and of the dispatch (RESULTS.md)."""
 
@@ -134,20 +136,35 @@ def count(function: Callable[..., Any], *args: Any) -> tuple[Cost, Any]:
 def check(compile: str, where: torch.device) -> None:
     """Refuse with an `InputError` to compile `always` where nothing can be compiled."""
     if compile == "always" and not can_compile(where):
-        missing = "a C++ compiler (g++ or clang++)" if where.type == "cpu" else "Triton"
-        raise InputError(f"--compile always: {missing} is not to be found here. Expected --compile auto or never.")
+        raise InputError(
+            f"--compile always: cannot compile for {where.type} here. Expected Linux with g++ or clang++, or CUDA with "
+            "Triton; otherwise --compile auto or never."
+        )
 
 
 def seconds(cost: Cost, where: torch.device, precision: str) -> float:
-    """A guess, good within a factor of two or three, at what one call takes, compiled if that is possible."""
+    """A guess, good within a factor of two or three, at what one compiled call takes."""
+    products, dispatch = _seconds(cost, where, precision)
+    return products * COMPILED_SHARE + dispatch * COMPILED_OPERATION_SHARE
+
+
+def _seconds(cost: Cost, where: torch.device, precision: str) -> tuple[float, float]:
+    """Of products and of dispatch, uncompiled."""
     rate = CUDA_FLOPS if where.type == "cuda" else CPU_FLOPS * torch.get_num_threads()
     if precision == "bf16":
         rate *= BF16_SPEED if where.type == "cuda" or torch.cpu._is_amx_tile_supported() else 2
-    return cost.flops / rate + cost.operations * OPERATION_SECONDS * COMPILED_OPERATION_SHARE
+    return cost.flops / rate, cost.operations * OPERATION_SECONDS
 
 
 def worth_compiling(
-    compile: str, where: torch.device, cost: Cost, calls: float, budget: float | None = None, *, functions: int = 1
+    compile: str,
+    where: torch.device,
+    cost: Cost,
+    calls: float,
+    budget: float | None = None,
+    *,
+    precision: str = "fp32",
+    functions: int = 1,
 ) -> bool:
     """Whether compiling saves more time than it takes.
 
@@ -157,12 +174,12 @@ def worth_compiling(
         cost: of one call, uncompiled.
         calls: how many there will be.
         budget: seconds for all of them, if they are limited.
+        precision: of the products.
         functions: into how many compiled functions a call is divided.
     """
     if compile != "auto":
         return compile == "always"
-    rate = CUDA_FLOPS if where.type == "cuda" else CPU_FLOPS * torch.get_num_threads()
-    products, dispatch = cost.flops / rate, cost.operations * OPERATION_SECONDS
+    products, dispatch = _seconds(cost, where, precision)
     saved = products * (1 - COMPILED_SHARE) + dispatch * (1 - COMPILED_OPERATION_SHARE)
     if budget is not None:
         calls = min(calls, budget / (products + dispatch))
@@ -184,7 +201,8 @@ def compiled(function: Callable[..., Any], where: torch.device) -> Callable[...,
     once and `function` runs as it is. On a GPU launches are recorded once and replayed (CUDA graphs), so results are
     copied out before the next replay overwrites them.
     """
-    from torch._dynamo.exc import TorchDynamoException  # seconds of imports, for those who compile
+    # Seconds of imports, only for those who compile.
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     mode = "reduce-overhead" if where.type == "cuda" else None
@@ -201,7 +219,7 @@ def compiled(function: Callable[..., Any], where: torch.device) -> Callable[...,
                 return graph(*args)
             torch.compiler.cudagraph_mark_step_begin()
             return tree_map_only(Tensor, Tensor.clone, graph(*args))
-        except TorchDynamoException as error:
+        except (FailOnRecompileLimitHit, TorchDynamoException) as error:
             warnings.warn(f"PyTorch cannot compile this, so it runs slower: {str(error)[:500]}", stacklevel=2)
             works = False
             return function(*args)
@@ -220,11 +238,22 @@ def chunks(count: int, size: int) -> Iterator[list[int]]:
         yield [min(index, count - 1) for index in range(start, start + size)]
 
 
-def free_memory(where: torch.device) -> int:
-    """Bytes that can still be had on the device."""
+def at_once(count: int, cost: Cost, where: torch.device) -> int:
+    """How many of `count` like things, each of which costs `cost`, to do as one, in equal parts.
+
+    On a CPU, which a single one keeps busy, only the smallest; on a CUDA GPU as many as fit in memory.
+    """
     if where.type == "cuda":
-        return torch.cuda.mem_get_info(where)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return chunk(count, torch.cuda.mem_get_info(where)[0] // (2 * cost.bytes))
+    return count if cost.flops < SMALL_FLOPS else 1
+
+
+def synchronise(where: torch.device) -> None:
+    """Wait until the device has done what it was given; before a clock is read."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    elif where.type == "mps":
+        torch.mps.synchronize()
 
 
 class _Counter(TorchDispatchMode):

@@ -14,7 +14,7 @@ from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.execution import PLAIN, Plan
 from accdd.keys import Key
-from accdd.targets import Bank
+from accdd.targets import Bank, Target
 
 
 class State(NamedTuple):
@@ -27,7 +27,7 @@ class State(NamedTuple):
     losses: Tensor
     """(classes,) of this sweep; empty before the first."""
     overfit: float | None = None
-    """The loss on targets that were never used over that on the bank, after a pass through it."""
+    """The loss on targets that were never used over that on some of the bank; after a pass, where it is looked at."""
 
 
 Progress = Callable[[int], float]
@@ -84,8 +84,8 @@ def distill_on_targets(
 ) -> Iterator[State]:  # fmt: skip
     """`distill` with the real half of every sweep taken from a bank, in a new order at every pass through it.
 
-    With `targets.refresh`, the loss on the next targets, which no image has seen, is compared with that of the pass;
-    where the images fit the bank much better, those take the place of the oldest.
+    With `targets.refresh`, the loss on the next block of targets, which no image has seen, is compared after each pass
+    with that on a block of the bank; where it is larger by that share, those take the place of the oldest.
 
     Args:
         data, problem, settings, plan, progress: as for `distill`; `plan` is for the synthetic half.
@@ -95,15 +95,17 @@ def distill_on_targets(
     assert count  # resolved
     images, velocity, rate, momentum = begin(data, problem, settings)
     sweep = engine.synthetic_sweeper(problem, plan)
-    yield State(0, images, images.new_zeros(0))
 
+    def loss_on(target: Target, images: Tensor, subset: Tensor) -> Tensor:
+        return sweep(target.parameters, target.gradients, images, target.siamese, subset)[0].sum()
+
+    yield State(0, images, images.new_zeros(0))
     done = oldest = 0
     for number in itertools.count():
         key = root.at("pass", number)
         order = oldest + torch.randperm(count, generator=key.generator("targets"))
         subsets = draw_subsets(data, problem, settings, key, count)
-        passed = []
-        for index, subset in zip(order.tolist(), subsets, strict=True):
+        for position, (index, subset) in enumerate(zip(order.tolist(), subsets, strict=True), start=1):
             if done == settings.loop.steps:
                 return
             target = bank[index]
@@ -111,12 +113,14 @@ def distill_on_targets(
             losses, slopes = sweep(target.parameters, target.gradients, images, target.siamese, subset)
             images, velocity = synthetic.descend(images, velocity, slopes, rate(progress(done)), momentum)
             done += 1
-            passed.append(losses)
             overfit = None
-            if settings.targets.refresh and len(passed) == count:
-                fresh = [bank[oldest + count + ahead] for ahead in range(targets.BLOCK)]
-                unseen = [sweep(t.parameters, t.gradients, images, t.siamese, subset)[0] for t in fresh]
-                overfit = (torch.stack(unseen).mean() / torch.stack(passed).mean()).item()
+            if settings.targets.refresh and position == count:
+                ahead = range(oldest + count, oldest + count + targets.BLOCK)
+                fresh, used = (
+                    torch.stack([loss_on(bank[each], images.clamp(0, 1), subset) for each in indices]).mean()
+                    for indices in (ahead, order[: targets.BLOCK].tolist())
+                )
+                overfit = (fresh / used).item()
                 oldest += targets.BLOCK if overfit > 1 + settings.targets.refresh else 0
             yield State(done, images, losses, overfit)
 

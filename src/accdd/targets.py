@@ -6,7 +6,6 @@ end, each decided by its number alone, and made in blocks when they are first wa
 smaller one, and serves every number of images per class, seed, factor and distance.
 """
 
-import dataclasses
 import functools
 import json
 import shutil
@@ -22,12 +21,13 @@ from torch import Tensor
 
 from accdd import augment, config, engine, execution, files, selection
 from accdd.augment import Draw
-from accdd.augmented_models import Source
+from accdd.augmented_models import Source, pool
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.keys import SCHEME, Key
 from accdd.networks import Parameters
+from accdd.training import Report
 
 VERSION = 1
 """Raised when targets made from the same settings would differ; old banks are then never used."""
@@ -40,9 +40,6 @@ FEWEST = 50
 
 ROOM = 0.9
 """The share of what is free on the disk that a bank may take."""
-
-Report = Callable[[float], None]
-"""Called with the share of the work done, 0 to 1."""
 
 
 class Target(NamedTuple):
@@ -74,8 +71,8 @@ class Bank:
         self._parts = _key_parts(data, problem, settings)
         chosen = settings.targets.folder
         self.folder = Path(chosen).expanduser() if chosen else files.cache_entry("targets", self._parts)
-        self._blocks: dict[int, Any] = {}
-        if self.folder.exists():
+        self._open: dict[int, Any] = {}
+        if chosen and self.folder.exists():
             _refuse_another(self.folder, self._parts)
 
     @functools.cached_property
@@ -97,11 +94,24 @@ class Bank:
         place = next(each for each in (self.folder.absolute(), *self.folder.absolute().parents) if each.exists())
         free = shutil.disk_usage(place).free
         if needed > ROOM * free:
-            fit = int(ROOM * free / self.bytes_per_target) // BLOCK * BLOCK
+            there = len(_blocks(count)) * BLOCK - self.missing(count)
+            fit = there + int(ROOM * free / self.bytes_per_target) // BLOCK * BLOCK
             raise InputError(
                 f"{count} targets need {needed / 1e9:.1f} GB more in '{place}', where {free / 1e9:.1f} GB are free. "
-                f"Expected --targets {fit} or fewer (0 does without), or --set targets.folder=FOLDER on a larger disk."
+                f"Expected {fit} or fewer, or --set targets.folder=FOLDER on a larger disk."
             )
+
+    def afford(self, count: int, budget: float) -> int:
+        """As many of `count` as are there or can be made in about `budget` seconds; none if those are too few.
+
+        Counted work decides, not a clock.
+        """
+        real, _ = engine.half_costs(self._problem, self._settings)
+        precision = execution.precision(self._settings.precision, self._data.device)
+        each = self._data.num_classes * execution.seconds(real, self._data.device, precision)
+        there = len(_blocks(count)) * BLOCK - self.missing(count)
+        affordable = min(count, there + int(budget / each) // BLOCK * BLOCK)
+        return affordable if affordable >= min(count, FEWEST) else 0
 
     def build(self, count: int, report: Report = lambda share: None) -> None:
         """Make those of the first `count` that are missing or damaged.
@@ -122,18 +132,18 @@ class Bank:
     def __getitem__(self, number: int) -> Target:
         """The target, on the data's device."""
         block, row = divmod(number, BLOCK)
-        if block not in self._blocks:
-            self._ensure(block, lambda share: None)
-            self._blocks[block] = safe_open(self._file(block), framework="pt")  # mapped, not read
-        stored = self._blocks[block]
+        self._ensure(block)
+        stored = self._open[block]
         kinds: dict[str, dict[str, Tensor]] = {"parameters": {}, "gradients": {}, "siamese": {}}
         for key in stored.keys():
             kind, name = key.split("/", 1)
-            kinds[kind][name] = stored.get_slice(key)[row].to(self._data.device, non_blocking=True)
+            kinds[kind][name] = stored.get_slice(key)[row].to(self._data.device)
         return Target(**kinds)
 
-    def _ensure(self, block: int, report: Report) -> None:
-        """Make a block unless it is there and whole."""
+    def _ensure(self, block: int, report: Report = lambda share: None) -> None:
+        """Open a block, made first unless it is there and whole."""
+        if block in self._open:
+            return
 
         def write(folder: Path) -> None:
             began, targets = time.perf_counter(), []
@@ -152,6 +162,7 @@ class Bank:
         if not (self.folder / "bank.json").exists():
             files.write_text(self.folder / "bank.json", json.dumps(self._parts, indent=1))
         files.made(self._file(block).parent, write)
+        self._open[block] = safe_open(self._file(block), framework="pt")  # mapped, not read
 
     def _make(self, number: int) -> Target:
         data, settings = self._data, self._settings
@@ -175,22 +186,6 @@ class Bank:
         return self.folder / f"{block:06d}" / "targets.safetensors"
 
 
-def afford(wanted: Settings, resolved: Settings, problem: Problem, data: Dataset) -> Settings:
-    """The resolved settings with fewer targets, or none, where making them would take longer than the budget.
-
-    Counted work decides, not a clock; a number of targets that was asked for stays as it is.
-    """
-    count, budget = resolved.targets.count, resolved.loop.budget
-    if wanted.targets.count is not None or not count or budget is None:
-        return resolved
-    real, _ = engine.half_costs(problem, resolved)
-    precision = execution.precision(resolved.precision, data.device)
-    each = data.num_classes * execution.seconds(real, data.device, precision)
-    count = min(count, int(budget / each) // BLOCK * BLOCK)
-    count = count if count >= FEWEST else 0
-    return dataclasses.replace(resolved, targets=dataclasses.replace(resolved.targets, count=count))
-
-
 def _blocks(count: int) -> range:
     return range(-(-count // BLOCK))
 
@@ -206,6 +201,7 @@ def _key_parts(data: Dataset, problem: Problem, settings: Settings) -> dict[str,
         "network": config.to_dict(settings.network),
         "train": config.to_dict(settings.train),
         "pool": config.to_dict(settings.pool),
+        "pool version": pool.VERSION,
         "perturb": config.to_dict(settings.perturb),
         "method": settings.method,
         "augment": settings.match.augment,
@@ -225,7 +221,7 @@ def _refuse_another(folder: Path, parts: dict[str, Any]) -> None:
     try:
         found = json.loads((folder / "bank.json").read_text())
     except FileNotFoundError:
-        if any(folder.iterdir()):
+        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise InputError(f"'{folder}' is no target bank. Expected one, or a new or empty folder.") from None
         return
     except (OSError, ValueError) as error:

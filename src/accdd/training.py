@@ -24,8 +24,8 @@ from accdd.networks import Architecture, Forward, Parameters
 DECAY = 0.2
 """Factor on the learning rate at two thirds and again at five sixths of a schedule."""
 
-STACKED_FLOPS = 2e8
-"""On a CPU, networks whose step takes fewer operations are trained side by side: dispatch is most of their time."""
+Report = Callable[[float], None]
+"""Called with the share of some work that is done, 0 to 1."""
 
 
 class Trained(NamedTuple):
@@ -122,16 +122,6 @@ def make_step(
     return lambda *args: (graph if args[1].shape[:2] == (count, compiled_for) else step)(*args)
 
 
-def side_by_side(networks: int, cost: Cost, where: torch.device) -> int:
-    """How many of `networks` to train at once when one step of one costs `cost`.
-
-    On a CPU, where a batch of any size keeps the cores busy, only the smallest; on a GPU as many as fit in memory.
-    """
-    if where.type == "cpu":
-        return networks if cost.flops < STACKED_FLOPS else 1
-    return execution.chunk(networks, execution.free_memory(where) // (2 * cost.bytes))
-
-
 def step_cost(architecture: Architecture, recipe: Train, batch: int) -> Cost:
     """What one plain step of one network on `batch` images costs."""
     generator = torch.Generator()
@@ -180,8 +170,12 @@ def train(
     # Drawn for the whole call at once, so they depend on the key and on the number of batches, and nothing else.
     shape = (len(batches), recipe.batch)
     drawn = _side_by_side([augment.draw(recipe.augment, shape, size, key.generator("augment")) for key in keys])
-    mixed = _side_by_side([augment.draw_cutmix(recipe.cutmix, *shape, size, key.generator("cutmix")) for key in keys])
-    drawn, mixed = augment.to(drawn, device), augment.to(mixed if recipe.cutmix > 0 else {}, device)
+    mixed: Draw = {}
+    if recipe.cutmix > 0:
+        mixed = _side_by_side(
+            [augment.draw_cutmix(recipe.cutmix, *shape, size, key.generator("cutmix")) for key in keys]
+        )
+    drawn, mixed = augment.to(drawn, device), augment.to(mixed, device)
     for number, rows in enumerate(batches):
         targets = F.one_hot(labels[rows], num_classes).to(torch.float32)
         own_drawn = augment.at(drawn, number, slice(None), slice(rows.shape[1]))

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,12 +14,10 @@ from accdd.config import Train
 from accdd.data import Dataset
 from accdd.keys import SCHEME, Key
 from accdd.networks import Architecture, Parameters
+from accdd.training import Report
 
 VERSION = 3
 """Raised when pools made from the same settings would differ; old cache entries are then never found."""
-
-Report = Callable[[float], None]
-"""Called with the share of the work done, 0 to 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +120,13 @@ def build(
         recipes.setdefault(recipe, []).append(network)
     members: list[EarlyStageModel] = []
     for recipe, networks in recipes.items():
-        at_once = training.side_by_side(len(networks), cost, where)
+        at_once = execution.at_once(len(networks), cost, where)
         calls = total * len(networks) / at_once
-        worth_it = execution.worth_compiling(settings.compile, where, cost.side_by_side(at_once), calls)
+        together, precision = cost.side_by_side(at_once), execution.precision(settings.precision, where)
+        worth_it = execution.worth_compiling(settings.compile, where, together, calls, precision=precision)
         step = training.make_step(
             architecture, recipe, data.mean, data.std, where, count=at_once,
-            precision=execution.precision(settings.precision, where), compiled_for=batch if worth_it else None,
+            precision=precision, compiled_for=batch if worth_it else None,
         )  # fmt: skip
         for first in range(0, len(networks), at_once):
             together = networks[first : first + at_once]

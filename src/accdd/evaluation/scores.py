@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,9 +13,7 @@ from accdd.data import Dataset
 from accdd.evaluation.protocols import Protocol
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward
-
-Report = Callable[[float], None]
-"""Called with the share of the work done, 0 to 1."""
+from accdd.training import Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +100,13 @@ def score(
     total = epochs or usual
     batch = min(recipe.batch, rows.shape[1])
     cost = training.step_cost(architecture, recipe, batch)
-    at_once = training.side_by_side(len(keys), cost, where)
+    at_once = execution.at_once(len(keys), cost, where)
     calls = total * (rows.shape[1] // batch) * len(keys) / at_once
-    worth_it = execution.worth_compiling(compile, where, cost.side_by_side(at_once), calls)
+    resolved = execution.precision(precision, where)
+    worth_it = execution.worth_compiling(compile, where, cost.side_by_side(at_once), calls, precision=resolved)
     step = training.make_step(
         architecture, recipe, tuple(mean), tuple(std), where, count=at_once,
-        precision=execution.precision(precision, where), compiled_for=batch if worth_it else None,
+        precision=resolved, compiled_for=batch if worth_it else None,
     )  # fmt: skip
     forward = Forward(architecture)
     accuracies: list[float] = []

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from accdd import execution
 from accdd.config import Settings
 from accdd.loop import Progress, State
 from accdd.run.folder import RunFolder
 from accdd.run.progress import Reporter
 
-SYNCHRONISE_SECONDS = 0.1
-"""How far a GPU's work may lag behind its launches; in between, the draws of later sweeps are made while it works."""
+LOOK_SECONDS = 0.1
+"""How often a GPU is waited for and the clock read: in between, later sweeps are drawn and launched while it works."""
 
 
 def learn(
@@ -43,17 +44,16 @@ def learn(
     marks = _marks(settings.loop.snapshots)
     reporter.phase("distilling")
     spent, logged, loss, state = 0.0, -1.0, None, None  # `spent` leaves out what keeping snapshots takes
-    resumed = synchronised = time.perf_counter()
+    resumed = time.perf_counter()
 
     def progress(sweeps: int) -> float:
         return max(spent / budget if budget else 0.0, sweeps / total if total else float(total == 0))
 
     for state in begin(progress):
-        if where.type == "cuda" and (
-            state.sweep in (0, total) or time.perf_counter() - synchronised > SYNCHRONISE_SECONDS
-        ):
-            torch.cuda.synchronize(where)  # without it, seconds would count launches
-            synchronised = time.perf_counter()
+        must = state.sweep in (0, total) or state.overfit is not None
+        if where.type != "cpu" and not must and time.perf_counter() - resumed < LOOK_SECONDS:
+            continue
+        execution.synchronise(where)  # without it, seconds would count launches
         spent += time.perf_counter() - resumed
         share = progress(state.sweep)
         over = share >= 1
