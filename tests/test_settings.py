@@ -12,7 +12,7 @@ from accdd.config import InputError, Perturb, Pool, Settings, choose, flatten, o
 from accdd.data import Dataset
 from accdd.matching import DISTANCES
 from accdd.methods import METHODS
-from accdd.presets import PRESETS, resolve
+from accdd.presets import NORMALISED_LR, PRESETS, paper, resolve
 
 
 def sized(size: int, channels: int = 3) -> Dataset:
@@ -129,12 +129,26 @@ def test_distance_and_augmentation_follow_from_the_method_and_the_step_from_the_
     match = resolve(override(Settings(), {"method": method}), sized(32)).match
     assert (match.distance, match.augment) == (METHODS[method].distance, METHODS[method].siamese)
     assert resolve(override(Settings(), {"match.augment": []}), sized(32)).match.augment == ()
+    plain = {"images.step": "gradient"}
     steps = {
-        distance: resolve(override(Settings(), {"match.distance": distance}), sized(32)).images.lr
+        distance: resolve(override(Settings(), {**plain, "match.distance": distance}), sized(32)).images.lr
         for distance in DISTANCES
     }
     assert all(steps.values()) and len(set(steps.values())) == len(DISTANCES)
     assert resolve(override(Settings(), {"images.lr": 0.5}), sized(32)).images.lr == 0.5
+
+
+def test_steps_on_targets_are_normalised_and_fall_and_others_are_those_of_the_papers():
+    def step(changes: dict[str, Any]) -> tuple[str | None, str | None, float | None]:
+        images = resolve(override(Settings(), changes), sized(32)).images
+        return images.step, images.schedule, images.lr
+
+    assert step({}) == ("normalised", "cosine", NORMALISED_LR)
+    assert step({"match.distance": "l1", "network.width": 8}) == step({})
+    assert step({"targets.count": 0}) == step(paper()) == ("gradient", "constant", 0.01)
+    assert step({"images.step": "gradient"}) == ("gradient", "constant", 0.01)
+    assert step({"targets.count": 0, "images.step": "normalised"}) == step({})
+    assert step({"images.schedule": "constant"}) == ("normalised", "constant", NORMALISED_LR)
 
 
 def test_a_run_ends_by_steps_and_seconds_unless_one_is_given():

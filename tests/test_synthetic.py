@@ -8,7 +8,7 @@ from torch import Tensor
 from accdd import formation, selection
 from accdd.data import Dataset
 from accdd.keys import Key
-from accdd.synthetic import descend, effective_lr, per_sweep, start
+from accdd.synthetic import descend, effective_lr, normalised, per_sweep, scheduled, start
 
 
 def step_after_every_class(
@@ -58,6 +58,20 @@ def test_for_10_classes_it_is_nearly_plain_descent_at_twice_the_step():
 def test_per_sweep_for_one_class_or_without_momentum_changes_nothing():
     assert per_sweep(0.01, 0.5, 1) == pytest.approx((0.01, 0.5))
     assert per_sweep(0.01, 0.0, 7) == pytest.approx((0.01, 0.0))
+
+
+def test_normalised_gradients_have_one_size_per_class_and_their_own_direction():
+    slopes = noise(3, 2, 3, 8, 8) * torch.tensor([1e-6, 1.0, 1e6]).view(3, 1, 1, 1, 1)
+    slopes[0, 1] *= 5  # within a class, images keep their proportion
+    found = normalised(slopes)
+    torch.testing.assert_close(found.square().mean((1, 2, 3, 4)), torch.ones(3))
+    torch.testing.assert_close(torch.cosine_similarity(found.flatten(1), slopes.flatten(1)), torch.ones(3))
+    assert_same(normalised(torch.zeros(2, 1, 3, 8, 8)), torch.zeros(2, 1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("schedule", "factors"), [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.5, 0, 0])])
+def test_a_schedule_is_a_factor_by_the_share_that_is_over(schedule: str, factors: list[float]):
+    assert [scheduled(schedule, share) for share in (0.0, 0.5, 1.0, 1.5)] == pytest.approx(factors)
 
 
 def test_descend_is_torch_s_sgd():

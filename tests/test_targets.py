@@ -192,7 +192,7 @@ def test_every_pass_uses_every_target_once_in_a_new_order(data: Dataset, early_m
 
 
 def test_images_fit_the_bank_they_learn_from(data: Dataset, early_models: Pool):
-    states, _ = run(data, early_models, {"loop.steps": 20 * BLOCK, "images.lr": 0.3})
+    states, _ = run(data, early_models, {"loop.steps": 20 * BLOCK})
     passes = [torch.stack([s.losses for s in states[1:][i : i + BLOCK]]).mean() for i in (0, 19 * BLOCK)]
     assert passes[1] < 0.9 * passes[0]
 

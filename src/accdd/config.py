@@ -174,14 +174,16 @@ class Images:
     """One stored image holds factor x factor images; None follows from the image size."""
     start: Literal["noise", "random", "mixed"] | None = None
     """Noise, one real image, or factor^2 shrunk real images each; None is mixed where factor > 1."""
+    step: Literal["gradient", "normalised"] | None = None
+    """Go down each class's gradient, or that divided by its root mean square; None is normalised on targets."""
     lr: float | None = Field(default=None, gt=0)
-    """Base step size; what is applied is lr x (ipc / 10) x (size / base_size)^2."""
+    """Step size. Of the gradient, lr x (ipc / 10) x (size / base_size)^2; normalised, lr itself: how far pixels go."""
     base_size: int | None = Field(default=None, ge=1)
     """Pixels per side for which `lr` is stated; None is the images' own size, so no scaling."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
-    """SGD momentum as the reference applies it, once per class (see `synthetic.per_sweep`)."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """How the step size goes on: as it is, or down to nothing at the end of the steps or the budget."""
+    """SGD momentum; of gradients as the reference applies it, once per class (`synthetic.per_sweep`)."""
+    schedule: Literal["constant", "cosine"] | None = None
+    """How the step size goes on: as it is, or down to nothing at the end; None is cosine where steps are normalised."""
     shrink: Literal["area", "bilinear", "nearest"] = "area"
     """How real images are shrunk into tiles for the mixed start."""
 

@@ -49,7 +49,7 @@ def distill(
         progress: where the run stands, for a step size that falls.
     """
     loop, root = settings.loop, Key(settings.seed)
-    images, velocity, rate, momentum = begin(data, problem, settings)
+    images, velocity, step_down = begin(data, problem, settings)
     sweep = engine.sweeper(problem, plan)
     train_step = training.make_step(
         problem.forward.architecture, settings.train, data.mean, data.std, data.device,
@@ -66,7 +66,7 @@ def distill(
         for inner in range(loop.inner_steps):
             done = step * loop.inner_steps + inner
             losses, slopes = sweep(parameters, data.images, images, drawn[inner])
-            images, velocity = synthetic.descend(images, velocity, slopes, rate(progress(done)), momentum)
+            images, velocity = step_down(images, velocity, slopes, progress(done))
             yield State(done + 1, images, losses)
             if loop.train_images and inner + 1 < loop.inner_steps:
                 order = train_order(data, settings, key.at(inner))
@@ -93,7 +93,7 @@ def distill_on_targets(
     """
     count, root = settings.targets.count, Key(settings.seed)
     assert count  # resolved
-    images, velocity, rate, momentum = begin(data, problem, settings)
+    images, velocity, step_down = begin(data, problem, settings)
     sweep = engine.synthetic_sweeper(problem, plan)
 
     def loss_on(target: Target, images: Tensor, subset: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def distill_on_targets(
             target = bank[index]
             images = images.clamp(0, 1)
             losses, slopes = sweep(target.parameters, target.gradients, images, target.siamese, subset)
-            images, velocity = synthetic.descend(images, velocity, slopes, rate(progress(done)), momentum)
+            images, velocity = step_down(images, velocity, slopes, progress(done))
             done += 1
             overfit = None
             if settings.targets.refresh and position == count:
@@ -125,20 +125,27 @@ def distill_on_targets(
             yield State(done, images, losses, overfit)
 
 
-Rate = Callable[[float], float]
-"""The step size when a share of the run is over."""
+Descent = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""(images, velocity, gradient, share of the run that is over) -> (images, velocity)"""
 
 
-def begin(data: Dataset, problem: Problem, settings: Settings) -> tuple[Tensor, Tensor, Rate, float]:
-    """The first images, their velocity, the step size, and the momentum."""
+def begin(data: Dataset, problem: Problem, settings: Settings) -> tuple[Tensor, Tensor, Descent]:
+    """The first images, their velocity, and how they go on from there."""
     given = settings.images
-    assert given.start and given.lr  # resolved
+    assert given.start and given.lr and given.step and given.schedule  # resolved
     images = synthetic.start(
         data, given.start, ipc=settings.ipc, factor=problem.factor, shrink=given.shrink, key=Key(settings.seed)
     )
-    base = synthetic.effective_lr(given.lr, ipc=settings.ipc, size=data.size, base_size=given.base_size)
-    lr, momentum = synthetic.per_sweep(base, given.momentum, data.num_classes)
-    return images, torch.zeros_like(images), lambda share: lr * synthetic.scheduled(given.schedule, share), momentum
+    schedule, lr, momentum = given.schedule, given.lr, given.momentum
+    if given.step == "gradient":
+        lr = synthetic.effective_lr(lr, ipc=settings.ipc, size=data.size, base_size=given.base_size)
+        lr, momentum = synthetic.per_sweep(lr, momentum, data.num_classes)
+
+    def step_down(images: Tensor, velocity: Tensor, slopes: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        slopes = synthetic.normalised(slopes) if given.step == "normalised" else slopes
+        return synthetic.descend(images, velocity, slopes, lr * synthetic.scheduled(schedule, share), momentum)
+
+    return images, torch.zeros_like(images), step_down
 
 
 def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[engine.Sweep]:

@@ -11,6 +11,8 @@ from accdd.methods import METHODS
 
 Changes = dict[str, Any]
 
+NORMALISED_LR = 0.01
+"""For all networks, distances, sizes and numbers of images: that is what normalising is for."""
 DEFAULT_TARGETS = 300
 """More gain little (RESULTS.md)."""
 
@@ -27,6 +29,7 @@ def idc_cifar10() -> Changes:
         "pool.use": False,
         "perturb.use": False,
         "match.distance": "mse",
+        "images.step": "gradient",
         "images.lr": 5e-3,
         "images.base_size": 32,
         "images.factor": 2,
@@ -132,22 +135,26 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
             f"images.factor {factor} cuts {data.size}-pixel images into tiles below 4 pixels. "
             f"Expected --factor {largest} or less."
         )
-    images = dataclasses.replace(
-        settings.images,
-        factor=factor,
-        start=settings.images.start or ("mixed" if factor > 1 else "random"),
-        lr=settings.images.lr or default_lr(settings.match.distance or method.distance, data.size),
-    )
-    match = dataclasses.replace(
-        settings.match,
-        distance=settings.match.distance or method.distance,
-        augment=method.siamese if settings.match.augment is None else settings.match.augment,
-    )
     steps, budget = settings.loop.steps, settings.loop.budget
     if steps is None and budget is None:
         steps, budget = DEFAULT_STEPS, DEFAULT_BUDGET
     run = dataclasses.replace(settings.loop, steps=steps, budget=budget)
     bank = dataclasses.replace(settings.targets, count=_targets(settings, steps))
+    step = settings.images.step or ("normalised" if bank.count else "gradient")
+    distance = settings.match.distance or method.distance
+    images = dataclasses.replace(
+        settings.images,
+        factor=factor,
+        start=settings.images.start or ("mixed" if factor > 1 else "random"),
+        step=step,
+        lr=settings.images.lr or (NORMALISED_LR if step == "normalised" else default_lr(distance, data.size)),
+        schedule=settings.images.schedule or ("cosine" if step == "normalised" else "constant"),
+    )
+    match = dataclasses.replace(
+        settings.match,
+        distance=distance,
+        augment=method.siamese if settings.match.augment is None else settings.match.augment,
+    )
     shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
     network = dataclasses.replace(settings.network, width=shape.width, depth=shape.depth)
     pixels = dataclasses.replace(

@@ -55,6 +55,16 @@ def per_sweep(lr: float, momentum: float, num_classes: int) -> tuple[float, floa
     return lr * (1 - left) / (1 - momentum), left
 
 
+def normalised(slopes: Tensor) -> Tensor:
+    """Gradients (classes, ipc, c, h, w), those of each class divided by their root mean square.
+
+    How large a gradient is depends on the network, the distance and the real batch rather than on how far the images
+    have to go; without this, the networks with the largest gradients decide.
+    """
+    square = slopes.square().mean((1, 2, 3, 4), keepdim=True)
+    return slopes / square.sqrt().clamp(min=torch.finfo(slopes.dtype).tiny)
+
+
 def scheduled(schedule: str, share: float) -> float:
     """The factor on the step size when `share` of the run is over: 1, or half a cosine from 1 down to 0."""
     return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * min(share, 1.0))) / 2
