@@ -30,7 +30,7 @@ class Cell(NamedTuple):
     threads: int = 1
 
 
-def distil(cell: Cell, out: Path) -> None:
+def distill(cell: Cell, out: Path) -> None:
     """Make a cell's run unless it is there; what it prints stays beside it."""
     folder = out / cell.name / "run"
     if (folder / "distilled").exists():
@@ -111,11 +111,11 @@ def main(doc: str, studies: Mapping[str, Callable[[], list[Cell]]], pictures: Ma
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", default="", metavar="TEXT", help="cells whose name holds this")
-    parser.add_argument("--no-scores", action="store_true", help="distil only: scores can wait, what is timed cannot")
+    parser.add_argument("--no-scores", action="store_true", help="distill only: scores can wait, what is timed cannot")
     arguments = parser.parse_args()
     cells = [cell for cell in studies[arguments.study]() if arguments.only in cell.name]
     with ThreadPoolExecutor(arguments.workers) as pool:
-        for stage in (distil,) if arguments.no_scores else (distil, score):
+        for stage in (distill,) if arguments.no_scores else (distill, score):
             list(pool.map(lambda cell, stage=stage: stage(cell, arguments.out), cells))
     table(cells, arguments.out)
     if arguments.study in pictures and not arguments.no_scores:

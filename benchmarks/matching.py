@@ -25,13 +25,15 @@ def synthetic(case: Case) -> Work:
     given = Matching.of(case)
     halves = engine.halves(given.problem, given.plan)
     parameters, drawn = given.parameters, given.drawn
+    chunks = [
+        (labels, augment.at(drawn.siamese, labels))
+        for labels in engine.label_chunks(len(given.stored), given.plan, given.real.device)
+    ]
+    targets = [halves.real(parameters, given.real.images[drawn.real[own]], own, siamese) for own, siamese in chunks]
 
-    def work(targets: list = []) -> None:  # noqa: B006 - computed at the first call, which is not timed
-        for number, labels in enumerate(engine.label_chunks(len(given.stored), given.plan, given.real.device)):
-            siamese = augment.at(drawn.siamese, labels)
-            if number == len(targets):
-                targets.append(halves.real(parameters, given.real.images[drawn.real[labels]], labels, siamese))
-            halves.synthetic(parameters, targets[number], given.stored[labels], labels, siamese, drawn.subset[labels])
+    def work() -> None:
+        for (own, siamese), target in zip(chunks, targets, strict=True):
+            halves.synthetic(parameters, target, given.stored[own], own, siamese, drawn.subset[own])
 
     return work
 

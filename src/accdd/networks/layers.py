@@ -23,7 +23,7 @@ class InstanceNorm(nn.GroupNorm):
 class MeanPool(nn.Module):
     """Means of `size` x `size` squares: (n, c, h, w) to (n, c, h // size, w // size)."""
 
-    def __init__(self, size: int = 2) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
 
