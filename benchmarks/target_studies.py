@@ -65,8 +65,9 @@ def step() -> list[Cell]:
 
 
 def count() -> list[Cell]:
-    """How many targets: 3,000 sweeps, default steps."""
-    return [screened(f"count/{targets}", f"--targets={targets}", "--steps=3000") for targets in (30, 100, 300, 1000)]
+    """How many targets: 3,000 sweeps."""
+    step = ["--set=images.step=gradient", "--set=images.lr=0.1", "--set=images.schedule=cosine"]
+    return [screened(f"count/{n}", f"--targets={n}", "--steps=3000", *step) for n in (30, 100, 300, 1000)]
 
 
 def headline() -> list[Cell]:

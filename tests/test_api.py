@@ -235,6 +235,16 @@ def test_other_data_without_a_test_split_is_tested_on_whole(arrays: tuple[np.nda
     assert 0 < len(own.test_labels) < len(arrays[1])  # the rest was learned from
 
 
+@pytest.mark.parametrize(("affordable", "step"), [(0, "gradient"), (50, "normalised")])
+def test_images_step_as_suits_the_targets_that_the_budget_leaves(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, affordable: int, step: str
+):
+    monkeypatch.setattr("accdd.targets.Bank.afford", lambda *args: affordable)
+    changes = {"loop.inner_steps": 1, "loop.train_images": 0, "loop.steps": None, "loop.budget": 0.3}
+    told = accdd.distill(data, settings=UNSCORED | changes).distilled.info["settings"]
+    assert (told["targets"]["count"], told["images"]["step"]) == (affordable, step)
+
+
 def test_a_run_that_diverges_stops_and_says_what_to_lower(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -191,7 +191,6 @@ OTHERS = [
     ("compiling a pool", "pool {p}/good.npz --compile yes", "'compile' = 'yes'; 'auto', 'always' or 'never'"),
     ("targets of nothing", "targets {p}/nowhere", "No data at '{p}/nowhere'"),
     ("no targets", "targets {p}/good.npz --count 0", "--count 0; at least 1"),
-    ("targets for the paper", "targets {p}/good.npz --preset paper", "--targets 300; inner_steps 100; --inner-steps 1"),
     ("seed of an evaluation", "evaluate {p}/run --seed -1", "'seed' = -1; greater than or equal to 0"),
     ("other classes to test on", "evaluate {p}/run --test {p}/three.npz", "3 classes of 1 x 8 x 8; the set 2 of 1 x 8"),
     ("no data to test on", "evaluate {p}/run --test {p}/nowhere", "No data at '{p}/nowhere'"),

@@ -154,7 +154,7 @@ def test_a_full_disk_is_said_before_anything_is_made(
     full = bank(data, early_models)
     assert 0.5 < full.bytes_per_target / _measured(data, early_models) < 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=25 * full.bytes_per_target))
-    with pytest.raises(InputError, match=r"Expected 20 or fewer"):
+    with pytest.raises(InputError, match=r"--targets 20 or fewer"):
         bank(data, early_models, {"pool.seed": 9}).build(1000)
     assert not bank(data, early_models, {"pool.seed": 9}).folder.exists()
 
@@ -177,6 +177,11 @@ def run(data: Dataset, pool: Pool, changes: Mapping[str, Any] | None = None) -> 
 
     pieces = problem(data, factor=given.images.factor or 1)
     return list(distill_on_targets(data, pieces, Watched(), given)), asked  # type: ignore[arg-type]
+
+
+def test_a_real_batch_is_no_larger_than_the_largest_class(data: Dataset):
+    assert resolved(data, {"targets.real_batch": 256}).targets.real_batch == 12
+    assert resolved(data, {"targets.real_batch": 5}).targets.real_batch == 5
 
 
 def test_every_pass_uses_every_target_once_in_a_new_order(data: Dataset, early_models: Pool):
@@ -227,8 +232,9 @@ def test_a_cosine_schedule_ends_with_steps_of_nothing(data: Dataset, early_model
 
 @pytest.mark.parametrize(
     ("changes", "count"),
-    [({}, 0), ({"loop.steps": 301}, presets.DEFAULT_TARGETS), ({"loop.steps": None}, presets.DEFAULT_TARGETS),
-     ({"targets.count": 0}, 0), ({"targets.count": 7}, 7), ({"loop.inner_steps": 2}, 0), ({"loop.train_images": 8}, 0)],
+    [({}, 0), ({"loop.steps": 300}, 0), ({"loop.steps": 301}, presets.DEFAULT_TARGETS),
+     ({"loop.steps": None}, presets.DEFAULT_TARGETS),
+     ({"targets.count": 0}, 0), ({"targets.count": 7}, 7), ({"loop.inner_steps": 2}, 0)],
     ids=str,
 )  # fmt: skip
 def test_there_are_targets_where_networks_are_not_trained(data: Dataset, changes: dict[str, Any], count: int):
@@ -244,8 +250,8 @@ def test_a_bank_takes_about_as_long_as_the_budget_allows(
     monkeypatch.setattr("accdd.execution.seconds", lambda *args: 1.0)  # two classes, so two seconds a target
     assert made.afford(300, 247.0) == 120
     assert made.afford(300, 80.0) == 0  # too few to be of use
-    made.build(2 * BLOCK)  # and what is there costs nothing more
-    assert made.afford(300, 80.0) == 60
+    made.build(2 * BLOCK)  # what is there changes nothing: the same command uses the same targets
+    assert made.afford(300, 247.0) == 120
 
 
 @pytest.mark.parametrize("changes", [{"targets.folder": "bank"}, {"targets.refresh": 0.1}], ids=str)
@@ -256,7 +262,7 @@ def test_what_is_said_of_targets_is_not_ignored(data: Dataset, changes: dict[str
             resolved(data, {**changes, **without})
 
 
-@pytest.mark.parametrize("changes", [{"loop.inner_steps": 2}, {"loop.train_images": 8}], ids=str)
+@pytest.mark.parametrize("changes", [{"loop.inner_steps": 2}], ids=str)
 def test_targets_for_networks_that_are_trained_are_refused(data: Dataset, changes: dict[str, Any]):
     with pytest.raises(InputError, match="--targets 0"):
         resolved(data, changes)

@@ -88,7 +88,7 @@ def distill(
     scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
     problem = methods.problem(resolved, real, architecture)
     bank, pool = _bank(real, problem, architecture, resolved, reporter)
-    resolved = _afford(bank, wanted, resolved)
+    resolved = _afford(bank, wanted, resolved, real)
     plan, count = engine.choose_plan(problem, real, resolved), resolved.targets.count or 0
     bank.check_room(count)
     told = [*run.describe(real, resolved, architecture), run.describe_plan(plan, where)]
@@ -258,6 +258,7 @@ def build_targets(
     if count is not None:
         given["targets.count"] = count
     given.setdefault("targets.count", presets.DEFAULT_TARGETS)
+    given |= {"loop.inner_steps": 1, "loop.train_images": 0}  # the only loop that targets are for
     wanted = config.override(Settings(), given)
     if not (count := wanted.targets.count):
         raise InputError(f"--count {count}: that makes no targets. Expected at least 1.")
@@ -310,14 +311,13 @@ def _bank(
     return Bank(real, problem, lambda key: source()(key), settings), pool
 
 
-def _afford(bank: Bank, wanted: Settings, resolved: Settings) -> Settings:
-    """The resolved settings with as many targets as the budget pays for, where nothing was said."""
+def _afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset) -> Settings:
+    """The resolved settings with as many targets as the budget pays for, where nothing was said of them."""
     count, budget = resolved.targets.count, resolved.loop.budget
-    if wanted.targets.count is not None or wanted.targets.folder or not count or budget is None:
+    said = wanted.targets.count is not None or wanted.targets.folder or wanted.targets.refresh
+    if said or not count or budget is None:
         return resolved
-    return dataclasses.replace(
-        resolved, targets=dataclasses.replace(resolved.targets, count=bank.afford(count, budget))
-    )
+    return presets.resolve(config.override(wanted, {"targets.count": bank.afford(count, budget)}), real)
 
 
 def _pool(real: Dataset, architecture: Architecture, settings: Settings, reporter: Reporter) -> models.ModelPool | None:

@@ -35,7 +35,7 @@ SetOption = Annotated[
 ]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, or a run's config.yaml.")]
 PresetOption = Annotated[
-    str | None, typer.Option("--preset", help="A row of a paper, as in idc-cifar10 or accdd-cifar10.")
+    str | None, typer.Option("--preset", help="fast, paper, or a row of a paper, as in idc-cifar10.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides every draw (those of the pool: pool.seed).")]

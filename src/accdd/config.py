@@ -143,7 +143,7 @@ class Match:
     distance: Literal["mse", "l1", "cosine"] | None = None
     """How two gradients are compared; None takes the method's."""
     real_batch: int = Field(default=64, ge=1)
-    """Real images of a class in one matching step."""
+    """Real images of a class in one matching step that is not on targets (see `targets.real_batch`)."""
     synthetic_batch: int = Field(default=128, ge=1)
     """Decoded synthetic images of a class in one matching step, at most."""
     augment: tuple[str, ...] | None = None
@@ -159,7 +159,7 @@ class Targets:
     count: int | None = Field(default=None, ge=0)
     """Targets in use; 0 computes the real half anew in every sweep. None is as many as help, where there can be any."""
     real_batch: int = Field(default=256, ge=1)
-    """Real images of a class behind a target."""
+    """Real images of a class behind a target; no more than the largest class has."""
     folder: str | None = None
     """Where the bank is kept; None is accdd's cache. A bank made elsewhere for other data or settings is refused."""
     refresh: float | None = Field(default=None, gt=0)
@@ -177,9 +177,9 @@ class Images:
     step: Literal["gradient", "normalised"] | None = None
     """Go down each class's gradient, or that divided by its root mean square; None is normalised on targets."""
     lr: float | None = Field(default=None, gt=0)
-    """Step size. Of the gradient, lr x (ipc / 10) x (size / base_size)^2; normalised, lr itself: how far pixels go."""
+    """Step size. Of the gradient, lr x (ipc / 10) x (size / base_size)^2; normalised, lr itself."""
     base_size: int | None = Field(default=None, ge=1)
-    """Pixels per side for which `lr` is stated; None is the images' own size, so no scaling."""
+    """Pixels per side for which a gradient step's `lr` is stated; None is the images' own size, so no scaling."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
     """SGD momentum; of gradients as the reference applies it, once per class (`synthetic.per_sweep`)."""
     schedule: Literal["constant", "cosine"] | None = None

@@ -63,7 +63,7 @@ class Cost:
         return Cost(self.flops * count, self.operations, self.bytes * count)
 
 
-# Rates that only have to be right within a factor of two: they place the break-even point and nothing else.
+# Rates that only have to be right within a factor of two: they place break-even points and limit banks of targets.
 CPU_FLOPS, CUDA_FLOPS = 45e9, 15e12
 """Eager fp32 operations a second, of one CPU thread and of a data-centre GPU."""
 BF16_SPEED = 8

@@ -12,9 +12,9 @@ from accdd.methods import METHODS
 Changes = dict[str, Any]
 
 NORMALISED_LR = 0.01
-"""For all networks, distances, sizes and numbers of images: that is what normalising is for."""
+"""Chosen at 32 pixels and one image per class; normalising is to make it serve other networks, sizes and numbers."""
 DEFAULT_TARGETS = 300
-"""More gain little (RESULTS.md)."""
+"""Between 100 and 300 the difference was within the noise; more are not measured (RESULTS.md)."""
 
 DEFAULT_STEPS, DEFAULT_BUDGET = 2000, 600.0
 """Where a run ends, in outer steps or seconds, when nothing is said."""
@@ -141,7 +141,8 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     if steps is None and budget is None:
         steps, budget = DEFAULT_STEPS, DEFAULT_BUDGET
     run = dataclasses.replace(settings.loop, steps=steps, budget=budget)
-    bank = dataclasses.replace(settings.targets, count=_targets(settings, steps))
+    real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
+    bank = dataclasses.replace(settings.targets, count=_targets(settings, steps), real_batch=real_batch)
     step = settings.images.step or ("normalised" if bank.count else "gradient")
     distance = settings.match.distance or method.distance
     images = dataclasses.replace(
@@ -168,9 +169,9 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
 
 
 def _targets(settings: Settings, steps: int | None) -> int:
-    """How many targets: none where networks are trained between sweeps, or where no target would be used again."""
+    """How many targets: none where networks are trained between sweeps, or where a bank costs more than it saves."""
     wanted, loop = settings.targets.count, settings.loop
-    trained = loop.inner_steps > 1 or loop.train_images > 0
+    trained = loop.inner_steps > 1
     if wanted and trained:
         raise InputError(
             f"--targets {wanted} with loop.inner_steps {loop.inner_steps} and loop.train_images {loop.train_images}: "
@@ -187,7 +188,9 @@ def _targets(settings: Settings, steps: int | None) -> int:
         return wanted
     if own:
         return DEFAULT_TARGETS
-    return 0 if trained or (steps is not None and steps <= DEFAULT_TARGETS) else DEFAULT_TARGETS
+    # Where sweeps are so few that drawing anew in each costs less than a bank, there is none.
+    worth = DEFAULT_TARGETS * settings.targets.real_batch / settings.match.real_batch
+    return 0 if trained or (steps is not None and steps <= worth) else DEFAULT_TARGETS
 
 
 def default_factor(size: int) -> int:

@@ -98,19 +98,18 @@ class Bank:
             fit = there + int(ROOM * free / self.bytes_per_target) // BLOCK * BLOCK
             raise InputError(
                 f"{count} targets need {needed / 1e9:.1f} GB more in '{place}', where {free / 1e9:.1f} GB are free. "
-                f"Expected {fit} or fewer, or --set targets.folder=FOLDER on a larger disk."
+                f"Expected --targets {fit} or fewer (0 does without), or --set targets.folder=FOLDER on a larger disk."
             )
 
     def afford(self, count: int, budget: float) -> int:
-        """As many of `count` as are there or can be made in about `budget` seconds; none if those are too few.
+        """As many of `count` as can be made in about `budget` seconds; none if those are too few.
 
-        Counted work decides, not a clock.
+        Counted work decides, not a clock, and not what is there already: the same command uses the same targets.
         """
         real, _ = engine.half_costs(self._problem, self._settings)
         precision = execution.precision(self._settings.precision, self._data.device)
         each = self._data.num_classes * execution.seconds(real, self._data.device, precision)
-        there = len(_blocks(count)) * BLOCK - self.missing(count)
-        affordable = min(count, there + int(budget / each) // BLOCK * BLOCK)
+        affordable = min(count, int(budget / each) // BLOCK * BLOCK)
         return affordable if affordable >= min(count, FEWEST) else 0
 
     def build(self, count: int, report: Report = lambda share: None) -> None:

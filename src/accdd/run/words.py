@@ -48,7 +48,7 @@ def describe_bank(bank: Bank, count: int) -> str:
     """How large the target bank is and what of it is there, in one line."""
     missing = min(bank.missing(count), count)
     there = "all there" if not missing else f"{missing} to be made"
-    return f"{count} targets of {bank.bytes_per_target / 1e6:.2g} MB each in {bank.folder}, {there}."
+    return f"{count} targets, {count * bank.bytes_per_target / 1e9:.2f} GB, in {bank.folder}, {there}."
 
 
 def verdict(
