@@ -25,7 +25,7 @@ from accdd.augmented_models import Source, pool
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
-from accdd.keys import SCHEME, Key
+from accdd.keys import Key
 from accdd.networks import Parameters
 from accdd.training import Report
 
@@ -68,7 +68,7 @@ class Bank:
 
     def __init__(self, data: Dataset, problem: Problem, source: Source, settings: Settings) -> None:
         self._data, self._problem, self._source, self._settings = data, problem, source, settings
-        self._parts = _key_parts(data, problem, settings)
+        self._parts = _key_parts(data, settings)
         chosen = settings.targets.folder
         self.folder = Path(chosen).expanduser() if chosen else files.cache_entry("targets", self._parts)
         self._open: dict[int, Any] = {}
@@ -189,28 +189,15 @@ def _blocks(count: int) -> range:
     return range(-(-count // BLOCK))
 
 
-def _key_parts(data: Dataset, problem: Problem, settings: Settings) -> dict[str, Any]:
+def _key_parts(data: Dataset, settings: Settings) -> dict[str, Any]:
     """Everything that targets depend on."""
-    parts = {
+    parts = pool.key_parts(data, settings) | {
         "version": VERSION,
-        "scheme": SCHEME,
-        "data": data.fingerprint,
-        "mean": data.mean,
-        "std": data.std,
         "network": config.to_dict(settings.network),
-        "train": config.to_dict(settings.train),
-        "pool": config.to_dict(settings.pool),
-        "pool version": pool.VERSION,
         "perturb": config.to_dict(settings.perturb),
         "method": settings.method,
         "augment": settings.match.augment,
         "real_batch": settings.targets.real_batch,
-        "made by": [
-            torch.__version__,
-            data.device.type,
-            execution.precision(settings.precision, data.device),
-            settings.compile == "never",  # as for the pool
-        ],
     }
     return json.loads(json.dumps(parts))  # as it will be read back
 

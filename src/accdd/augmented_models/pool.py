@@ -5,6 +5,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -59,23 +60,8 @@ def load_or_build(
     Raises:
         ArithmeticError: a network diverged.
     """
-    pool = dataclasses.replace(settings.pool, use=True)
-    parts = {
-        "version": VERSION,
-        "scheme": SCHEME,
-        "data": data.fingerprint,
-        "mean": data.mean,
-        "std": data.std,
-        "architecture": dataclasses.asdict(architecture),
-        "train": config.to_dict(settings.train),
-        "pool": config.to_dict(pool),
-        "trained by": [
-            torch.__version__,
-            data.device.type,
-            execution.precision(settings.precision, data.device),
-            settings.compile == "never",  # compiled models are the same up to rounding, never are they bit for bit
-        ],
-    }
+    settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
+    parts = key_parts(data, settings) | {"architecture": dataclasses.asdict(architecture)}
 
     def write(folder: Path) -> None:
         began = time.perf_counter()
@@ -93,6 +79,25 @@ def load_or_build(
         for position, entry in enumerate(record["models"])
     )
     return ModelPool(models, record["seconds"], folder)
+
+
+def key_parts(data: Dataset, settings: config.Settings) -> dict[str, Any]:
+    """What a pool for any network depends on, and with it whatever is made from one."""
+    return {
+        "pool version": VERSION,
+        "scheme": SCHEME,
+        "data": data.fingerprint,
+        "mean": data.mean,
+        "std": data.std,
+        "train": config.to_dict(settings.train),
+        "pool": config.to_dict(settings.pool),
+        "made by": [
+            torch.__version__,
+            data.device.type,
+            execution.precision(settings.precision, data.device),
+            settings.compile == "never",  # compiled models are the same up to rounding, never are they bit for bit
+        ],
+    }
 
 
 def build(
