@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accdd import augment, config, data, engine, execution, formation, loop, methods, networks, presets
+from accdd import augment, config, data, defaults, engine, execution, formation, loop, methods, networks
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
@@ -40,7 +40,7 @@ class Case:
             "images.factor": self.factor, "loop.inner_steps": 100, "loop.train_images": 2000,
             "precision": self.precision,
         }  # fmt: skip
-        return presets.resolve(config.override(Settings(), given | changes), self.data())
+        return defaults.resolve(config.override(Settings(), given | changes), self.data())
 
     def data(self) -> Dataset:
         """Random pixels: what they show does not matter to a clock."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_map_only
 
-from accdd import engine, execution, loop, presets, training
+from accdd import defaults, engine, execution, loop, training
 from accdd.augmented_models import EarlyStage, pool
 from accdd.config import Train
 from accdd.data import Dataset
@@ -58,7 +58,7 @@ def models(data: Dataset) -> Pool:
 def draws(data: Dataset, problem: Problem, count: int, ipc: int = 2, real_batch: int = 6) -> list[tuple[Sweep, Tensor]]:
     """The draws of some sweeps, each with stored images of its own."""
     changes = {"ipc": ipc, "match.real_batch": real_batch, "loop.inner_steps": count, "match.synthetic_batch": 7}
-    given = presets.resolve(settings({**changes, "images.factor": problem.factor}), data)
+    given = defaults.resolve(settings({**changes, "images.factor": problem.factor}), data)
     drawn = loop.draw(data, problem, given, Key(0).at("step", 0))
     random = torch.Generator().manual_seed(0)
     shape = (data.num_classes, ipc, 3, data.size, data.size)
@@ -101,7 +101,7 @@ def test_images_after_20_sweeps_are_the_same_for_any_number_of_classes_at_once(
 ):
     """Measured: at most 1.1e-5 of how far the images moved (l1)."""
     changes = {"match.distance": distance, "images.factor": 2, "loop.steps": 5, "loop.inner_steps": 4}
-    given = presets.resolve(settings(changes | {"loop.train_images": 16}), data)
+    given = defaults.resolve(settings(changes | {"loop.train_images": 16}), data)
     problem = problem_of(data, distance=distance, factor=2)
     plans = [PLAIN, *(Plan(classes=classes) for classes in (2, 5))]
     runs = [list(loop.distill(data, problem, EarlyStage(models), given, plan)) for plan in plans]
@@ -124,7 +124,7 @@ def test_a_plain_plan_is_the_definition_to_the_last_bit(data: Dataset, models: P
 @pytest.mark.parametrize("classes", [1, 2, 5])
 def test_a_plan_without_compilation_gives_the_same_bytes_twice(data: Dataset, models: Pool, classes: int):
     problem, plan = problem_of(data), Plan(classes=classes)
-    given = presets.resolve(settings({"loop.train_images": 16, "loop.inner_steps": 3}), data)
+    given = defaults.resolve(settings({"loop.train_images": 16, "loop.inner_steps": 3}), data)
     first, second = (list(loop.distill(data, problem, EarlyStage(models), given, plan)) for _ in range(2))
     assert_same(first, second)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 
 from accdd import data as real_data
-from accdd import engine, execution, methods, networks, presets
+from accdd import defaults, engine, execution, methods, networks
 from accdd.config import InputError, Settings, override
 from accdd.data import Dataset, build
 from accdd.execution import Cost, Plan, chunk, chunks, count, worth_compiling
@@ -56,7 +56,7 @@ def test_convnet_3_of_width_128_costs_0_10_gflop_an_image_and_0_30_with_its_back
 
 def half_costs(changes: dict[str, Any]) -> tuple[Cost, Cost]:
     data = cifar_like()
-    settings = presets.resolve(override(Settings(), changes), data)
+    settings = defaults.resolve(override(Settings(), changes), data)
     architecture = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
     return engine.half_costs(methods.problem(settings, data, architecture), settings)
 
@@ -153,7 +153,7 @@ def test_compiling_always_is_refused_where_nothing_can_be_compiled(
 
 
 def plan(data: Dataset, changes: dict[str, Any]) -> Plan:
-    settings = presets.resolve(override(Settings(), changes), data)
+    settings = defaults.resolve(override(Settings(), changes), data)
     architecture = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
     return engine.choose_plan(methods.problem(settings, data, architecture), data, settings)
 

@@ -21,7 +21,7 @@ from helpers import (
 )
 from torch import Tensor
 
-from accdd import engine, loop, presets, synthetic, training
+from accdd import defaults, engine, loop, synthetic, training
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.keys import Key
@@ -29,7 +29,7 @@ from accdd.loop import State, distill
 
 
 def resolved(data: Dataset, changes: Mapping[str, Any]) -> Settings:
-    return presets.resolve(settings(changes), data)
+    return defaults.resolve(settings(changes), data)
 
 
 def run(data: Dataset, pool: Pool, changes: Mapping[str, Any], make=early_stage) -> list[State]:

@@ -7,7 +7,7 @@ import torch
 from helpers import assert_same, doubled, generator, network, noise, problem
 from torch import nn
 
-from accdd import presets
+from accdd import defaults
 from accdd.augment import draw
 from accdd.config import InputError, Settings
 from accdd.config import Network as NetworkSettings
@@ -59,7 +59,7 @@ def test_forward_gives_one_logit_per_class(settings: NetworkSettings, channels: 
 @pytest.mark.parametrize("settings", NAMED, ids=NETWORKS)
 def test_a_network_may_be_built_from_what_its_settings_became(settings: NetworkSettings, data: Dataset):
     enlarged = dataclasses.replace(data, images=data.images.repeat(1, 1, 2, 2))  # 16 x 16
-    resolved = presets.resolve(Settings(network=settings), enlarged).network
+    resolved = defaults.resolve(Settings(network=settings), enlarged).network
     assert architecture(resolved, 3, 16, 2) == architecture(settings, 3, 16, 2)
     assert resolved.width == 4
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from helpers import stripes
 
-from accdd import config, presets
+from accdd import config, defaults
 from accdd.config import InputError, Perturb, Pool, Settings, choose, flatten, override, to_dict
 from accdd.data import Dataset
+from accdd.defaults import NORMALISED_LR, resolve
 from accdd.matching import DISTANCES
 from accdd.methods import METHODS
-from accdd.presets import NORMALISED_LR, PRESETS, paper, resolve
+from accdd.presets import PRESETS, paper
 
 
 def sized(size: int, channels: int = 3) -> Dataset:
@@ -129,13 +130,15 @@ def test_distance_and_augmentation_follow_from_the_method_and_the_step_from_the_
     match = resolve(override(Settings(), {"method": method}), sized(32)).match
     assert (match.distance, match.augment) == (METHODS[method].distance, METHODS[method].siamese)
     assert resolve(override(Settings(), {"match.augment": []}), sized(32)).match.augment == ()
-    plain = {"images.step": "gradient"}
-    steps = {
-        distance: resolve(override(Settings(), {**plain, "match.distance": distance}), sized(32)).images.lr
-        for distance in DISTANCES
-    }
-    assert all(steps.values()) and len(set(steps.values())) == len(DISTANCES)
-    assert resolve(override(Settings(), {"images.lr": 0.5}), sized(32)).images.lr == 0.5
+    plain = {"method": method, "images.step": "gradient"}
+    for distance in DISTANCES:
+        changes = {**plain, "match.distance": distance}
+        if distance in METHODS[method].lr:
+            assert resolve(override(Settings(), changes), sized(32)).images.lr == METHODS[method].lr[distance]
+        else:
+            with pytest.raises(InputError, match=f"no step size for this method with the distance '{distance}'"):
+                resolve(override(Settings(), changes), sized(32))
+        assert resolve(override(Settings(), {**changes, "images.lr": 0.5}), sized(32)).images.lr == 0.5
 
 
 def test_steps_on_targets_are_normalised_and_fall_and_others_are_those_of_the_papers():
@@ -145,7 +148,7 @@ def test_steps_on_targets_are_normalised_and_fall_and_others_are_those_of_the_pa
 
     assert step({}) == ("normalised", "cosine", NORMALISED_LR)
     assert step({"match.distance": "l1", "network.width": 8}) == step({})
-    assert step({"targets.count": 0}) == step(paper()) == ("gradient", "constant", 0.01)
+    assert step({"targets.count": 0}) == step(paper(1)) == ("gradient", "constant", 0.01)
     assert step({"images.step": "gradient"}) == ("gradient", "constant", 0.01)
     assert step({"targets.count": 0, "images.step": "normalised"}) == step({})
     assert step({"images.schedule": "constant"}) == ("normalised", "constant", NORMALISED_LR)
@@ -153,7 +156,7 @@ def test_steps_on_targets_are_normalised_and_fall_and_others_are_those_of_the_pa
 
 def test_a_run_ends_by_steps_and_seconds_unless_one_is_given():
     default = resolve(Settings(), sized(32)).loop
-    assert (default.steps, default.budget) == (presets.DEFAULT_STEPS, presets.DEFAULT_BUDGET)
+    assert (default.steps, default.budget) == (defaults.STEPS, defaults.BUDGET)
     for given, expected in [({"loop.steps": 3}, (3, None)), ({"loop.steps": 0}, (0, None)),
                             ({"loop.budget": 5.0}, (None, 5.0)),
                             ({"loop.steps": 3, "loop.budget": 5.0}, (3, 5.0))]:  # fmt: skip
@@ -194,8 +197,8 @@ def test_an_unknown_method_is_refused():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_valid_and_resolves_to_what_it_says(name: str):
-    changes = PRESETS[name]()
-    settings = resolve(override(Settings(), changes), sized(32))
+    changes = PRESETS[name].changes(10)
+    settings = resolve(override(Settings(), {"ipc": 10, **changes}), sized(changes.get("data.size", 32)))
     flat = flatten(to_dict(settings))
     for key, value in changes.items():
         assert flat[key] == value, key
@@ -204,8 +207,8 @@ def test_every_preset_is_valid_and_resolves_to_what_it_says(name: str):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_made_anew_each_time(name: str):
-    PRESETS[name]().clear()
-    assert PRESETS[name]()
+    PRESETS[name].changes(1).clear()
+    assert PRESETS[name].changes(1)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +216,7 @@ def test_a_preset_is_made_anew_each_time(name: str):
                               ("accdd-cifar10-10x", 200, 1e-2), ("accdd-cifar10-20x", 100, 1e-2)],
 )  # fmt: skip
 def test_presets_carry_the_published_numbers(name: str, steps: int, lr: float):
-    settings = resolve(override(Settings(), PRESETS[name]()), sized(32))
+    settings = resolve(override(Settings(), PRESETS[name].changes(1)), sized(32))
     assert (settings.loop.steps, settings.images.lr, settings.loop.inner_steps) == (steps, lr, 100)
     assert (settings.pool.use, settings.perturb.use) == (name != "idc-cifar10",) * 2
     assert (settings.loop.train_images, settings.match.real_batch, settings.match.synthetic_batch) == (2000, 64, 128)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import Pool, assert_same, early_stage, perturbed, problem, settings, stripes
 
-from accdd import augment, engine, loop, presets, targets
+from accdd import augment, defaults, engine, loop, targets
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.engine import Sweep
@@ -26,7 +26,7 @@ UNTRAINED: Mapping[str, Any] = {
 
 
 def resolved(data: Dataset, changes: Mapping[str, Any] | None = None) -> Settings:
-    return presets.resolve(settings({**UNTRAINED, **(changes or {})}), data)
+    return defaults.resolve(settings({**UNTRAINED, **(changes or {})}), data)
 
 
 def bank(data: Dataset, pool: Pool, changes: Mapping[str, Any] | None = None) -> Bank:
@@ -232,8 +232,8 @@ def test_a_cosine_schedule_ends_with_steps_of_nothing(data: Dataset, early_model
 
 @pytest.mark.parametrize(
     ("changes", "count"),
-    [({}, 0), ({"loop.steps": 300}, 0), ({"loop.steps": 301}, presets.DEFAULT_TARGETS),
-     ({"loop.steps": None}, presets.DEFAULT_TARGETS),
+    [({}, 0), ({"loop.steps": 300}, 0), ({"loop.steps": 301}, defaults.TARGETS),
+     ({"loop.steps": None}, defaults.TARGETS),
      ({"targets.count": 0}, 0), ({"targets.count": 7}, 7), ({"loop.inner_steps": 2}, 0)],
     ids=str,
 )  # fmt: skip
@@ -256,7 +256,7 @@ def test_a_bank_takes_about_as_long_as_the_budget_allows(
 
 @pytest.mark.parametrize("changes", [{"targets.folder": "bank"}, {"targets.refresh": 0.1}], ids=str)
 def test_what_is_said_of_targets_is_not_ignored(data: Dataset, changes: dict[str, Any]):
-    assert resolved(data, {"targets.count": None, **changes}).targets.count == presets.DEFAULT_TARGETS
+    assert resolved(data, {"targets.count": None, **changes}).targets.count == defaults.TARGETS
     for without in ({"targets.count": 0}, {"targets.count": None, "loop.inner_steps": 2}):
         with pytest.raises(InputError, match=r"for runs on targets"):
             resolved(data, {**changes, **without})

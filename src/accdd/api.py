@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, data, engine, evaluation, execution, loop, methods, networks, presets, run
+from accdd import artifact, config, data, defaults, engine, evaluation, execution, loop, methods, networks, presets, run
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -20,7 +20,6 @@ from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Protocol, Score
 from accdd.execution import Plan
 from accdd.keys import Key
-from accdd.methods import METHODS
 from accdd.networks import NETWORKS, Architecture, settings_for
 from accdd.run import Quiet, Reporter, RunFolder
 from accdd.targets import Bank
@@ -71,9 +70,7 @@ def distill(
         ArithmeticError: a network or the images diverged.
     """
     reporter = reporter or Quiet()
-    given = _given(preset, settings)
-    if ipc is not None:
-        given["ipc"] = ipc
+    given = _given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
     wanted = config.override(Settings(), given)
     if out is not None:
         run.refuse_existing(Path(out))
@@ -82,7 +79,7 @@ def distill(
     reporter.phase("reading data")
     real = data.load(source, wanted.data).to(where)
     reporter.update(1.0)
-    resolved = presets.resolve(wanted, real)
+    resolved = defaults.resolve(wanted, real)
     protocol = evaluation.suited(protocol, real.name)
     architecture = _architecture(resolved.network, real)
     scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
@@ -225,7 +222,7 @@ def build_pool(
     wanted = config.override(Settings(), _given(preset, settings))
     where, _ = _check(wanted)
     real = data.load(source, wanted.data).to(where)
-    resolved = presets.resolve(wanted, real)
+    resolved = defaults.resolve(wanted, real)
     architecture = _architecture(resolved.network, real)
     for line in run.describe(real, resolved, architecture)[:1]:
         reporter.note(line)
@@ -257,14 +254,19 @@ def build_targets(
     given = _given(preset, settings)
     if count is not None:
         given["targets.count"] = count
-    given.setdefault("targets.count", presets.DEFAULT_TARGETS)
-    given |= {"loop.inner_steps": 1, "loop.train_images": 0}  # the only loop that targets are for
+    given.setdefault("targets.count", defaults.TARGETS)
+    given |= {
+        "loop.inner_steps": 1,
+        "loop.train_images": 0,
+        "loop.train_epochs": 0,
+        "loop.warm_up": 0,
+    }  # the only loop that targets are for
     wanted = config.override(Settings(), given)
     if not (count := wanted.targets.count):
         raise InputError(f"--count {count}: that makes no targets. Expected at least 1.")
     where, _ = _check(wanted)
     real = data.load(source, wanted.data).to(where)
-    resolved = presets.resolve(wanted, real)
+    resolved = defaults.resolve(wanted, real)
     architecture = _architecture(resolved.network, real)
     bank, pool = _bank(real, methods.problem(resolved, real, architecture), architecture, resolved, reporter)
     bank.check_room(count)
@@ -281,12 +283,16 @@ def build_targets(
 
 def _given(preset: str | None, settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """The preset's dotted settings with the user's own over them."""
-    return {**(config.choose("preset", preset, presets.PRESETS)() if preset else {}), **(settings or {})}
+    own = dict(settings or {})
+    if preset is None:
+        return own
+    row = config.choose("preset", preset, presets.PRESETS)
+    return row.changes(config.override(Settings(), own).ipc) | own
 
 
 def _check(settings: Settings) -> tuple[torch.device, Protocol]:
     """What can be found wrong before any data is read."""
-    config.choose("method", settings.method, METHODS)
+    methods.named(settings.method)
     for name in (settings.network.name, *settings.score.networks):
         config.choose("network", name, NETWORKS)
     where, protocol = execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
@@ -317,7 +323,7 @@ def _afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset) -> 
     said = wanted.targets.count is not None or wanted.targets.folder or wanted.targets.refresh
     if said or not count or budget is None:
         return resolved
-    return presets.resolve(config.override(wanted, {"targets.count": bank.afford(count, budget)}), real)
+    return defaults.resolve(config.override(wanted, {"targets.count": bank.afford(count, budget)}), real)
 
 
 def _pool(real: Dataset, architecture: Architecture, settings: Settings, reporter: Reporter) -> models.ModelPool | None:

@@ -19,7 +19,7 @@ Draw = dict[str, Tensor]
 
 NAMES = ("flip", "color", "crop", "scale", "rotate", "cutout")
 PLACEMENTS = ("crop", "scale", "rotate")
-"""Of those listed, one is used at a time (IDC)."""
+"""Of those listed, one is used at a time (IDC); DSA uses one of all."""
 
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 CROP, CUTOUT, SCALE, ROTATE, FLIP = 0.125, 0.5, 1.2, 15.0, 0.5
@@ -32,7 +32,9 @@ def check(names: Sequence[str]) -> None:
         raise InputError(f"Unknown augmentation {unknown}. Expected any of: {', '.join(NAMES)}.")
 
 
-def draw(names: Sequence[str], shape: tuple[int, ...], size: int, generator: torch.Generator) -> Draw:
+def draw(
+    names: Sequence[str], shape: tuple[int, ...], size: int, generator: torch.Generator, *, one_of: bool = False
+) -> Draw:
     """Parameters for the augmentations in `names`.
 
     Args:
@@ -41,6 +43,8 @@ def draw(names: Sequence[str], shape: tuple[int, ...], size: int, generator: tor
             `PLACEMENTS` is used is drawn once per batch, so the same for all k.
         size: image height and width in pixels.
         generator: CPU generator.
+        one_of: use a single one of all in `names`, drawn once per batch (DSA), and not all but the placements (IDC).
+            What is not used is there with values that change nothing.
 
     Returns:
         A draw; its tensors begin with `shape`.
@@ -53,34 +57,37 @@ def draw(names: Sequence[str], shape: tuple[int, ...], size: int, generator: tor
     def integer(low: int, high: int, *last: int) -> Tensor:
         return torch.randint(low, high + 1, (*shape, *last), generator=generator)
 
-    placements = [name for name in PLACEMENTS if name in names]
-    chosen = torch.randint(len(placements) or 1, (*shape[:-1], 1), generator=generator)
+    rivals = [name for name in (NAMES if one_of else PLACEMENTS) if name in names]
+    chosen = torch.randint(len(rivals) or 1, (*shape[:-1], 1), generator=generator)
 
-    def is_chosen(name: str) -> Tensor:
-        return chosen == placements.index(name)
+    def used(name: str, values: Tensor, neutral: float) -> Tensor:
+        if name not in rivals:
+            return values
+        own = (chosen == rivals.index(name)).reshape(*chosen.shape, *[1] * (values.ndim - len(shape)))
+        return torch.where(own, values, torch.tensor(neutral, dtype=values.dtype))
 
     drawn: Draw = {}
     if "flip" in names:
-        drawn["flip"] = uniform(0, 1) < FLIP
+        drawn["flip"] = used("flip", uniform(0, 1) < FLIP, False)
     if "color" in names:
-        drawn["brightness"] = uniform(-BRIGHTNESS / 2, BRIGHTNESS / 2)
-        drawn["saturation"] = uniform(0, SATURATION)
-        drawn["contrast"] = uniform(CONTRAST, 1 + CONTRAST)
+        drawn["brightness"] = used("color", uniform(-BRIGHTNESS / 2, BRIGHTNESS / 2), 0)
+        drawn["saturation"] = used("color", uniform(0, SATURATION), 1)
+        drawn["contrast"] = used("color", uniform(CONTRAST, 1 + CONTRAST), 1)
     if "crop" in names:
         reach = int(size * CROP + 0.5)
-        drawn["shift"] = integer(-reach, reach, 2) * is_chosen("crop").unsqueeze(-1)
+        drawn["shift"] = used("crop", integer(-reach, reach, 2), 0)
     if "scale" in names or "rotate" in names:
         stretch, angle = torch.ones(*shape, 2), torch.zeros(shape)
         if "scale" in names:
-            stretch = torch.where(is_chosen("scale").unsqueeze(-1), uniform(1 / SCALE, SCALE, 2), stretch)
+            stretch = used("scale", uniform(1 / SCALE, SCALE, 2), 1)
         if "rotate" in names:
-            angle = torch.where(is_chosen("rotate"), uniform(-ROTATE, ROTATE) * (math.pi / 180), angle)
+            angle = used("rotate", uniform(-ROTATE, ROTATE), 0) * (math.pi / 180)
         cos, sin = angle.cos() * stretch[..., 0], angle.sin()
         matrix = torch.stack([cos, -sin, sin, angle.cos() * stretch[..., 1]], dim=-1)
         drawn["affine"] = matrix.reshape(*shape, 2, 2)
     if "cutout" in names:
         hole = int(size * CUTOUT + 0.5)
-        drawn["cutout"] = integer(0, size - hole % 2, 2)
+        drawn["cutout"] = used("cutout", integer(0, size - hole % 2, 2), -2 * size)  # a hole beside the image
     return drawn
 
 

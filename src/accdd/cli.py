@@ -296,6 +296,23 @@ def settings(as_json: JsonOption = False) -> None:
         typer.echo(f"{key} = {json.dumps(default)}\n    {doc}")
 
 
+@app.command()
+def presets(as_json: JsonOption = False) -> None:
+    """List every preset with its source, the accuracy published for it by images per class, and what that cost."""
+    from accdd.presets import PRESETS
+
+    if as_json:
+        rows = [
+            {"name": name, "source": row.source, "published": dict(row.published), "cost": row.cost, "about": row.about}
+            for name, row in PRESETS.items()
+        ]
+        _print_json(presets=rows)
+        return
+    for name, row in PRESETS.items():
+        published = ", ".join(f"IPC {ipc}: {accuracy} %" for ipc, accuracy in row.published.items())
+        typer.echo(f"{name}: {row.about}\n    " + "; ".join(each for each in (row.source, published, row.cost) if each))
+
+
 def main() -> None:
     """Entry point of the command."""
     app()

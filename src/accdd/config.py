@@ -1,6 +1,6 @@
 """Settings: everything a run can be told, validated once, then frozen.
 
-Fields that are None are derived from the data or taken from the method (see `presets.resolve`), and
+Fields that are None are derived from the data or taken from the method (see `defaults.resolve`), and
 the run folder records both what was given and what it became.
 """
 
@@ -69,6 +69,8 @@ class Train:
     """Images per step."""
     augment: tuple[str, ...] = ("color", "crop")
     """Augmentations drawn per image; names from `accdd.augment`."""
+    one_of: bool = False
+    """Use one of them at a time, drawn for each batch, as DSA does, and not all but the placements, as IDC does."""
     cutmix: float = Field(default=0.5, ge=0, le=1)
     """Probability that a batch is mixed by CutMix (box area from Beta(1, 1))."""
 
@@ -142,12 +144,14 @@ class Match:
 
     distance: Literal["mse", "l1", "cosine"] | None = None
     """How two gradients are compared; None takes the method's."""
-    real_batch: int = Field(default=64, ge=1)
-    """Real images of a class in one matching step that is not on targets (see `targets.real_batch`)."""
+    real_batch: int | None = Field(default=None, ge=1)
+    """Real images of a class in one matching step that is not on targets; None takes the method's."""
     synthetic_batch: int = Field(default=128, ge=1)
     """Decoded synthetic images of a class in one matching step, at most."""
     augment: tuple[str, ...] | None = None
     """Siamese augmentations, one draw for real and synthetic images of a class; None takes the method's."""
+    one_of: bool | None = None
+    """Use one of them at a time, as `train.one_of`; None takes the method's."""
     classes: int | None = Field(default=None, ge=1)
     """Classes matched at once, at most; None follows from the device, its memory and the work of one class."""
 
@@ -172,16 +176,17 @@ class Images:
 
     factor: int | None = Field(default=None, ge=1, le=8)
     """One stored image holds factor x factor images; None follows from the image size."""
-    start: Literal["noise", "random", "mixed"] | None = None
-    """Noise, one real image, or factor^2 shrunk real images each; None is mixed where factor > 1."""
+    start: Literal["noise", "normal", "random", "mixed"] | None = None
+    """Noise in [0, 1] or (normal) of the pixels' mean and deviation, one real image, or factor^2 shrunk ones each;
+    None takes the method's."""
     step: Literal["gradient", "normalised"] | None = None
     """Go down each class's gradient, or that divided by its root mean square; None is normalised on targets."""
     lr: float | None = Field(default=None, gt=0)
-    """Step size. Of the gradient, lr x (ipc / 10) x (size / base_size)^2; normalised, lr itself."""
+    """Step size; of the gradient as the method states it (see `methods`), normalised in pixels from 0 to 1."""
     base_size: int | None = Field(default=None, ge=1)
     """Pixels per side for which a gradient step's `lr` is stated; None is the images' own size, so no scaling."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
-    """SGD momentum; of gradients as the reference applies it, once per class (`synthetic.per_sweep`)."""
+    """SGD momentum; of gradients as the method's reference applies it, which may be once per class."""
     schedule: Literal["constant", "cosine"] | None = None
     """How the step size goes on: as it is, or down to nothing at the end; None is cosine where steps are normalised."""
     shrink: Literal["area", "bilinear", "nearest"] = "area"
@@ -196,8 +201,12 @@ class Loop:
     """Outer steps: networks or targets used. None with a budget: as many as fit; with neither, 2000 or ten minutes."""
     inner_steps: int = Field(default=1, ge=1)
     """Sweeps over all classes with one network."""
-    train_images: int = Field(default=0, ge=0)
-    """Real images the network is trained on after each sweep (whole batches); 0 leaves it as drawn."""
+    warm_up: float = Field(default=0, ge=0)
+    """Epochs on the real data behind every network before its first sweep (IDC on ImageNet-10: 10)."""
+    train_images: int | None = Field(default=None, ge=0)
+    """Real images the network is trained on between two sweeps (whole batches); None takes the method's."""
+    train_epochs: int | None = Field(default=None, ge=0)
+    """Passes over the synthetic set it is trained for between two sweeps; None takes the method's."""
     budget: float | None = Field(default=None, gt=0)
     """Wall-clock seconds after which the loop stops, at the end of a sweep; None with steps given: no limit."""
     snapshots: int = Field(default=8, ge=0)
@@ -225,7 +234,7 @@ class Settings:
     ipc: int = Field(default=1, ge=1)
     """Stored images per class."""
     method: str = "idc"
-    """Host method: a name from `accdd.methods.METHODS`."""
+    """Host method: a name from `accdd.methods.METHODS`, or of another package (entry point `accdd.methods`)."""
     seed: int = Field(default=0, ge=0)
     """All draws follow from this number, but for those of the pool and its targets (`pool.seed`)."""
     device: str = "auto"

@@ -251,12 +251,16 @@ def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
         settings: resolved.
     """
     where, loop, mode, recipe = data.device, settings.loop, settings.compile, settings.train
+    assert loop.train_images is not None and loop.train_epochs is not None  # resolved
     outer = math.inf if loop.steps is None else loop.steps
     real, synthetic = half_costs(problem, settings)
     matching = (synthetic,) if settings.targets.count else (real, synthetic)
     plan = _matching_plan(matching, outer * loop.inner_steps, data, settings, loop.budget)
     step = training.step_cost(problem.forward.architecture, recipe, recipe.batch)
-    trained = (loop.inner_steps - 1) * -(-loop.train_images // recipe.batch)  # not after the last sweep
+    decoded = settings.ipc * problem.factor**2 * data.num_classes
+    between = -(-loop.train_images // recipe.batch) or loop.train_epochs * (decoded // recipe.batch)
+    warm_up = loop.warm_up * (len(data.images) // recipe.batch)
+    trained = (loop.inner_steps - 1) * between + warm_up  # not after the last sweep
     train = trained > 0 and execution.worth_compiling(
         mode, where, step, outer * trained, loop.budget, precision=plan.precision
     )
@@ -298,9 +302,10 @@ def matched(problem: Problem) -> Parameters:
 def half_costs(problem: Problem, settings: Settings) -> tuple[Cost, Cost]:
     """What the real and the synthetic half of one class cost, uncompiled; `settings` are resolved."""
     shape, match = problem.forward.architecture, settings.match
+    assert match.real_batch  # resolved
     problem = problem._replace(mean=problem.mean.to("meta"), std=problem.std.to("meta"))
     parameters, label = shape.initialise(Key(0)), torch.tensor(0)
-    drawn = augment.draw(match.augment or (), (1,), shape.size, torch.Generator())
+    drawn = augment.draw(match.augment or (), (1,), shape.size, torch.Generator(), one_of=bool(match.one_of))
     batch = settings.targets.real_batch if settings.targets.count else match.real_batch
     images = torch.empty(batch, shape.channels, shape.size, shape.size)
     stored = torch.empty(settings.ipc, shape.channels, shape.size, shape.size)

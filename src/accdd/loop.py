@@ -1,20 +1,22 @@
 """The algorithm of the paper on one screen."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from accdd import augment, engine, selection, synthetic, targets, training
+from accdd import augment, engine, methods, selection, synthetic, targets, training
 from accdd.augmented_models import Source
-from accdd.config import Settings
+from accdd.config import Settings, Train
 from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.execution import PLAIN, Plan
 from accdd.keys import Key
 from accdd.targets import Bank, Target
+from accdd.training import Trained
 
 
 class State(NamedTuple):
@@ -49,33 +51,24 @@ def distill(
         progress: where the run stands, for a step size that falls.
     """
     loop, root = settings.loop, Key(settings.seed)
-    images, velocity, step_down = begin(data, problem, settings)
+    images, velocity, step_down, kept = begin(data, problem, settings)
     sweep = engine.sweeper(problem, plan)
-    train_step = training.make_step(
-        problem.forward.architecture, settings.train, data.mean, data.std, data.device,
-        precision=plan.precision, compiled_for=settings.train.batch if plan.compile_training else None,
-    )  # fmt: skip
+    warm_up, train_between = warming(data, problem, settings, plan), training_between(data, problem, settings, plan)
     yield State(0, images, images.new_zeros(0))
 
     for step in itertools.count() if loop.steps is None else range(loop.steps):
         key = root.at("step", step)
-        parameters = source(key)  # early-stage, perturbed
-        trained = training.begin([parameters])
+        trained = warm_up(training.begin([source(key)]), key)  # early-stage, perturbed
         drawn = draw(data, problem, settings, key)
-        images = images.clamp(0, 1)
+        images = kept(images)
         for inner in range(loop.inner_steps):
             done = step * loop.inner_steps + inner
+            (parameters,) = training.networks(trained)
             losses, slopes = sweep(parameters, data.images, images, drawn[inner])
             images, velocity = step_down(images, velocity, slopes, progress(done))
             yield State(done + 1, images, losses)
-            if loop.train_images and inner + 1 < loop.inner_steps:
-                order = train_order(data, settings, key.at(inner))
-                steps = training.train(
-                    train_step, trained, data.images, data.labels, order[None],
-                    recipe=settings.train, lr=settings.train.lr, num_classes=data.num_classes, keys=[key.at(inner)],
-                )  # fmt: skip
-                trained = training.last(steps)
-                (parameters,) = training.networks(trained)
+            if inner + 1 < loop.inner_steps:
+                trained = train_between(trained, images, key.at(inner))
 
 
 def distill_on_targets(
@@ -93,7 +86,7 @@ def distill_on_targets(
     """
     count, root = settings.targets.count, Key(settings.seed)
     assert count  # resolved
-    images, velocity, step_down = begin(data, problem, settings)
+    images, velocity, step_down, kept = begin(data, problem, settings)
     sweep = engine.synthetic_sweeper(problem, plan)
 
     def loss_on(target: Target, images: Tensor, subset: Tensor) -> Tensor:
@@ -109,7 +102,7 @@ def distill_on_targets(
             if done == settings.loop.steps:
                 return
             target = bank[index]
-            images = images.clamp(0, 1)
+            images = kept(images)
             losses, slopes = sweep(target.parameters, target.gradients, images, target.siamese, subset)
             images, velocity = step_down(images, velocity, slopes, progress(done))
             done += 1
@@ -117,7 +110,7 @@ def distill_on_targets(
             if settings.targets.refresh and position == count:
                 ahead = range(oldest + count, oldest + count + targets.BLOCK)
                 fresh, used = (
-                    torch.stack([loss_on(bank[each], images.clamp(0, 1), subset) for each in indices]).mean()
+                    torch.stack([loss_on(bank[each], kept(images), subset) for each in indices]).mean()
                     for indices in (ahead, order[: targets.BLOCK].tolist())
                 )
                 overfit = (fresh / used).item()
@@ -129,28 +122,106 @@ Descent = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """(images, velocity, gradient, share of the run that is over) -> (images, velocity)"""
 
 
-def begin(data: Dataset, problem: Problem, settings: Settings) -> tuple[Tensor, Tensor, Descent]:
-    """The first images, their velocity, and how they go on from there."""
-    given = settings.images
+def begin(
+    data: Dataset, problem: Problem, settings: Settings
+) -> tuple[Tensor, Tensor, Descent, Callable[[Tensor], Tensor]]:
+    """The first images, their velocity, how they go on from there, and how they are kept in range (if they are)."""
+    given, method = settings.images, methods.named(settings.method)
     assert given.start and given.lr and given.step and given.schedule  # resolved
     images = synthetic.start(
         data, given.start, ipc=settings.ipc, factor=problem.factor, shrink=given.shrink, key=Key(settings.seed)
     )
     schedule, lr, momentum = given.schedule, given.lr, given.momentum
-    if given.step == "gradient":
-        lr = synthetic.effective_lr(lr, ipc=settings.ipc, size=data.size, base_size=given.base_size)
-        lr, momentum = synthetic.per_sweep(lr, momentum, data.num_classes)
+    by_gradient = given.step == "gradient"
+    if by_gradient:
+        lr, momentum = method.step(given.lr, momentum, data, settings.ipc, given.base_size)
 
     def step_down(images: Tensor, velocity: Tensor, slopes: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        slopes = synthetic.normalised(slopes) if given.step == "normalised" else slopes
+        slopes = slopes if by_gradient else synthetic.normalised(slopes)
         return synthetic.descend(images, velocity, slopes, lr * synthetic.scheduled(schedule, share), momentum)
 
-    return images, torch.zeros_like(images), step_down
+    def kept(images: Tensor) -> Tensor:
+        return images.clamp(0, 1) if method.clamped or not by_gradient else images
+
+    return images, torch.zeros_like(images), step_down, kept
+
+
+Training = Callable[[Trained, Key], Trained]
+TrainingBetween = Callable[[Trained, Tensor, Key], Trained]
+"""(network, images (classes, ipc, c, h, w), key) -> the network after training"""
+
+
+def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan) -> Training:
+    """What `loop.warm_up` epochs on the real data make of a network that was just drawn."""
+    recipe, epochs = settings.train, settings.loop.warm_up
+    if not epochs:
+        return lambda trained, key: trained
+    step = _train_step(data, problem, recipe, plan, len(data.images))
+
+    def warm_up(trained: Trained, key: Key) -> Trained:
+        for epoch in range(math.ceil(epochs)):
+            own = key.at("warm up", epoch)
+            count = round(min(1.0, epochs - epoch) * len(data.images))
+            order = torch.randperm(len(data.images), generator=own.generator("order"))[:count]
+            trained = _train(
+                step, trained, data.images, data.labels, order, data, recipe, own,
+                lr=training.rate(recipe, epoch, math.ceil(epochs) + 1),
+            )  # fmt: skip
+        return trained
+
+    return warm_up
+
+
+def training_between(data: Dataset, problem: Problem, settings: Settings, plan: Plan) -> TrainingBetween:
+    """How a network is trained between two sweeps: on real data (IDC), on the synthetic set (DC), or not (DM)."""
+    loop, method = settings.loop, methods.named(settings.method)
+
+    def on_real(trained: Trained, images: Tensor, key: Key) -> Trained:
+        order = train_order(data, settings, key)
+        return _train(step, trained, data.images, data.labels, order, data, recipe, key)
+
+    def on_synthetic(trained: Trained, images: Tensor, key: Key) -> Trained:
+        decoded = [problem.decode(own, problem.factor) for own in images]
+        labels = torch.arange(len(decoded), device=data.device).repeat_interleave(len(decoded[0]))
+        for epoch in range(loop.train_epochs or 0):
+            order = torch.randperm(len(labels), generator=key.at(epoch).generator("order"))
+            trained = _train(step, trained, torch.cat(decoded), labels, order, data, recipe, key.at(epoch))
+        return trained
+
+    if loop.train_images:
+        recipe, seen = settings.train, len(data.images)
+    elif loop.train_epochs:
+        recipe, seen = method.recipe, data.num_classes * settings.ipc * problem.factor**2
+    else:
+        return lambda trained, images, key: trained
+    step = _train_step(data, problem, recipe, plan, seen)
+    return on_real if loop.train_images else on_synthetic
+
+
+def _train_step(data: Dataset, problem: Problem, recipe: Train, plan: Plan, seen: int) -> training.Step:
+    """The training step of one network that sees `seen` images an epoch."""
+    return training.make_step(
+        problem.forward.architecture, recipe, data.mean, data.std, data.device,
+        precision=plan.precision, compiled_for=min(recipe.batch, seen) if plan.compile_training else None,
+    )  # fmt: skip
+
+
+def _train(
+    step: training.Step, trained: Trained, images: Tensor, labels: Tensor, order: Tensor, data: Dataset, recipe: Train,
+    key: Key, lr: float | None = None,
+) -> Trained:  # fmt: skip
+    """One network trained on `images[order]`, at the recipe's own rate unless another is given."""
+    steps = training.train(
+        step, trained, images, labels, order[None],
+        recipe=recipe, lr=lr or recipe.lr, num_classes=data.num_classes, keys=[key],
+    )  # fmt: skip
+    return training.last(steps)
 
 
 def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[engine.Sweep]:
     """Everything random in the sweeps of one outer step, drawn at once on the CPU."""
     inner, classes, match = settings.loop.inner_steps, data.num_classes, settings.match
+    assert match.real_batch  # resolved
     generator = key.generator("real batches")
     real = torch.stack(
         [
@@ -158,7 +229,8 @@ def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[
             for _ in range(inner)
         ]
     ).to(data.device)  # (inner, classes, real_batch)
-    siamese = augment.draw(match.augment or (), (inner, classes, 1), data.size, key.generator("siamese"))
+    names, shape, one_of = match.augment or (), (inner, classes, 1), bool(match.one_of)
+    siamese = augment.draw(names, shape, data.size, key.generator("siamese"), one_of=one_of)
     siamese = augment.to(siamese, data.device)
     subset = draw_subsets(data, problem, settings, key, inner)
     return [engine.Sweep(real[i], augment.at(siamese, i), subset[i]) for i in range(inner)]
@@ -174,5 +246,5 @@ def draw_subsets(data: Dataset, problem: Problem, settings: Settings, key: Key, 
 def train_order(data: Dataset, settings: Settings, key: Key) -> Tensor:
     """int64 indices of the real images that the network is trained on after a sweep: whole batches, no repeats."""
     batch = settings.train.batch
-    whole = -(-settings.loop.train_images // batch) * batch
+    whole = -(-(settings.loop.train_images or 0) // batch) * batch
     return torch.randperm(len(data.images), generator=key.generator("order"))[:whole]

@@ -1,51 +1,145 @@
-"""Host methods as values: IDC is gradient matching of convolutions, on multi-formation images, seen through
-one siamese draw of color, crop and cutout, with the network trained on real data between sweeps.
+"""Host methods as values. Each is a choice of the same pieces; numbers (sizes, rates, lengths) are settings.
+
+IDC is gradient matching of convolutions, on multi-formation images, seen through one siamese draw of color, crop and
+cutout, with the network trained on real data between sweeps. DC matches the gradients of all weights by their angles,
+with the network trained on the synthetic set; DSA is DC seen through one siamese augmentation at a time; DM compares
+mean features of networks that are never trained. Model augmentation is no method: it is where networks come from.
+
+A method of another package is a `Method` value that it names as an entry point of the group `accdd.methods`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from accdd import formation
-from accdd.config import Settings
+from accdd import augment, formation, synthetic
+from accdd.config import InputError, Settings, Train, choose
 from accdd.data import Dataset
 from accdd.engine import Problem
-from accdd.matching import DISTANCES, Summary, convolutions, gradient
+from accdd.matching import DISTANCES, Summary, convolutions, embedding, gradient, weights
 from accdd.networks import Architecture, Forward
+
+ENTRY_POINTS = "accdd.methods"
+
+PLAIN_SGD = Train(lr=0.01, momentum=0, weight_decay=0, batch=256, augment=(), cutmix=0)
+"""How DC trains networks on the synthetic set."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What distinguishes one host from another; numbers (steps, sizes, rates) are settings."""
+    """What distinguishes one host from another."""
 
     summary: Summary
     """What of a batch is compared."""
     distance: str
     """How, unless `match.distance` says otherwise: a name from `matching.DISTANCES`."""
-    siamese: tuple[str, ...]
-    """Augmentations shared by real and synthetic images, unless `match.augment` says otherwise."""
-    decode: Callable[[Tensor, int], Tensor]
-    """Formation: (stored images (n, c, h, w), factor) -> training images."""
+    lr: Mapping[str, float]
+    """By distance, the size of a gradient step for which there is evidence, unless `images.lr` says otherwise."""
     source: str
     """Where it was published."""
+    siamese: tuple[str, ...] = ()
+    """Augmentations shared by real and synthetic images, unless `match.augment` says otherwise."""
+    one_of: bool = False
+    """Whether one of them is used at a time, unless `match.one_of` says otherwise."""
+    real_batch: int = 256
+    """Real images of a class in a step, unless `match.real_batch` says otherwise."""
+    decode: Callable[[Tensor, int], Tensor] = formation.decode
+    """Formation: (stored images (n, c, h, w), factor) -> training images."""
+    factor: int | None = 1
+    """Images stored in one, per side, unless `images.factor` says otherwise; None follows from the image size."""
+    start: str | None = "random"
+    """What images begin as, unless `images.start` says otherwise; None is mixed where factor > 1, otherwise random."""
+    step: synthetic.StepRule = synthetic.after_every_sweep
+    """How a gradient step is sized: what a learning rate means in the method's released code."""
+    clamped: bool = False
+    """Whether images are kept in [0, 1] while they are learned by gradient steps (they always are at the end)."""
+    trains_on: Literal["real", "synthetic"] | None = None
+    """What the network is trained on between sweeps."""
+    recipe: Train = PLAIN_SGD
+    """How, on the synthetic set; on real data as the pool's networks (`train`)."""
 
 
 IDC = Method(
     summary=gradient(convolutions),
     distance="mse",
-    siamese=("color", "crop", "cutout"),
-    decode=formation.decode,
+    lr={"mse": 1e-2, "l1": 1e-4, "cosine": 1e-1},
     source="Kim et al., ICML 2022",
+    siamese=("color", "crop", "cutout"),
+    real_batch=64,
+    factor=None,
+    start=None,
+    step=synthetic.after_every_class,
+    clamped=True,
+    trains_on="real",
 )
 
-METHODS = {"idc": IDC}
+IDC_I = dataclasses.replace(IDC, factor=1)
+
+DC = Method(
+    summary=gradient(weights),
+    distance="cosine",
+    lr={"cosine": 0.1},
+    source="Zhao et al., ICLR 2021",
+    start="normal",
+    trains_on="synthetic",
+)
+
+DSA = dataclasses.replace(
+    DC,
+    source="Zhao & Bilen, ICML 2021",
+    siamese=augment.NAMES,
+    one_of=True,
+    start="random",
+    recipe=dataclasses.replace(PLAIN_SGD, augment=augment.NAMES, one_of=True),
+)
+
+DM = Method(
+    summary=embedding,
+    distance="mse",
+    lr={"mse": 1.0},
+    source="Zhao & Bilen, WACV 2023",
+    siamese=augment.NAMES,
+    one_of=True,
+)
+
+METHODS = {"idc": IDC, "idc-i": IDC_I, "dsa": DSA, "dc": DC, "dm": DM}
+
+
+def named(name: str) -> Method:
+    """The method of this name, accdd's or, by its entry point, another package's.
+
+    Raises:
+        InputError: there is none, or what the entry point names is none.
+    """
+    others = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    found: Any = choose("method", name, {**METHODS, **others} if name not in METHODS else METHODS)
+    if isinstance(found, Method):
+        return found
+    try:
+        method = found.load()
+    except Exception as error:  # anything may go wrong in a stranger's module
+        raise InputError(f"The method '{name}' ({found.value}) cannot be loaded: {error!r}.") from error
+    if not isinstance(method, Method):
+        raise InputError(f"The method '{name}' ({found.value}) is {method!r}. Expected an accdd.methods.Method.")
+    return method
+
+
+def sweeps_and_epochs(ipc: int) -> tuple[int, int]:
+    """DC's and DSA's sweeps with one network, and passes over the synthetic set between two of them.
+
+    Published for IPC 1, 10, 20, 30, 40 and 50; others follow the same rule, 500 passes in all.
+    """
+    published = {1: (1, 0), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+    return published.get(ipc, (ipc, max(1, round(500 / ipc))))
 
 
 def problem(settings: Settings, data: Dataset, architecture: Architecture) -> Problem:
     """The method that the (resolved) settings name, put together for some data and network, in fp32."""
-    method = METHODS[settings.method]
+    method = named(settings.method)
     assert settings.match.distance and settings.images.factor  # resolved
     return Problem(
         forward=Forward(architecture),

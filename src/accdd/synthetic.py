@@ -1,6 +1,7 @@
 """The synthetic set: learned images, (classes, ipc, c, h, w) in [0, 1], whose labels are their first index."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,20 +16,24 @@ def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: 
 
     Args:
         data: the real set.
-        kind: `noise` is N(0.5, 0.25^2), clamped; `random` is one real image each; `mixed` is factor^2 real images
-            each, shrunk into the tiles that decoding cuts.
+        kind: `noise` is N(0.5, 0.25^2), clamped; `normal` is N(mean, std^2) per channel of the data, not clamped (DC);
+            `random` is one real image each; `mixed` is factor^2 real images each, shrunk into the tiles that decoding
+            cuts.
         ipc: images per class.
         factor: tiles per side.
         shrink: how `mixed` shrinks, see `formation.encode`.
         key: decides the draws.
 
     Returns:
-        float32 (classes, ipc, c, h, w) in [0, 1], on the data's device.
+        float32 (classes, ipc, c, h, w) in [0, 1] (but for `normal`), on the data's device.
     """
     shape = (data.num_classes, ipc, data.channels, data.size, data.size)
-    if kind == "noise":
-        noise = torch.randn(shape, generator=key.generator("noise"))
-        return (0.5 + 0.25 * noise).clamp(0, 1).to(data.images.device)
+    if kind in ("noise", "normal"):
+        noise = torch.randn(shape, generator=key.generator("noise")).to(data.device)
+        if kind == "noise":
+            return (0.5 + 0.25 * noise).clamp(0, 1)
+        mean, std = (noise.new_tensor(each)[:, None, None] for each in (data.mean, data.std))
+        return mean + std * noise
     per_image = factor**2 if kind == "mixed" else 1
     chosen = selection.random(data.class_index, ipc * per_image, key)
     if kind == "random":
@@ -36,6 +41,30 @@ def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: 
     # Class by class: factor^2 real images for each stored one would fill the memory.
     shrunk = [formation.encode(data.images[rows].float() / 255, factor, shrink) for rows in chosen]
     return torch.stack(shrunk).clamp(0, 1)
+
+
+StepRule = Callable[[float, float, Dataset, int, int | None], tuple[float | Tensor, float]]
+"""(lr, momentum, data, ipc, base size) as released -> lr and momentum of the same SGD on [0, 1] pixels each sweep."""
+
+
+def after_every_class(
+    lr: float, momentum: float, data: Dataset, ipc: int, base_size: int | None
+) -> tuple[float | Tensor, float]:
+    """IDC's and AccDD's: pixels in [0, 1], `effective_lr`, one step of all images after every class."""
+    lr = effective_lr(lr, ipc=ipc, size=data.size, base_size=base_size)
+    return per_sweep(lr, momentum, data.num_classes)
+
+
+def after_every_sweep(
+    lr: float, momentum: float, data: Dataset, ipc: int, base_size: int | None
+) -> tuple[float | Tensor, float]:
+    """DC's, DSA's and DM's: normalised pixels, one step a sweep.
+
+    A pixel is std times a normalised one, and so is its step; its gradient is that of the normalised one over std:
+    so the same step is std^2 times as large, per channel.
+    """
+    del ipc, base_size
+    return lr * torch.tensor(data.std, device=data.device)[:, None, None] ** 2, momentum
 
 
 def effective_lr(base: float, *, ipc: int, size: int, base_size: int | None) -> float:
@@ -70,7 +99,9 @@ def scheduled(schedule: str, share: float) -> float:
     return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
-def descend(images: Tensor, velocity: Tensor, gradient: Tensor, lr: float, momentum: float) -> tuple[Tensor, Tensor]:
+def descend(
+    images: Tensor, velocity: Tensor, gradient: Tensor, lr: float | Tensor, momentum: float
+) -> tuple[Tensor, Tensor]:
     """One SGD step: the new images and the new velocity, all of the images' shape."""
     velocity = momentum * velocity + gradient
     return images - lr * velocity, velocity

@@ -170,8 +170,9 @@ class Bank:
         generator = key.generator("real batches")
         batch = settings.targets.real_batch
         rows = torch.stack([selection.choose(own, batch, generator) for own in data.class_index])
-        names, shape = settings.match.augment or (), (data.num_classes, 1)
-        siamese = augment.to(augment.draw(names, shape, data.size, key.generator("siamese")), data.device)
+        shape, siamese_key = (data.num_classes, 1), key.generator("siamese")
+        names, one_of = settings.match.augment or (), bool(settings.match.one_of)
+        siamese = augment.to(augment.draw(names, shape, data.size, siamese_key, one_of=one_of), data.device)
         gradients = self._real_half(parameters, data.images, rows.to(data.device), siamese)
         return Target(parameters, {name: value.to(torch.bfloat16) for name, value in gradients.items()}, siamese)
 
@@ -197,6 +198,7 @@ def _key_parts(data: Dataset, settings: Settings) -> dict[str, Any]:
         "perturb": config.to_dict(settings.perturb),
         "method": settings.method,
         "augment": settings.match.augment,
+        "one of": settings.match.one_of,
         "real_batch": settings.targets.real_batch,
     }
     return json.loads(json.dumps(parts))  # as it will be read back

@@ -127,7 +127,7 @@ def step_cost(architecture: Architecture, recipe: Train, batch: int) -> Cost:
     generator = torch.Generator()
     parameters = architecture.initialise(Key(0))
     images = torch.empty(batch, architecture.channels, architecture.size, architecture.size)
-    drawn = augment.draw(recipe.augment, (batch,), architecture.size, generator)
+    drawn = augment.draw(recipe.augment, (batch,), architecture.size, generator, one_of=recipe.one_of)
     mixed = augment.at(augment.draw_cutmix(recipe.cutmix, 1, batch, architecture.size, generator), 0)
     targets = torch.empty(batch, architecture.num_classes)
     ones = torch.ones(architecture.channels, device="meta")
@@ -169,7 +169,9 @@ def train(
     rates = torch.as_tensor(lr, dtype=torch.float32).expand(len(keys)).to(device)
     # Drawn for the whole call at once, so they depend on the key and on the number of batches, and nothing else.
     shape = (len(batches), recipe.batch)
-    drawn = _side_by_side([augment.draw(recipe.augment, shape, size, key.generator("augment")) for key in keys])
+    drawn = _side_by_side(
+        [augment.draw(recipe.augment, shape, size, key.generator("augment"), one_of=recipe.one_of) for key in keys]
+    )
     mixed: Draw = {}
     if recipe.cutmix > 0:
         mixed = _side_by_side(

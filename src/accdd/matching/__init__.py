@@ -5,6 +5,18 @@ learned images, so the two halves are called separately.
 """
 
 from accdd.matching.distances import DISTANCES, Distance, cosine, l1, mse
-from accdd.matching.gradient import Summary, convolutions, gradient
+from accdd.matching.distribution import embedding
+from accdd.matching.gradient import Summary, convolutions, gradient, weights
 
-__all__ = ["DISTANCES", "Distance", "Summary", "convolutions", "cosine", "gradient", "l1", "mse"]
+__all__ = [
+    "DISTANCES",
+    "Distance",
+    "Summary",
+    "convolutions",
+    "cosine",
+    "embedding",
+    "gradient",
+    "l1",
+    "mse",
+    "weights",
+]

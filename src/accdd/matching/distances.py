@@ -5,6 +5,7 @@ Sums, not means, as in the released codes: the image step size is therefore tied
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,15 +25,17 @@ def l1(real: Parameters, synthetic: Parameters) -> Tensor:
 
 
 def cosine(real: Parameters, synthetic: Parameters) -> Tensor:
-    """1 - cosine of each output row, summed over rows and tensors (DC's "ours")."""
-    rows = (
-        (1 - F.cosine_similarity(real[name].flatten(1), synthetic[name].flatten(1), dim=1, eps=1e-6)).sum()
-        for name in real
-    )
-    return sum(rows, start=_zero(real))
+    """1 - cosine of each output row, summed over rows and tensors (DC's "ours", with its constant in the divisor)."""
+    return sum((_angles(real[name].flatten(1), synthetic[name].flatten(1)).sum() for name in real), start=_zero(real))
 
 
 DISTANCES: dict[str, Distance] = {"mse": mse, "l1": l1, "cosine": cosine}
+
+
+def _angles(real: Tensor, synthetic: Tensor) -> Tensor:
+    """1 - cosine of each row of two (rows, columns)."""
+    lengths = torch.linalg.vector_norm(real, dim=1) * torch.linalg.vector_norm(synthetic, dim=1)
+    return 1 - (real * synthetic).sum(1) / (lengths + 1e-6)
 
 
 def _zero(tensors: Parameters) -> Tensor:

@@ -18,6 +18,12 @@ def convolutions(name: str, value: Tensor) -> bool:
     return value.ndim == 4
 
 
+def weights(name: str, value: Tensor) -> bool:
+    """Match all weights, the classifier's too, as DC and DSA do: no biases and norms."""
+    del name
+    return value.ndim > 1
+
+
 def gradient(matched: Callable[[str, Tensor], bool]) -> Summary:
     """The gradient of the mean cross-entropy in the matched parameters. Differentiable again in the images."""
 

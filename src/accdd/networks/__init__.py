@@ -69,15 +69,35 @@ class Forward:
         self._bf16, self._channels_last = precision == "bf16", channels_last
         with torch.device("meta"):  # the module holds no weights of its own, so it serves every device
             self._module = architecture.build()
+        self._features = _Features(self._module)
 
     def __call__(self, parameters: Parameters, images: Tensor) -> Tensor:
+        return self._run(self._module, parameters, images)
+
+    def embed(self, parameters: Parameters, images: Tensor) -> Tensor:
+        """What the classifier is given: (n, features)."""
+        return self._run(self._features, {f"network.{name}": value for name, value in parameters.items()}, images)
+
+    def _run(self, module: nn.Module, parameters: Parameters, images: Tensor) -> Tensor:
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         if not self._bf16:
-            return functional_call(self._module, parameters, (images,))
+            return functional_call(module, parameters, (images,))
         # The cache of casts would keep one from an outer derivative for an inner one.
         with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
-            return functional_call(self._module, parameters, (images,)).to(images.dtype)
+            return functional_call(module, parameters, (images,)).to(images.dtype)
+
+
+class _Features(nn.Module):
+    """A network without its classifier."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        embed: Any = self.network.embed
+        return embed(x)
 
 
 def architecture(settings: NetworkSettings, channels: int, size: int, num_classes: int) -> Architecture:

@@ -1,0 +1,152 @@
+"""What settings become where they leave something to the data or the method: stated rules, no guesses at run time."""
+
+import dataclasses
+import math
+
+from accdd import augment, methods, networks
+from accdd.config import Images, InputError, Loop, Match, Settings
+from accdd.data import Dataset
+from accdd.methods import Method
+
+NORMALISED_LR = 0.01
+"""Chosen at 32 pixels and one image per class; normalising is to make it serve other networks, sizes and numbers."""
+TARGETS = 300
+"""Between 100 and 300 the difference was within the noise; more are not measured (RESULTS.md)."""
+STEPS, BUDGET = 2000, 600.0
+"""Where a run ends, in outer steps or seconds, when nothing is said."""
+TRAIN_IMAGES = 2000
+"""Real images between two sweeps, for methods that train networks on those: IDC's number on CIFAR."""
+
+
+def resolve(settings: Settings, data: Dataset) -> Settings:
+    """Fill in what the settings leave to the data or the method.
+
+    Raises:
+        InputError: the settings cannot work with this data.
+    """
+    method = methods.named(settings.method)
+    for names in (settings.match.augment or (), settings.train.augment, *settings.pool.augment):
+        augment.check(names)
+    _check_images(settings, data)
+    match = _match(settings.match, method)
+    loop = _loop(settings, method)
+    real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
+    bank = dataclasses.replace(settings.targets, count=_targets(settings, loop, match), real_batch=real_batch)
+    images = _images(settings.images, method, match, data, on_targets=bool(bank.count))
+    shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
+    network = dataclasses.replace(settings.network, width=shape.width, depth=shape.depth)
+    pixels = dataclasses.replace(
+        settings.data, size=data.size, mean=settings.data.mean or data.mean, std=settings.data.std or data.std
+    )
+    return dataclasses.replace(
+        settings, data=pixels, network=network, images=images, match=match, targets=bank, loop=loop
+    )
+
+
+def factor_for(size: int) -> int:
+    """IDC's: 3 for photographs (it used 224 pixels), 2 for small images; below 16 pixels a tile shows nothing."""
+    return 3 if size >= 128 else 2 if size >= 16 else 1
+
+
+def _check_images(settings: Settings, data: Dataset) -> None:
+    smallest = min(len(rows) for rows in data.class_index)
+    if smallest < settings.ipc:
+        short = data.class_names[[len(rows) for rows in data.class_index].index(smallest)]
+        raise InputError(
+            f"Class '{short}' has {smallest} training images, fewer than --ipc {settings.ipc}. "
+            f"Expected at least as many images as are to be learned: lower --ipc to {smallest} or less."
+        )
+    if data.size < 4:
+        raise InputError(
+            f"The images have {data.size} x {data.size} pixels. Expected at least 4 x 4: "
+            "--set data.size=8 enlarges them."
+        )
+
+
+def _match(match: Match, method: Method) -> Match:
+    return dataclasses.replace(
+        match,
+        distance=match.distance or method.distance,
+        real_batch=match.real_batch or method.real_batch,
+        augment=method.siamese if match.augment is None else match.augment,
+        one_of=method.one_of if match.one_of is None else match.one_of,
+    )
+
+
+def _loop(settings: Settings, method: Method) -> Loop:
+    """Where a run ends, and what its networks are trained on between sweeps, if there is a between."""
+    loop = settings.loop
+    steps, budget = loop.steps, loop.budget
+    if steps is None and budget is None:
+        steps, budget = STEPS, BUDGET
+    images, epochs = loop.train_images, loop.train_epochs
+    if images and epochs:
+        raise InputError(
+            f"loop.train_images is {images} and loop.train_epochs {epochs}: networks are trained on real images or on "
+            "the synthetic ones between two sweeps. Expected one of the two to be 0."
+        )
+    again = loop.inner_steps > 1
+    if images is None:
+        images = TRAIN_IMAGES if again and method.trains_on == "real" and not epochs else 0
+    if epochs is None:
+        _, usual = methods.sweeps_and_epochs(settings.ipc)
+        epochs = usual if again and method.trains_on == "synthetic" and not images else 0
+    return dataclasses.replace(loop, steps=steps, budget=budget, train_images=images, train_epochs=epochs)
+
+
+def _images(given: Images, method: Method, match: Match, data: Dataset, *, on_targets: bool) -> Images:
+    factor = given.factor or method.factor or factor_for(data.size)
+    largest = max(f for f in range(1, 9) if math.ceil(data.size / f) >= 4)
+    if factor > largest:
+        raise InputError(
+            f"images.factor {factor} cuts {data.size}-pixel images into tiles below 4 pixels. "
+            f"Expected --factor {largest} or less."
+        )
+    step = given.step or ("normalised" if on_targets else "gradient")
+    start = given.start or ("mixed" if factor > 1 else method.start or "random")
+    return dataclasses.replace(
+        given,
+        factor=factor,
+        start=start,
+        step=step,
+        lr=given.lr or (NORMALISED_LR if step == "normalised" else _gradient_lr(method, match, data)),
+        schedule=given.schedule or ("cosine" if step == "normalised" else "constant"),
+    )
+
+
+def _gradient_lr(method: Method, match: Match, data: Dataset) -> float:
+    assert match.distance
+    if match.distance not in method.lr:
+        raise InputError(
+            f"There is no step size for this method with the distance '{match.distance}'. "
+            f"Expected --set images.lr=NUMBER, or one of the distances {', '.join(method.lr)}."
+        )
+    base = method.lr[match.distance]
+    small = method.clamped and data.size < 28  # checked on held-out training digits with IDC, see RESULTS.md
+    return 3 * base if small else base
+
+
+def _targets(settings: Settings, loop: Loop, match: Match) -> int:
+    """How many targets: none where networks are trained between sweeps, or where a bank costs more than it saves."""
+    wanted = settings.targets.count
+    trained = loop.inner_steps > 1 or loop.warm_up > 0
+    if wanted and trained:
+        raise InputError(
+            f"--targets {wanted} with loop.inner_steps {loop.inner_steps} and loop.warm_up {loop.warm_up:g}: "
+            "targets are for networks that are used as drawn. Expected --targets 0, or --inner-steps 1 and "
+            "--set loop.warm_up=0."
+        )
+    own = settings.targets.folder is not None or settings.targets.refresh is not None
+    if own and (trained or wanted == 0):
+        raise InputError(
+            "targets.folder and targets.refresh are for runs on targets. Expected --inner-steps 1, "
+            "--set loop.warm_up=0 and no --targets 0; or neither of the two."
+        )
+    if wanted is not None:
+        return wanted
+    if own:
+        return TARGETS
+    # Where sweeps are so few that drawing anew in each costs less than a bank, there is none.
+    assert match.real_batch
+    worth = TARGETS * settings.targets.real_batch / match.real_batch
+    return 0 if trained or (loop.steps is not None and loop.steps <= worth) else TARGETS
