@@ -158,8 +158,8 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
         distance=distance,
         augment=method.siamese if settings.match.augment is None else settings.match.augment,
     )
-    shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
-    network = dataclasses.replace(settings.network, width=shape.width, depth=shape.depth)
+    shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes).shape
+    network = dataclasses.replace(settings.network, **dataclasses.asdict(shape))
     pixels = dataclasses.replace(
         settings.data, size=data.size, mean=settings.data.mean or data.mean, std=settings.data.std or data.std
     )

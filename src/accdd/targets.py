@@ -26,7 +26,7 @@ from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.keys import Key
-from accdd.networks import Parameters
+from accdd.networks import Parameters, identity
 from accdd.training import Report
 
 VERSION = 1
@@ -193,7 +193,7 @@ def _key_parts(data: Dataset, settings: Settings) -> dict[str, Any]:
     """Everything that targets depend on."""
     parts = pool.key_parts(data, settings) | {
         "version": VERSION,
-        "network": config.to_dict(settings.network),
+        "network": identity(settings.network),
         "perturb": config.to_dict(settings.perturb),
         "method": settings.method,
         "augment": settings.match.augment,
