@@ -375,7 +375,7 @@ def test_excitation_weighs_channels_of_the_bottleneck():
     block = efficientnet.Bottleneck(4, 4, 6, 3, 1, NORMS["batch"]).double().requires_grad_(False)
     x = noise(2, 4, 6, 6, dtype=torch.float64)
     block.excite.weight.zero_()
-    block.excite.bias.fill_(50)
+    block.get_parameter("excite.bias").fill_(50)
     expand = block.expand
     assert expand is not None
     plain = block.project(nn.functional.silu(block.depthwise(nn.functional.silu(expand(x)))))

@@ -91,7 +91,7 @@ def without_state(module: nn.Module, name: str) -> nn.Module:
     """The module with BatchNorm as `layers.BatchNorm` has it, in place.
 
     Raises:
-        InputError: it has other buffers.
+        InputError: it has other buffers, or parameters whose shape is still open.
     """
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):  # and what is derived from it, as in timm
@@ -102,6 +102,8 @@ def without_state(module: nn.Module, name: str) -> nn.Module:
             f"The network '{name}' has the buffers {', '.join(buffers[:5])}. Expected parameters alone, and running "
             "statistics of BatchNorm: a network in use is its parameters."
         )
+    if any(isinstance(value, nn.UninitializedParameter) for value in module.parameters()):
+        raise InputError(f"The network '{name}' has lazy layers. Expected layers that are told their sizes.")
     return module
 
 
