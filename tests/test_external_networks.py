@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_same, network, noise, problem, stripes
+from helpers import assert_same, generator, network, noise, problem, settings, stripes
 from torch import Tensor, nn
 
 import accdd
-from accdd import engine
+from accdd import engine, loop
 from accdd.artifact import Distilled
 from accdd.config import InputError
 from accdd.config import Network as NetworkSettings
+from accdd.execution import Plan
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward, architecture, calibrated, external, find, identity
 
@@ -115,6 +116,22 @@ def test_a_network_of_a_user_s_own_is_a_function_of_its_parameters():
     torch.testing.assert_close(logits, module(images).detach())
     torch.testing.assert_close(Forward(shape).embed(weights, images), module.embed(images).detach())
     assert (str(shape), sys.path.count(str(Path.cwd()))) == ("mine_net:Small", 0)
+
+
+@pytest.mark.parametrize("norm", ["BatchNorm2d", "InstanceNorm2d", "GroupNorm", "LayerNorm", "Identity"])
+@pytest.mark.parametrize("plan", [Plan(classes=2), Plan(precision="bf16"), Plan(precision="bf16", classes=2)], ids=str)
+def test_it_is_matched_in_bf16_and_several_classes_at_once(mine: Path, norm: str, plan: Plan):
+    arguments = {"GroupNorm": "2, 4", "LayerNorm": "[4, 8, 8]"}.get(norm, "4")
+    mine.write_text(SOURCE.replace("norm(4), nn.ReLU()", f"nn.{norm}({arguments}), nn.ReLU(inplace=True)"))
+    shape, data = own("mine_net:Small"), stripes()
+    given = problem(data)._replace(forward=Forward(shape))
+    drawn = loop.draw(data, given, settings({"match.augment": []}), Key(0))[0]
+    stored = torch.rand(2, 2, 3, 8, 8, generator=generator())
+    weights = shape.initialise(Key(0))
+    losses, slopes = engine.sweep(given, weights, data.images, stored, drawn)
+    found = engine.sweeper(given, plan)(weights, data.images, stored, drawn)
+    torch.testing.assert_close(found[0], losses, rtol=0.2, atol=0)
+    assert nn.functional.cosine_similarity(found[1].flatten(), slopes.flatten(), dim=0) > 0.9
 
 
 def test_its_batch_norm_takes_frozen_statistics():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -303,7 +304,7 @@ def _refuse_recorded_code(name: str) -> None:
     if runs_code(name):
         raise InputError(
             f"The set says that it was matched with the network '{name}', which is code to be imported. "
-            f"Expected --networks {name} (networks=... in Python) if you trust it, or the name of another network."
+            f"Expected --networks {shlex.quote(name)} (networks=... in Python) if you trust it, or another network."
         )
 
 

@@ -20,6 +20,7 @@ from accdd.config import InputError
 from accdd.networks.shape import Shape, settle
 
 TIMM = "timm"
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class External:
@@ -88,13 +89,15 @@ def find(name: str) -> External:
 
 
 def without_state(module: nn.Module, name: str) -> nn.Module:
-    """The module with BatchNorm as `layers.BatchNorm` has it, in place.
+    """The module, in place, with norms as `layers` has them: in fp32, and BatchNorm without state.
 
     Raises:
         InputError: it has other buffers, or parameters whose shape is still open.
     """
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):  # and what is derived from it, as in timm
+    for layer in module.modules():  # and what is derived from PyTorch's own norms, as in timm
+        if isinstance(layer, NORMS):
+            layer.register_forward_pre_hook(_in_fp32)
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.track_running_stats = False
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     if buffers := [buffer for buffer, _ in module.named_buffers()]:
@@ -105,6 +108,11 @@ def without_state(module: nn.Module, name: str) -> nn.Module:
     if any(isinstance(value, nn.UninitializedParameter) for value in module.parameters()):
         raise InputError(f"The network '{name}' has lazy layers. Expected layers that are told their sizes.")
     return module
+
+
+def _in_fp32(_layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a norm is given; autocast would leave bfloat16 in, of which some norms have no second derivative."""
+    return tuple(x.to(torch.promote_types(x.dtype, torch.float32)) for x in given)
 
 
 def _own(name: str, module_name: str, attribute: str) -> External:

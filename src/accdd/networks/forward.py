@@ -102,7 +102,8 @@ def calibrated(forward: Forward, parameters: Parameters, batches: Iterable[Tenso
     """The network with frozen statistics for BatchNorm: the means, over batches, of their means and variances.
 
     That is where running averages would end if the network did not change (precise batch norm, Wu & Johnson 2021).
-    Such a network is to be used, not trained: the statistics would be trained, too.
+    Such a network is to be tested, or matched as DC and DSA do (one batch of 16 real images of each class before each
+    sweep); not trained, because the statistics would be trained, too.
 
     Args:
         forward: the network.
