@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from accdd import execution
 from accdd.augmented_models import EarlyStage, EarlyStageModel, Fresh, Perturbed, Source
+from accdd.config import Network as NetworkSettings
 from accdd.config import Perturb, Settings, override
 from accdd.data import Dataset, build
 from accdd.engine import Problem
@@ -65,6 +68,12 @@ def network(**changes: Any) -> Architecture:
     return Architecture(**(options | changes))
 
 
+def tiny(name: str) -> NetworkSettings:
+    """The smallest network of a name that learns."""
+    own = {"lenet": {}, "mlp": {"width": 32}, "vit_tiny": {"width": 16, "depth": 2}}.get(name, {"width": 4})
+    return NetworkSettings(name=name, **own)
+
+
 def problem(data: Dataset, *, distance: str = "mse", factor: int = 1) -> Problem:
     method = METHODS["idc"]
     mean, std = torch.tensor(data.mean), torch.tensor(data.std)
@@ -116,3 +125,16 @@ def doubled(tensors: Parameters) -> Parameters:
 def assert_same(actual: Any, expected: Any) -> None:
     """Equal to the last bit."""
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def compiles(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks of tests that compile, which takes 5 to 20 seconds for each graph."""
+    marks = (
+        pytest.mark.skipif(not execution.can_compile(CPU), reason="no C++ compiler here"),
+        pytest.mark.timeout(600),
+        # Importing PyTorch's compiler compiles a module of its own in a way that PyTorch has deprecated.
+        pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    )
+    for mark in marks:
+        test = mark(test)
+    return test

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from accdd.cli import app
 from accdd.config import InputError
+from accdd.networks import NETWORKS
 
 README = Path(__file__).parents[1] / "README.md"
 TINY = "--steps 1 --set pool.networks=1 --set pool.epochs=0.1 --set network.width=4 --set score.seeds=0"
@@ -170,6 +171,10 @@ DISTILL = [
     ("tiles too small", "{p}/good.npz --factor 3", "images.factor 3; 8-pixel images; --factor 2 or less"),
     ("a factor beyond all", "{p}/good.npz --factor 9", "'images.factor' = 9; less than or equal to 8"),
     ("a network too deep", "{p}/good.npz --set network.depth=4", "depth 4; 8-pixel images; network.depth at most 3"),
+    ("an unknown norm", "{p}/good.npz --set network.norm=bach", "'network.norm' = 'bach'; 'batch'; or 'none'"),
+    ("a norm where there is none", "{p}/good.npz --network mlp --set network.norm=batch", "norm is batch; mlp has no"),
+    ("images too small for it", "{p}/good.npz --network resnet10", "A resnet10 shrinks 8-pixel; --set data.size=16"),
+    ("a network that is not there", "{p}/good.npz --network no_net:build", "Importing 'no_net'; ModuleNotFoundError"),
     ("constants for RGB", "{p}/good.npz --set data.mean=[0.5,0.5,0.5]", "data.mean has 3 numbers. Expected 1"),
     ("a deviation of 0", "{p}/good.npz --set data.std=[0]", "'data.std'; above 0"),
 ]  # fmt: skip
@@ -382,6 +387,12 @@ def test_importing_and_wrong_flags_do_not_wait_for_heavy_packages(code: str, sta
         [sys.executable, "-c", told + "sys.argv[1:1] = ['--wrong']\n" + code, *HEAVY], capture_output=True, text=True
     )
     assert (ran.returncode, ran.stdout.split()) == (status, ["loaded"]), ran.stderr
+
+
+@pytest.mark.parametrize("command", ["distill --help", "evaluate --help", "pool --help", "targets --help", "settings"])
+def test_every_network_is_named_where_one_is_chosen(command: str):
+    words = re.split(r"[\s,;:.]+", accdd(command).stdout)
+    assert {*NETWORKS, "module", "timm"} <= set(words)
 
 
 def test_help_answers_without_heavy_packages():

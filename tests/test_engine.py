@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CPU, DISTANCES, FACTORS, Pool, assert_same, network, settings, several
+from helpers import CPU, DISTANCES, FACTORS, Pool, assert_same, compiles, network, settings, several
 from helpers import problem as problem_of
 from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_map_only
 
-from accdd import defaults, engine, execution, loop, training
+from accdd import defaults, engine, loop, training
 from accdd.augmented_models import EarlyStage, pool
 from accdd.config import Train
 from accdd.data import Dataset
@@ -29,19 +29,6 @@ from accdd.networks import Forward, Parameters
 distances = pytest.mark.parametrize("distance", DISTANCES)
 factors = pytest.mark.parametrize("factor", FACTORS)
 chunked = pytest.mark.parametrize("classes", [2, 3, 5])  # of five: padded by one, padded by one, all at once
-
-
-def compiles(test: Callable[..., None]) -> Callable[..., None]:
-    """Marks of tests that compile, which takes 5 to 20 seconds for each graph."""
-    marks = (
-        pytest.mark.skipif(not execution.can_compile(CPU), reason="no C++ compiler here"),
-        pytest.mark.timeout(600),
-        # Importing PyTorch's compiler compiles a module of its own in a way that PyTorch has deprecated.
-        pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
-    )
-    for mark in marks:
-        test = mark(test)
-    return test
 
 
 @pytest.fixture(scope="module")

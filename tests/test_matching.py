@@ -65,7 +65,7 @@ def l1_formula(real: np.ndarray, synthetic: np.ndarray) -> float:
 def cosine_formula(real: np.ndarray, synthetic: np.ndarray) -> float:
     total = 0.0
     for row, other in zip(real.reshape(len(real), -1), synthetic.reshape(len(synthetic), -1), strict=True):
-        total += 1 - float(row @ other / (np.linalg.norm(row) * np.linalg.norm(other)))
+        total += 1 - float(row @ other / (np.linalg.norm(row) * np.linalg.norm(other) + 1e-6))
     return total
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Protocol, Score
 from accdd.execution import Plan
 from accdd.keys import Key
-from accdd.networks import NETWORKS, Architecture, settings_for
+from accdd.networks import Architecture, find, runs_code, settings_for
 from accdd.run import Quiet, Reporter, RunFolder
 from accdd.targets import Bank
 
@@ -162,7 +163,8 @@ def evaluate(
         sets: distilled sets: folders of runs or of sets, or `Distilled` values.
         test: real data, whose test split is used, or all of it if it has none; None takes the data that each set
             was made from, if it is unchanged.
-        networks: names from `accdd.networks.NETWORKS`; None takes the network the set was matched with.
+        networks: names from `accdd.networks.NETWORKS`, or of your own (`module:callable`, `timm:NAME`); None takes the
+            network the set was matched with, unless using that would run code that a file names.
         seeds: fresh networks per score.
         protocol: a name from `accdd.evaluation.PROTOCOLS`.
         epochs: instead of the protocol's own number.
@@ -187,9 +189,11 @@ def evaluate(
     settings = config.override(Settings(), changes)
     where, rule = _check(settings)
     for name in networks or ():
-        config.choose("network", name, NETWORKS)
+        find(name)
     # All of them before the first is scored, which may take long.
     opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in listed]
+    for distilled in opened if not networks else ():
+        _refuse_recorded_code(config.override(settings, evaluation.recorded(distilled, "network")).network.name)
     scores = []
     for entry, distilled in zip(listed, opened, strict=True):
         real = evaluation.test_data(distilled, test).to(where)
@@ -294,11 +298,20 @@ def _check(settings: Settings) -> tuple[torch.device, Protocol]:
     """What can be found wrong before any data is read."""
     methods.named(settings.method)
     for name in (settings.network.name, *settings.score.networks):
-        config.choose("network", name, NETWORKS)
+        find(name)
     where, protocol = execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
     execution.check(settings.compile, where)
     execution.prepare(where)
     return where, protocol
+
+
+def _refuse_recorded_code(name: str) -> None:
+    """Refuse to import what only a file of results names."""
+    if runs_code(name):
+        raise InputError(
+            f"The set says that it was matched with the network '{name}', which is code to be imported. "
+            f"Expected --networks {shlex.quote(name)} (networks=... in Python) if you trust it, or another network."
+        )
 
 
 def _bank(

@@ -43,7 +43,9 @@ PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="auto, fp32 or bf16, of convolutions and linear layers.")
 ]
 CompileOption = Annotated[str | None, typer.Option("--compile", help="auto, always or never: steps as one graph.")]
-NetworkOption = Annotated[str | None, typer.Option("--network", help="Network to match against.")]
+NETWORKS = """convnet, resnet10, resnet18, resnet_ap10, resnet_ap18, densenet121, alexnet, vgg11, mlp, lenet,
+efficientnet_b0, vit_tiny; your own, module:callable, which is imported; or timm:NAME."""
+NetworkOption = Annotated[str | None, typer.Option("--network", help=f"Network to match against: {NETWORKS}")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -118,7 +120,7 @@ def evaluate(
     test: Annotated[
         str | None, typer.Option("--test", help="DATA to test on (default: what the set came from).")
     ] = None,
-    networks: Annotated[str | None, typer.Option("--networks", help="Names, comma-separated.")] = None,
+    networks: Annotated[str | None, typer.Option("--networks", help=f"Comma-separated: {NETWORKS}")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh networks per score.")] = 3,
     protocol: Annotated[str, typer.Option("--protocol", help="How networks are trained.")] = "idc",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the protocol's own number.")] = None,

@@ -48,11 +48,19 @@ class Network:
     """The network that is matched against."""
 
     name: str = "convnet"
-    """A name from `accdd.networks.NETWORKS`."""
+    """convnet, resnet10, resnet18, resnet_ap10, resnet_ap18, densenet121, alexnet, vgg11, mlp, lenet, efficientnet_b0,
+    vit_tiny; module:callable, which is imported and called with (channels, size, num_classes); or timm:NAME."""
     width: int | None = Field(default=None, ge=1)
-    """Filters of the first convolution; None is the network's own default."""
-    depth: int | None = Field(default=None, ge=1, le=8)
-    """Number of conv blocks of a convnet; None follows from the image size."""
+    """Filters of the first convolution, or of every layer of an mlp or vit_tiny; None is the network's own."""
+    depth: int | None = Field(default=None, ge=1, le=32)
+    """Blocks of a convnet or vit_tiny; None follows from the image size, or is the network's own."""
+    norm: Literal["instance", "batch", "group", "layer", "none"] | None = None
+    """What follows convolutions, where there is a choice (not in alexnet, lenet, mlp, vit_tiny); None is the network's
+    own: batch in resnet10, resnet18, densenet121 and efficientnet_b0, otherwise instance."""
+    activation: Literal["relu", "leaky_relu", "sigmoid", "gelu", "silu"] | None = None
+    """Of a convnet; None is its own, relu."""
+    pooling: Literal["avg", "max", "none"] | None = None
+    """Of a convnet; None is its own, avg."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -220,7 +228,7 @@ class Score:
     protocol: str = "quick"
     """A name from `accdd.evaluation.PROTOCOLS`; `accdd evaluate` scores by `idc` unless told otherwise."""
     networks: tuple[str, ...] = ("convnet",)
-    """Networks trained from scratch on the distilled set."""
+    """Networks trained from scratch on the distilled set; names as for `network.name`."""
     seeds: int = Field(default=2, ge=0)
     """Fresh networks per score; 0 skips scoring."""
     epochs: int | None = Field(default=None, ge=1)

@@ -33,8 +33,8 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
     bank = dataclasses.replace(settings.targets, count=_targets(settings, loop, match), real_batch=real_batch)
     images = _images(settings.images, method, match, data, on_targets=bool(bank.count))
-    shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
-    network = dataclasses.replace(settings.network, width=shape.width, depth=shape.depth)
+    shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes).shape
+    network = dataclasses.replace(settings.network, **dataclasses.asdict(shape))
     pixels = dataclasses.replace(
         settings.data, size=data.size, mean=settings.data.mean or data.mean, std=settings.data.std or data.std
     )

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
-from accdd import augment, execution, training
+from accdd import augment, execution, selection, training
 from accdd.augment import Draw
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.execution import Cost, Plan
 from accdd.keys import Key
 from accdd.matching import Distance, Summary
-from accdd.networks import Forward, Parameters
+from accdd.networks import Forward, Parameters, calibrated
 
 
 class Problem(NamedTuple):
@@ -37,6 +37,8 @@ class Problem(NamedTuple):
     """(c,), of real and synthetic pixels in [0, 1]."""
     std: Tensor
     """(c,)."""
+    frozen: bool = False
+    """Whether BatchNorm uses frozen statistics (see `freeze`) and not those of each batch."""
 
 
 class Sweep(NamedTuple):
@@ -48,6 +50,19 @@ class Sweep(NamedTuple):
     """One augmentation per class, shapes (classes, 1, ...)."""
     subset: Tensor
     """int64 (classes, m): which decoded synthetic images take part."""
+
+
+FROZEN_ON = 16
+"""Real images of each class whose statistics BatchNorm is frozen at (DC and DSA)."""
+
+
+def freeze(problem: Problem, parameters: Parameters, data: Dataset, key: Key) -> Parameters:
+    """The network as it is matched: with BatchNorm frozen on some real images, where the method does that."""
+    if not problem.frozen or not problem.forward.batch_norms:
+        return parameters
+    rows = selection.random(data.class_index, FROZEN_ON, key).flatten()
+    batch = augment.normalise(data.images[rows.to(data.device)], problem.mean, problem.std)
+    return calibrated(problem.forward, parameters, [batch])
 
 
 def real_half(problem: Problem, parameters: Parameters, images: Tensor, label: Tensor, drawn: Draw) -> Parameters:

@@ -64,6 +64,7 @@ def distill(
         for inner in range(loop.inner_steps):
             done = step * loop.inner_steps + inner
             (parameters,) = training.networks(trained)
+            parameters = engine.freeze(problem, parameters, data, key.at("frozen", inner))
             losses, slopes = sweep(parameters, data.images, images, drawn[inner])
             images, velocity = step_down(images, velocity, slopes, progress(done))
             yield State(done + 1, images, losses)

@@ -59,6 +59,8 @@ class Method:
     """Whether images are kept in [0, 1] while they are learned by gradient steps (they always are at the end)."""
     trains_on: Literal["real", "synthetic"] | None = None
     """What the network is trained on between sweeps."""
+    frozen: bool = True
+    """Whether BatchNorm is frozen while a network is matched, at the statistics of some real images of every class."""
     recipe: Train = PLAIN_SGD
     """How, on the synthetic set; on real data as the pool's networks (`train`)."""
 
@@ -75,6 +77,7 @@ IDC = Method(
     step=synthetic.after_every_class,
     clamped=True,
     trains_on="real",
+    frozen=False,
 )
 
 IDC_I = dataclasses.replace(IDC, factor=1)
@@ -149,4 +152,5 @@ def problem(settings: Settings, data: Dataset, architecture: Architecture) -> Pr
         factor=settings.images.factor,
         mean=torch.tensor(data.mean, device=data.device),
         std=torch.tensor(data.std, device=data.device),
+        frozen=method.frozen,
     )

@@ -26,7 +26,7 @@ from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.keys import Key
-from accdd.networks import Parameters
+from accdd.networks import Parameters, identity
 from accdd.training import Report
 
 VERSION = 1
@@ -166,7 +166,7 @@ class Bank:
     def _make(self, number: int) -> Target:
         data, settings = self._data, self._settings
         key = Key(settings.pool.seed).at("target", number)
-        parameters = self._source(key)
+        parameters = engine.freeze(self._problem, self._source(key), data, key)
         generator = key.generator("real batches")
         batch = settings.targets.real_batch
         rows = torch.stack([selection.choose(own, batch, generator) for own in data.class_index])
@@ -194,7 +194,7 @@ def _key_parts(data: Dataset, settings: Settings) -> dict[str, Any]:
     """Everything that targets depend on."""
     parts = pool.key_parts(data, settings) | {
         "version": VERSION,
-        "network": config.to_dict(settings.network),
+        "network": identity(settings.network),
         "perturb": config.to_dict(settings.perturb),
         "method": settings.method,
         "augment": settings.match.augment,

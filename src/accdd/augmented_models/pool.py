@@ -14,7 +14,7 @@ from accdd import config, execution, files, training
 from accdd.config import Train
 from accdd.data import Dataset
 from accdd.keys import SCHEME, Key
-from accdd.networks import Architecture, Parameters
+from accdd.networks import Architecture, Parameters, identity
 from accdd.training import Report
 
 VERSION = 3
@@ -61,7 +61,7 @@ def load_or_build(
         ArithmeticError: a network diverged.
     """
     settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
-    parts = key_parts(data, settings) | {"architecture": dataclasses.asdict(architecture)}
+    parts = key_parts(data, settings) | {"architecture": identity(architecture)}
 
     def write(folder: Path) -> None:
         began = time.perf_counter()

@@ -3,16 +3,16 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from accdd import execution, selection, training
+from accdd import augment, execution, selection, training
 from accdd.data import Dataset
 from accdd.evaluation.protocols import Protocol
 from accdd.keys import Key
-from accdd.networks import Architecture, Forward
+from accdd.networks import Architecture, Forward, calibrated
 from accdd.training import Report
 
 
@@ -76,6 +76,9 @@ def score(
 ) -> Score:
     """Train fresh networks on a set of images and test each on `data`'s test split.
 
+    Networks with BatchNorm are tested with the statistics of their training images, without augmentation and in
+    shuffled batches of the recipe's size, so that an accuracy does not depend on how test images are batched.
+
     Args:
         name: what the set is called in the score.
         images: float in [0, 1] or uint8, (count, c, h, w): what a network sees, so decoded.
@@ -122,10 +125,11 @@ def score(
             )  # fmt: skip
             trained = training.last(steps)
             report((first + len(together) * (epoch + 1) / total) / len(keys))
-        accuracies += [
-            training.accuracy(forward, parameters, data.test_images, data.test_labels, mean=mean, std=std)
-            for parameters in training.networks(trained)
-        ]
+        for key, chosen, parameters in zip(together, own, training.networks(trained), strict=True):
+            tested = calibrated(forward, parameters, _batches(images, chosen, batch, key, mean, std))
+            accuracies.append(
+                training.accuracy(forward, tested, data.test_images, data.test_labels, mean=mean, std=std)
+            )
     seconds = time.perf_counter() - began
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
     return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2))
@@ -169,6 +173,16 @@ def beside_random(
     keys = [key for draw in draws for key in network_keys(draw, 1)]
     random = run("random", data.images, data.labels, keys, chosen, lambda share: report((1 + share) / 2))
     return distilled, random
+
+
+def _batches(
+    images: Tensor, rows: Tensor, batch: int, key: Key, mean: Sequence[float], std: Sequence[float]
+) -> Iterator[Tensor]:
+    """A pass over `images[rows]`, normalised, in shuffled batches; a short last one is left out."""
+    shift, scale = (torch.tensor(each, device=images.device) for each in (mean, std))
+    shuffled = rows[torch.randperm(len(rows), generator=key.generator("statistics"))]
+    for few in shuffled[: len(rows) // batch * batch].split(batch):
+        yield augment.normalise(images[few.to(images.device)], shift, scale)
 
 
 def network_keys(key: Key, count: int) -> list[Key]:

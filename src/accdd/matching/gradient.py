@@ -25,11 +25,16 @@ def weights(name: str, value: Tensor) -> bool:
 
 
 def gradient(matched: Callable[[str, Tensor], bool]) -> Summary:
-    """The gradient of the mean cross-entropy in the matched parameters. Differentiable again in the images."""
+    """The gradient of the mean cross-entropy in the matched parameters. Differentiable again in the images.
+
+    Where none is matched, all of two or more dimensions are.
+    """
 
     def summary(forward: Forward, parameters: Parameters, images: Tensor, labels: Tensor) -> Parameters:
         fixed = {name: value.detach() for name, value in parameters.items()}
         chosen = {name: value for name, value in fixed.items() if matched(name, value)}
+        if not chosen:  # a network without convolutions, as an MLP or a transformer, of which no source speaks
+            chosen = {name: value for name, value in fixed.items() if value.ndim > 1}
 
         def loss(weights: Parameters) -> Tensor:
             return F.cross_entropy(forward(fixed | weights, images), labels)

@@ -4,24 +4,76 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
+from accdd.config import InputError, choose
 from accdd.config import Network as NetworkSettings
-from accdd.config import choose
 from accdd.keys import Key
+from accdd.networks import external
+from accdd.networks.alexnet import AlexNet
 from accdd.networks.convnet import ConvNet
-from accdd.networks.resnet import ResNetAP10
+from accdd.networks.densenet import DenseNet121
+from accdd.networks.efficientnet import EfficientNetB0
+from accdd.networks.external import External
+from accdd.networks.forward import Forward, Parameters, calibrated
+from accdd.networks.lenet import LeNet
+from accdd.networks.mlp import MLP
+from accdd.networks.resnet import ResNet10, ResNet18, ResNetAP10, ResNetAP18
+from accdd.networks.shape import OPTIONS, Shape
+from accdd.networks.vgg import VGG11
+from accdd.networks.vit import ViTTiny
 
-NETWORKS = {"convnet": ConvNet, "resnet_ap10": ResNetAP10}
-"""Builders: (channels, size, num_classes, *, width, depth) -> nn.Module.
+__all__ = [
+    "NETWORKS",
+    "Architecture",
+    "Forward",
+    "Parameters",
+    "architecture",
+    "calibrated",
+    "find",
+    "identity",
+    "runs_code",
+    "settings_for",
+]
 
-Each has `shape(size, width, depth) -> (width, depth)`, which fills in its own defaults for what is None and refuses
-what cannot be built; a network whose number of layers is fixed has the depth None.
+NETWORKS = {
+    "convnet": ConvNet,
+    "resnet10": ResNet10,
+    "resnet18": ResNet18,
+    "resnet_ap10": ResNetAP10,
+    "resnet_ap18": ResNetAP18,
+    "densenet121": DenseNet121,
+    "alexnet": AlexNet,
+    "vgg11": VGG11,
+    "mlp": MLP,
+    "lenet": LeNet,
+    "efficientnet_b0": EfficientNetB0,
+    "vit_tiny": ViTTiny,
+}
+"""Builders: (channels, size, num_classes, *, what of `Shape` can be chosen) -> nn.Module with `embed` and `forward`.
+
+Each has `shape(size, given) -> Shape`, which fills in its own width and depth where they are None and refuses what
+cannot be chosen or built; a network whose number of layers is fixed has the depth None.
 """
 
-Parameters = dict[str, Tensor]
-"""The weights of a network by name. A network in use is such a dictionary; the module is only its shape."""
+
+def find(name: str) -> Any:
+    """The builder of a network of accdd's, or of a user's own; the latter runs its code (see `runs_code`).
+
+    Raises:
+        InputError: there is none; the names and the nearest one are told.
+    """
+    if runs_code(name):
+        return external.find(name)
+    try:
+        return choose("network", name, NETWORKS)
+    except InputError as error:
+        raise InputError(f"{error} Or your own, module:callable; or timm:NAME.") from None
+
+
+def runs_code(name: str) -> bool:
+    """Whether finding the network imports foreign code, so that the name has to come from the user."""
+    return ":" in name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,24 +81,30 @@ class Architecture:
     """A network's shape: what is needed to build one, and the function its parameters are put into."""
 
     name: str
-    width: int
+    width: int | None
     depth: int | None
     channels: int
     size: int
     num_classes: int
+    norm: str | None = None
+    activation: str | None = None
+    pooling: str | None = None
 
     def __post_init__(self) -> None:
-        shape = choose("network", self.name, NETWORKS).shape(self.size, self.width, self.depth)
-        assert shape == (self.width, self.depth), f"{(self.width, self.depth)} leaves open what `architecture` fills in"
+        shape = find(self.name).shape(self.size, self.shape)
+        assert shape == self.shape, f"{self.shape} leaves open what `architecture` fills in"
 
     def __str__(self) -> str:
-        depth = "" if self.depth is None else f"depth {self.depth} and "
-        return f"{self.name} of {depth}width {self.width}"
+        return f"{self.name} of {self.shape}".removesuffix(" of ")
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.width, self.depth, self.norm, self.activation, self.pooling)
 
     def build(self) -> nn.Module:
         """A freshly initialised module, from PyTorch's default generator."""
-        options: dict[str, Any] = {"width": self.width, "depth": self.depth}
-        return NETWORKS[self.name](self.channels, self.size, self.num_classes, **options)
+        chosen = {name: value for name, value in dataclasses.asdict(self.shape).items() if value is not None}
+        return find(self.name)(self.channels, self.size, self.num_classes, **chosen)
 
     def initialise(self, key: Key, device: torch.device | str = "cpu") -> Parameters:
         """Freshly initialised parameters; the same for the same key on every device."""
@@ -55,61 +113,27 @@ class Architecture:
             return {name: value.detach().to(device) for name, value in self.build().named_parameters()}
 
 
-class Forward:
-    """A network as a pure function: (parameters, normalised images (n, c, h, w)) -> logits (n, classes).
-
-    Args:
-        architecture: the network's shape.
-        precision: `fp32`, or `bf16` for convolutions and linear layers; logits and gradients are not affected.
-        channels_last: lay images out with channels innermost, which convolutions prefer; not below `vmap`.
-    """
-
-    def __init__(self, architecture: Architecture, precision: str = "fp32", channels_last: bool = False) -> None:
-        self.architecture = architecture
-        self._bf16, self._channels_last = precision == "bf16", channels_last
-        with torch.device("meta"):  # the module holds no weights of its own, so it serves every device
-            self._module = architecture.build()
-        self._features = _Features(self._module)
-
-    def __call__(self, parameters: Parameters, images: Tensor) -> Tensor:
-        return self._run(self._module, parameters, images)
-
-    def embed(self, parameters: Parameters, images: Tensor) -> Tensor:
-        """What the classifier is given: (n, features)."""
-        return self._run(self._features, {f"network.{name}": value for name, value in parameters.items()}, images)
-
-    def _run(self, module: nn.Module, parameters: Parameters, images: Tensor) -> Tensor:
-        if self._channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        if not self._bf16:
-            return functional_call(module, parameters, (images,))
-        # The cache of casts would keep one from an outer derivative for an inner one.
-        with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
-            return functional_call(module, parameters, (images,)).to(images.dtype)
-
-
-class _Features(nn.Module):
-    """A network without its classifier."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        embed: Any = self.network.embed
-        return embed(x)
-
-
 def architecture(settings: NetworkSettings, channels: int, size: int, num_classes: int) -> Architecture:
     """The network for images of this size; what the settings leave open is the network's own default.
 
     Raises:
         InputError: there is no such network, or none of this shape for such images.
     """
-    width, depth = choose("network", settings.name, NETWORKS).shape(size, settings.width, settings.depth)
-    return Architecture(settings.name, width, depth, channels, size, num_classes)
+    builder = find(settings.name)
+    if isinstance(builder, External):
+        builder.check(channels, size, num_classes)
+    given = Shape(settings.width, settings.depth, settings.norm, settings.activation, settings.pooling)
+    chosen = dataclasses.asdict(builder.shape(size, given))
+    return Architecture(settings.name, channels=channels, size=size, num_classes=num_classes, **chosen)
+
+
+def identity(network: NetworkSettings | Architecture) -> dict[str, Any]:
+    """What names a network in keys of the cache: without options that are its own; with the version of foreign code."""
+    named = dataclasses.asdict(network)
+    named = {name: value for name, value in named.items() if value is not None or name not in OPTIONS}
+    return named | ({"code": external.find(network.name).version} if runs_code(network.name) else {})
 
 
 def settings_for(name: str, matched: NetworkSettings) -> NetworkSettings:
-    """The settings of a network that is trained on what another was matched with: a width or depth is never lent."""
+    """The settings of a network that is trained on what another was matched with: no shape is lent to another."""
     return matched if name == matched.name else NetworkSettings(name=name)

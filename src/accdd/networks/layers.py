@@ -1,22 +1,62 @@
-"""Layers that the networks share."""
+"""Layers that the networks share, and the choices between them by name."""
+
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class InstanceNorm(nn.GroupNorm):
-    """Normalises each channel of each image by itself, with a learned scale and shift per channel; always in fp32.
+class GroupNorm(nn.GroupNorm):
+    """Normalises groups of channels of each image by themselves, with a learned scale and shift per channel.
 
-    As group norm with a group per channel, which is faster than PyTorch's instance norm.
+    Always in fp32: on a CPU, autocast would leave bfloat16 in, and the sums of the derivative would be rounded to 8
+    bits.
     """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) in any floating format to the format of the weights, same shape."""
+        return super().forward(x.to(self.weight.dtype))
+
+
+class InstanceNorm(GroupNorm):
+    """Each channel by itself, which is faster than PyTorch's instance norm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
+
+class FourGroupNorm(GroupNorm):
+    """Four groups, as in the released code of DC, or as many of 4, 2 and 1 as divide the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(math.gcd(4, channels), channels)
+
+
+class LayerNorm(GroupNorm):
+    """All channels together.
+
+    The released code of DC learns a scale and a shift for every pixel of every channel; here it is one per channel,
+    so that the number of parameters does not follow from the image size.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(1, channels)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Normalises each channel over a batch, in fp32 like the others; no state.
+
+    Statistics are the batch's, unless `running_mean` and `running_var` are among the parameters that are put in. The
+    module has to be in evaluation mode, as in `Forward`: in training mode PyTorch would pass over them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, track_running_stats=False)
+
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) in any floating format to the format of the weights, same shape."""
-        # On a CPU, autocast would leave bfloat16 in, and the sums of the derivative would be rounded to 8 bits.
         return super().forward(x.to(self.weight.dtype))
 
 
@@ -36,3 +76,29 @@ class MeanPool(nn.Module):
         height, width = x.shape[2] // self.size, x.shape[3] // self.size
         x = x[:, :, : height * self.size, : width * self.size]
         return x.unflatten(3, (width, self.size)).unflatten(2, (height, self.size)).mean((3, 5))
+
+
+Layer = Callable[[int], nn.Module]
+
+NORMS: dict[str, Layer] = {
+    "instance": InstanceNorm, "batch": BatchNorm, "group": FourGroupNorm, "layer": LayerNorm, "none": nn.Identity,
+}  # fmt: skip
+"""By number of channels."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu, "leaky_relu": F.leaky_relu, "sigmoid": torch.sigmoid, "gelu": F.gelu, "silu": F.silu,
+}  # fmt: skip
+"""The slope of the leaky ReLU below 0 is 0.01, as in the released code of DC, whose swish is silu."""
+
+POOLINGS: dict[str, Layer] = {"avg": MeanPool, "max": nn.MaxPool2d, "none": nn.Identity}
+"""By the side of the squares that become one pixel."""
+
+
+def maps_from(size: int) -> int:
+    """The size of the first feature maps: that of the images, or 32 for 28-pixel images, as in the released codes."""
+    return 32 if size == 28 else size
+
+
+def first_padding(size: int, kernel: int) -> int:
+    """Padding of the first convolution, without stride: maps of `maps_from(size)`."""
+    return kernel // 2 + (maps_from(size) - size) // 2
