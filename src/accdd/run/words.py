@@ -29,7 +29,13 @@ def describe(real: Dataset, settings: Settings, architecture: Architecture) -> l
         f"{settings.method}, {pool}{', perturbed' if settings.perturb.use else ''}: {architecture}, "
         f"factor {factor}; ends after {ends}, not counting what is made before, and scores."
     )
-    return ["; ".join([about, *real.notes]) + ".", plan]
+    images, match = settings.images, settings.match
+    falling = "falling" if images.schedule == "cosine" else "constant"
+    chosen = (
+        f"Images start as {images.start}; {images.step} steps of {images.lr:g}, {falling}; {match.distance} distance, "
+        f"{settings.targets.real_batch if settings.targets.count else match.real_batch} real images a class."
+    )
+    return ["; ".join([about, *real.notes]) + ".", plan, chosen]
 
 
 def describe_plan(plan: Plan, where: torch.device) -> str:
