@@ -328,6 +328,18 @@ def unknown_formation(folder: Path) -> None:
     rewrite_header(folder, formation="multi_scale")
 
 
+def bounded_formation(folder: Path) -> None:
+    rewrite_header(folder, formation="bounded")
+
+
+def formation_of_another_type(folder: Path) -> None:
+    rewrite_header(folder, formation=[["uniform"]])
+
+
+def huge_formation(folder: Path) -> None:
+    rewrite_header(folder, formation="m" * 100_000)
+
+
 def huge_factor(folder: Path) -> None:
     rewrite_header(folder, factor=1000)
 
@@ -380,7 +392,10 @@ DAMAGES = {
     unknown_field: (HEADER, "'soft_labels': Unexpected"),
     wrong_type: (HEADER, "'factor': Input should be a valid integer"),
     wrong_sha: (HEADER, "'sha256'"),
-    unknown_formation: (HEADER, "'formation'"),
+    unknown_formation: (HEADER, "formation 'multi_scale' is unknown; this accdd decodes by uniform, multi. Upgrade"),
+    bounded_formation: (HEADER, "formation 'bounded' is unknown"),
+    formation_of_another_type: (HEADER, r"formation \[\['uniform'\]\] is unknown"),
+    huge_formation: (HEADER, "formation 'mmmm.*is unknown"),
     huge_factor: (HEADER, "factor is 1000"),
     fewer_means: (HEADER, "for 3 channels"),
     no_tensors: (TENSORS, "there is no such file"),

@@ -45,7 +45,7 @@ def models(data: Dataset) -> Pool:
 def draws(data: Dataset, problem: Problem, count: int, ipc: int = 2, real_batch: int = 6) -> list[tuple[Sweep, Tensor]]:
     """The draws of some sweeps, each with stored images of its own."""
     changes = {"ipc": ipc, "match.real_batch": real_batch, "loop.inner_steps": count, "match.synthetic_batch": 7}
-    given = defaults.resolve(settings({**changes, "images.factor": problem.factor}), data)
+    given = defaults.resolve(settings(changes), data)
     drawn = loop.draw(data, problem, given, Key(0).at("step", 0))
     random = torch.Generator().manual_seed(0)
     shape = (data.num_classes, ipc, 3, data.size, data.size)

@@ -6,7 +6,7 @@ from helpers import assert_same, noise, stripes
 from torch import Tensor
 
 from accdd import formation, selection
-from accdd.data import Dataset
+from accdd.data import Dataset, build
 from accdd.keys import Key
 from accdd.synthetic import descend, effective_lr, normalised, per_sweep, scheduled, start
 
@@ -152,7 +152,7 @@ def test_mixed_images_decode_back_to_about_the_real_images_they_were_made_of(dat
     wide = Dataset("wide", smooth, data.labels, data.class_names, smooth, data.labels)
     ipc = 3
     stored = begin(wide, "mixed", ipc=ipc, factor=factor)
-    chosen = selection.random(wide.class_index, ipc * factor**2, Key(0))
+    chosen = selection.random(wide, ipc * factor**2, Key(0))
     for label in (0, 1):
         assert (wide.labels[chosen[label]] == label).all()
         assert len(chosen[label].unique()) == ipc * factor**2
@@ -178,18 +178,20 @@ def test_mixed_images_by_nearest_are_pixels_of_distinct_real_images_in_decode_s_
 
 def test_a_class_with_too_few_images_repeats_them_and_others_do_not():
     small = stripes(per_class=4)
-    chosen = selection.random(small.class_index, 9, Key(0))
+    chosen = selection.random(small, 9, Key(0))
     assert chosen.shape == (2, 9)
     for label in (0, 1):
         assert (small.labels[chosen[label]] == label).all()
-    index = (torch.arange(3), torch.arange(3, 20))
-    some = selection.random(index, 9, Key(0))
-    assert some[0].max() <= 2 and len(some[1].unique()) == 9
+    few = noise(20, 3, 8, 8).abs().to(torch.uint8), torch.arange(20).clamp(max=3) // 3  # 3 and 17
+    uneven = build("uneven", few, few)
+    some = selection.random(uneven, 9, Key(0))
+    assert (uneven.labels[some] == torch.arange(2)[:, None]).all()
+    assert len(some[0].unique()) == 3 and len(some[1].unique()) == 9
 
 
 def test_every_image_is_chosen_equally_often(data: Dataset):
     counts = torch.zeros(24)
     for seed in range(600):
-        counts[selection.random(data.class_index, 3, Key(seed)).flatten()] += 1
+        counts[selection.random(data, 3, Key(seed)).flatten()] += 1
     # 600 * 3 / 12 = 150; 5 standard deviations of a binomial with p = 1/4
     assert (counts - 150).abs().max() < 5 * (600 * 0.25 * 0.75) ** 0.5

@@ -12,7 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, data, defaults, engine, evaluation, execution, loop, methods, networks, presets, run
+from accdd import (
+    artifact,
+    config,
+    data,
+    defaults,
+    engine,
+    evaluation,
+    execution,
+    formation,
+    loop,
+    methods,
+    networks,
+    presets,
+    run,
+)
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -117,7 +131,8 @@ def distill(
     distilled = Distilled(
         images=images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
-        class_names=real.class_names, mean=real.mean, std=real.std, factor=problem.factor,
+        class_names=real.class_names, mean=real.mean, std=real.std,
+        factor=resolved.images.factor or 1, formation=formation.whole(resolved.images.formation),
         info=_info(real, source, resolved, plan, sweeps),
     )  # fmt: skip
     if folder:
