@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Literal
 
 from accdd import augment, methods, networks
 from accdd.config import Images, InputError, Loop, Match, Settings
@@ -119,7 +118,7 @@ def _images(settings: Settings, method: Method, match: Match, data: Dataset, *, 
     )
 
 
-def _formation(settings: Settings, method: Method, factor: int) -> Literal["uniform", "multi", "bounded"] | None:
+def _formation(settings: Settings, method: Method, factor: int) -> str | None:
     """IDC's: bounded where there are many images of many tiles; None is left where the method brings its own."""
     given, ipc, bound = settings.images.formation, settings.ipc, settings.match.synthetic_batch
     if given == "bounded" and ipc > bound:

@@ -141,10 +141,10 @@ WHOLE: dict[str, Formation] = {"uniform": uniform, "multi": multi}
 """Those that finished sets are decoded by, which know no bound. Labels go with them as `labels.repeat(m // n)`."""
 
 
-def whole(name: str | None) -> str:
-    """How a set is decoded that was learned with this formation; None is a method's own.
+def decoded_by(name: str | None) -> str:
+    """The formation that a finished set is decoded by, when it was learned with this one; None is a method's own.
 
-    By `uniform`, unless by `multi`: a bound is a matter of distilling (as in IDC), and no file brings code.
+    `uniform`, unless `multi`: a bound is a matter of distilling (as in IDC), and no file brings code.
     """
     return name if name in WHOLE else "uniform"
 

@@ -49,7 +49,7 @@ class Method:
     """Real images of a class in a step, unless `match.real_batch` says otherwise."""
     formation: Formation | None = None
     """A formation of its own to distil with, unless `images.formation` says otherwise; None follows from factor and
-    images per class. The finished set is decoded as `formation.whole` says, whatever this is."""
+    images per class. Whatever this is, the finished set is decoded as `formation.decoded_by` says."""
     factor: int | None = 1
     """Images stored in one, per side, unless `images.factor` says otherwise; None follows from the image size."""
     start: str | None = "random"

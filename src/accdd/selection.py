@@ -48,7 +48,7 @@ def _central(images: Tensor, rows: Tensor, count: int, generator: torch.Generato
     from sklearn.exceptions import ConvergenceWarning
 
     passes, rest = divmod(count, len(rows))
-    whole = rows.repeat(passes)
+    whole = rows[torch.randperm(len(rows), generator=generator)].repeat(passes)
     if not rest:
         return whole
     seen = choose(rows, min(len(rows), max(CLUSTERED, 2 * rest)), generator)

@@ -138,8 +138,9 @@ def _factor_sentence(distilled: Distilled) -> str:
     if distilled.factor == 1:
         return "Each stored image is one training image."
     f = distilled.factor
-    smaller = ", by every smaller factor too" if distilled.formation == "multi" else ""
-    return f"Each stored image is a grid of {f} x {f} training images, cut and enlarged when loaded{smaller}."
+    if distilled.formation == "multi":
+        return f"Each stored image is cut into grids of 1 x 1 to {f} x {f} training images, enlarged when loaded."
+    return f"Each stored image is a grid of {f} x {f} training images, cut and enlarged when loaded."
 
 
 def _cutting(distilled: Distilled) -> str:

@@ -70,7 +70,7 @@ class Distilled:
         # Bilinear resizing may leave [0, 1] by a rounding error.
         images = self._decode(self.images)
         images = images.clamp_(0, 1) if self.factor > 1 else images
-        return images, self.labels.repeat(self.count // len(self.labels))
+        return images, self.labels.repeat(len(images) // len(self.labels))
 
     @property
     def count(self) -> int:

@@ -50,7 +50,7 @@ class Header:
     key_scheme: int
     """The `keys.SCHEME` the set was drawn with: seeds mean the same numbers only within one scheme."""
     formation: str = "uniform"
-    """How a stored image becomes training images: a name from `formation.WHOLE`. Sets of accdd 0.1 may lack it."""
+    """How a stored image becomes training images: a name from `formation.WHOLE`; uniform where a file does not say."""
     factor: int
     """A stored image decodes into factor x factor images."""
     class_names: tuple[str, ...]
