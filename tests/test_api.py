@@ -330,6 +330,24 @@ def test_every_formation_distils_from_every_start(
     assert ended.info["settings"]["images"]["formation"] == formation
 
 
+@pytest.mark.parametrize("formation", ["uniform", "multi", "bounded"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "dc", "loop.inner_steps": 2, "loop.train_epochs": 1, "images.lr": 1.0},
+     {"method": "dm", "targets.count": 10, "targets.real_batch": 8}],
+    ids=["trained on the synthetic set", "on targets"],
+)  # fmt: skip
+def test_every_formation_goes_with_the_other_loops(
+    arrays: tuple[np.ndarray, np.ndarray], formation: str, changes: dict[str, Any]
+):
+    formed = {"images.factor": 2, "images.formation": formation, "match.synthetic_batch": 7}
+    start, learned = (
+        accdd.distill(arrays, ipc=2, settings={**UNSCORED, **changes, **formed, "loop.steps": steps}).distilled.images
+        for steps in (0, 3)
+    )
+    assert (start != learned).flatten(1).any(1).all()
+
+
 def test_the_snapshots_of_a_set_are_decoded_as_the_set(arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path):
     changes = {"images.factor": 2, "images.formation": "multi", "loop.snapshots": 1}
     accdd.distill(arrays, ipc=2, out=tmp_path / "run", settings={**UNSCORED, **changes})
