@@ -20,6 +20,7 @@ from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Protocol, Score
 from accdd.execution import Plan
+from accdd.formation import decoded_by
 from accdd.keys import Key
 from accdd.networks import Architecture, find, runs_code, settings_for
 from accdd.run import Quiet, Reporter, RunFolder
@@ -114,10 +115,12 @@ def distill(
     images, sweeps, spent = run.learn(begin, where, resolved, reporter, folder)
     seconds["distilling"] = round(spent, 2)
 
+    assert resolved.images.factor
     distilled = Distilled(
         images=images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
-        class_names=real.class_names, mean=real.mean, std=real.std, factor=problem.factor,
+        class_names=real.class_names, mean=real.mean, std=real.std,
+        factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
         info=_info(real, source, resolved, plan, sweeps),
     )  # fmt: skip
     if folder:

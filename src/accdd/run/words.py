@@ -21,13 +21,14 @@ def describe(real: Dataset, settings: Settings, architecture: Architecture) -> l
     )
     pool = f"{settings.pool.networks} early-stage models" if settings.pool.use else "fresh networks"
     factor, loop_ = settings.images.factor, settings.loop
+    formation = settings.images.formation or "a formation of its own"
     each = f"networks of {loop_.inner_steps} sweeps each" if loop_.inner_steps > 1 else "sweeps"
     limits = [f"{loop_.steps} {each}"] if loop_.steps is not None else []
     limits += [f"{loop_.budget:g} s"] if loop_.budget is not None else []
     ends = " or ".join(limits)
     plan = (
         f"{settings.method}, {pool}{', perturbed' if settings.perturb.use else ''}: {architecture}, "
-        f"factor {factor}; ends after {ends}, not counting what is made before, and scores."
+        f"{formation}, factor {factor}; ends after {ends}, not counting what is made before, and scores."
     )
     images, match = settings.images, settings.match
     falling = "falling" if images.schedule == "cosine" else "constant"
