@@ -39,8 +39,8 @@ def measure() -> list[dict[str, float]]:
     problem = methods.problem(settings, real, architecture)
     pool = load_or_build(real, architecture, settings)
     key = Key(0)
-    batches = [selection.random(real.class_index, 256, key.at("batch", number)) for number in range(2)]
-    start = synthetic.start(real, "mixed", ipc=1, factor=problem.factor, shrink="area", key=key)
+    batches = [selection.random(real, 256, key.at("batch", number)) for number in range(2)]
+    start = synthetic.start(real, "mixed", ipc=1, factor=settings.images.factor or 1, shrink="area", key=key)
     rows = []
     for epoch in EPOCHS:
         norms, others, starts = [], [], []
@@ -50,7 +50,7 @@ def measure() -> list[dict[str, float]]:
             for label in range(real.num_classes):
                 truth = torch.tensor(label)
                 first, second = (flat(half(real.images[rows[label]], truth, {})) for rows in batches)
-                decoded = problem.decode(start[label], problem.factor)
+                decoded = problem.decode(start[label])
                 learned = flat(half(decoded, truth, {}))
                 own_norms.append(first.norm().item())
                 others.append(torch.cosine_similarity(first, second, 0).item())
