@@ -88,6 +88,17 @@ def test_round_trip_is_exact(tmp_path: Path, factor: int, channels: int, formati
     assert {each.name for each in (tmp_path / "set").iterdir()} == {TENSORS, HEADER, "preview.png", "README.md"}
 
 
+@pytest.mark.parametrize("formation", WHOLE)
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_a_set_of_images_that_are_not_square_is_saved_and_decoded(tmp_path: Path, factor: int, formation: str):
+    distilled = dataclasses.replace(a_set(factor=factor, size=12), formation=formation)
+    distilled = dataclasses.replace(distilled, images=distilled.images[..., :7, :])
+    distilled.save(tmp_path / "set")
+    images, labels = load(tmp_path / "set").decode()
+    assert torch.equal(images, distilled.decode()[0])
+    assert images.shape == (distilled.count, 3, 7, 12) and len(labels) == distilled.count
+
+
 def test_a_set_that_names_no_formation_is_uniform(saved: Path):
     tree = json.loads((saved / HEADER).read_bytes())
     del tree["formation"]

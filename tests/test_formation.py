@@ -32,17 +32,16 @@ def enlarging(tile: int, size: int) -> Tensor:
 
 
 def naive_decode(images: Tensor, factor: int) -> Tensor:
-    size = images.shape[-1]
-    tile = math.ceil(size / factor)
-    enlarge = enlarging(tile, size)
+    h, w = images.shape[-2:]
+    tile_h, tile_w = math.ceil(h / factor), math.ceil(w / factor)
     decoded = []
     for row in range(factor):
         for column in range(factor):
             for image in images:
-                canvas = torch.full((image.shape[0], tile * factor, tile * factor), 0.5, dtype=torch.float64)
-                canvas[:, :size, :size] = image
-                piece = canvas[:, row * tile : (row + 1) * tile, column * tile : (column + 1) * tile]
-                decoded.append(enlarge @ piece @ enlarge.T)
+                canvas = torch.full((image.shape[0], tile_h * factor, tile_w * factor), 0.5, dtype=torch.float64)
+                canvas[:, :h, :w] = image
+                piece = canvas[:, row * tile_h : (row + 1) * tile_h, column * tile_w : (column + 1) * tile_w]
+                decoded.append(enlarging(tile_h, h) @ piece @ enlarging(tile_w, w).T)
     return torch.stack(decoded)
 
 
@@ -228,6 +227,17 @@ def test_a_formation_is_its_pieces_decoded_one_after_the_other(formation: str, f
     expected = torch.cat([naive_decode(images[first:last], each) for each, first, last in pieces])
     found = BY_NAME[formation](images, factor, BOUND)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert count(lambda stored: BY_NAME[formation](stored, factor, BOUND), images.shape) == len(expected)
+
+
+@formations
+@factors
+@pytest.mark.parametrize("shape", [(8, 12), (12, 8), (7, 10)])
+def test_images_need_not_be_square(formation: str, factor: int, shape: tuple[int, int]):
+    images = noise(N, 2, *shape, dtype=torch.float64)
+    pieces = PIECES[formation, factor]
+    expected = torch.cat([naive_decode(images[first:last], each) for each, first, last in pieces])
+    torch.testing.assert_close(BY_NAME[formation](images, factor, BOUND), expected, rtol=0, atol=1e-12)
     assert count(lambda stored: BY_NAME[formation](stored, factor, BOUND), images.shape) == len(expected)
 
 

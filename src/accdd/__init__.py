@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accdd.api import Result, build_pool, build_targets, distill, evaluate, load
+    from accdd.api import Result, build_pool, build_targets, distill, evaluate, load, resume
     from accdd.artifact import Distilled
     from accdd.config import InputError, Settings
     from accdd.evaluation import Score
@@ -26,6 +26,7 @@ _HOMES = {
     "distill": "accdd.api",
     "evaluate": "accdd.api",
     "load": "accdd.api",
+    "resume": "accdd.api",
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "distill",
     "evaluate",
     "load",
+    "resume",
 ]
 
 

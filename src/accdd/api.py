@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from accdd.execution import Plan
 from accdd.formation import decoded_by
 from accdd.keys import Key
 from accdd.networks import Architecture, find, runs_code, settings_for
-from accdd.run import Quiet, Reporter, RunFolder
+from accdd.run import Checkpoint, Quiet, Reporter, RunFolder
 from accdd.targets import Bank
 
 
@@ -71,78 +71,68 @@ def distill(
         InputError: something given is wrong; nothing has been written.
         ArithmeticError: a network or the images diverged.
     """
-    reporter = reporter or Quiet()
     given = _given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
     wanted = config.override(Settings(), given)
+    reporter = reporter or Quiet()
+    asked = config.flatten(config.to_dict(wanted))
+    told = {key: asked[key] for key in given}
     if out is not None:
-        run.refuse_existing(Path(out))
-    where, protocol = _check(wanted)
-
+        run.refuse_existing(Path(out), told)
+    where, _ = _check(wanted)
     reporter.phase("reading data")
     real = data.load(source, wanted.data).to(where)
     reporter.update(1.0)
     resolved = defaults.resolve(wanted, real)
-    protocol = evaluation.suited(protocol, real.name)
-    architecture = _architecture(resolved.network, real)
-    scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
-    problem = methods.problem(resolved, real, architecture)
-    bank, pool = _bank(real, problem, architecture, resolved, reporter)
-    resolved = _afford(bank, wanted, resolved, real, reporter)
-    plan, count = engine.choose_plan(problem, real, resolved), resolved.targets.count or 0
-    bank.check_room(count)
-    told = [*run.describe(real, resolved, architecture), run.describe_plan(plan, where)]
-    if count:
-        told.append(run.describe_bank(bank, count))
-    for line in told:
-        reporter.note(line)
+    work = _work(real, resolved, reporter)
+    resolved = _afford(work.bank, wanted, resolved, real, reporter)
+    plan = engine.choose_plan(work.problem, real, resolved)
+    work.bank.check_room(resolved.targets.count or 0)
     folder = None
     if out is not None:
-        asked = config.flatten(config.to_dict(wanted))
-        folder = RunFolder.create(out, _name(source), {key: asked[key] for key in given}, resolved, where, plan)
+        folder = RunFolder.create(out, _name(source), real.fingerprint, told, resolved, where, plan)
+    return _carry_out(source, real, resolved, plan, work, folder, reporter)
 
-    # What networks and targets cost is said whether they were made now or found in the cache; a bank that was brought
-    # along in a folder of its own needs no networks.
-    brought = count and resolved.targets.folder and not resolved.targets.refresh and not bank.missing(count)
-    trained = None if brought else pool()
-    seconds = {"pool": trained.seconds if trained else 0.0}
-    if count:
-        _build(bank, count, reporter)
-        seconds["targets"] = round(bank.seconds(count), 2)
-        begin = functools.partial(loop.distill_on_targets, real, problem, bank, resolved, plan)
-    else:
-        next_network = models.source(architecture, where, resolved, trained)
-        begin = functools.partial(loop.distill, real, problem, next_network, resolved, plan)
-    images, sweeps, spent = run.learn(begin, where, resolved, reporter, folder)
-    seconds["distilling"] = round(spent, 2)
 
-    assert resolved.images.factor
-    distilled = Distilled(
-        images=images.flatten(0, 1).cpu(),
-        labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
-        class_names=real.class_names, mean=real.mean, std=real.std,
-        factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
-        info=_info(real, source, resolved, plan, sweeps),
-    )  # fmt: skip
-    if folder:
-        artifact.save(distilled, folder.path / "distilled")  # before scoring, which may take longer
+def resume(
+    out: str | Path, source: Any = None, *, network: str | None = None, reporter: Reporter | None = None
+) -> Result:
+    """Go on with a run that was killed or stopped, from its newest checkpoint, to what it would have become.
 
-    began, scores = time.perf_counter(), ()
-    for network in scored if resolved.score.seeds else ():
-        reporter.phase(f"scoring, {network.name}")
-        scores += evaluation.beside_random(
-            *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
-            seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
-            report=reporter.update,
-        )  # fmt: skip
-    seconds["scoring"] = round(time.perf_counter() - began, 2)
+    Args:
+        out: the run's folder.
+        source: the data, where it was given as arrays and cannot be found again.
+        network: the user's own network, if the run is of one: what a folder says is not reason enough to run code.
+        reporter: told of progress.
 
-    outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
-    distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
-    sentence = run.verdict(real, resolved, scores, sweeps, seconds)
-    if folder:
-        artifact.annotate(distilled, folder.path / "distilled")
-        folder.evaluation({"verdict": sentence, **outcome})
-    return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
+    Raises:
+        InputError: there is no such run, it is finished, or its data has changed.
+        ArithmeticError: the images diverged.
+    """
+    reporter = reporter or Quiet()
+    folder, record = RunFolder.open(out)
+    if (folder.path / "evaluation.json").exists():
+        raise InputError(f"'{out}' holds a finished run. Expected an unfinished one: look at it with accdd info {out}.")
+    resolved = config.override(Settings(), config.flatten(record.resolved))
+    for name in (resolved.network.name, *resolved.score.networks):
+        if runs_code(name) and name != network:
+            raise InputError(
+                f"The run in '{out}' names the network {name!r}, which runs code. "
+                f"Expected --network {shlex.quote(name)} beside --resume, if you trust it."
+            )
+    where, _ = _check(resolved)
+    reporter.phase("reading data")
+    real = data.load(record.source if source is None else source, resolved.data).to(where)
+    reporter.update(1.0)
+    if real.fingerprint != record.fingerprint:
+        raise InputError(f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same.")
+    work = _work(real, resolved, reporter)
+    work.bank.check_room(resolved.targets.count or 0)
+    since, problems = folder.newest(where)
+    for problem in problems:
+        reporter.note(f"Not used, because it is damaged: {problem}.")
+    reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No checkpoint yet: starting anew.")
+    given = record.source if source is None else source
+    return _carry_out(given, real, resolved, record.plan, work, folder, reporter, since)
 
 
 def evaluate(
@@ -275,7 +265,7 @@ def build_targets(
     real = data.load(source, wanted.data).to(where)
     resolved = defaults.resolve(wanted, real)
     architecture = _architecture(resolved.network, real)
-    bank, pool = _bank(real, methods.problem(resolved, real, architecture), architecture, resolved, reporter)
+    _, _, bank, pool = _work(real, resolved, reporter)
     bank.check_room(count)
     for line in (*run.describe(real, resolved, architecture)[:1], run.describe_bank(bank, count)):
         reporter.note(line)
@@ -317,10 +307,19 @@ def _refuse_recorded_code(name: str) -> None:
         )
 
 
-def _bank(
-    real: Dataset, problem: Problem, architecture: Architecture, settings: Settings, reporter: Reporter
-) -> tuple[Bank, Callable[[], models.ModelPool | None]]:
-    """The target bank, and the pool that its networks come from, trained or found when it is first asked for."""
+class _Work(NamedTuple):
+    """What a run is made of, before anything long begins."""
+
+    architecture: Architecture
+    problem: Problem
+    bank: Bank
+    pool: Callable[[], models.ModelPool | None]
+    """The early-stage models, trained or found when they are first asked for."""
+
+
+def _work(real: Dataset, settings: Settings, reporter: Reporter) -> _Work:
+    architecture = _architecture(settings.network, real)
+    problem = methods.problem(settings, real, architecture)
 
     @functools.cache
     def pool() -> models.ModelPool | None:
@@ -330,7 +329,72 @@ def _bank(
     def source() -> models.Source:
         return models.source(architecture, real.device, settings, pool())
 
-    return Bank(real, problem, lambda key: source()(key), settings), pool
+    return _Work(architecture, problem, Bank(real, problem, lambda key: source()(key), settings), pool)
+
+
+def _carry_out(
+    source: Any,
+    real: Dataset,
+    resolved: Settings,
+    plan: Plan,
+    work: _Work,
+    folder: RunFolder | None,
+    reporter: Reporter,
+    since: Checkpoint | None = None,
+) -> Result:
+    """Everything of a run that takes long, from its beginning or from where it was interrupted."""
+    where, bank, count = real.device, work.bank, resolved.targets.count or 0
+    protocol = evaluation.suited(PROTOCOLS[resolved.score.protocol], real.name)
+    scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
+    for line in run.describe(real, resolved, work.architecture):
+        reporter.note(line)
+    reporter.note(run.describe_plan(plan, where))
+    if count:
+        reporter.note(run.describe_bank(bank, count))
+
+    # What networks and targets cost is said whether they were made now or found in the cache; a bank that was brought
+    # along in a folder of its own needs no networks.
+    brought = count and resolved.targets.folder and not resolved.targets.refresh and not bank.missing(count)
+    trained = None if brought else work.pool()
+    seconds = {"pool": trained.seconds if trained else 0.0}
+    if count:
+        _build(bank, count, reporter)
+        seconds["targets"] = round(bank.seconds(count), 2)
+        begin = functools.partial(loop.distill_on_targets, real, work.problem, bank, resolved, plan)
+    else:
+        next_network = models.source(work.architecture, where, resolved, trained)
+        begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, plan)
+    images, sweeps, spent = run.learn(begin, where, resolved, reporter, folder, since)
+    seconds["distilling"] = round(spent, 2)
+
+    assert resolved.images.factor
+    distilled = Distilled(
+        images=images.flatten(0, 1).cpu(),
+        labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
+        class_names=real.class_names, mean=real.mean, std=real.std, factor=resolved.images.factor,
+        formation=decoded_by(resolved.images.formation),
+        info=_info(real, source, resolved, plan, sweeps),
+    )  # fmt: skip
+    if folder and not (folder.path / "distilled").exists():  # a run that was killed while it was scored has one
+        artifact.save(distilled, folder.path / "distilled")  # before scoring, which may take longer
+
+    began, scores = time.perf_counter(), ()
+    for network in scored if resolved.score.seeds else ():
+        reporter.phase(f"scoring, {network.name}")
+        scores += evaluation.beside_random(
+            *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
+            seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
+            report=reporter.update,
+        )  # fmt: skip
+    seconds["scoring"] = round(time.perf_counter() - began, 2)
+
+    outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
+    distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
+    sentence = run.verdict(real, resolved, scores, sweeps, seconds)
+    if folder:
+        artifact.annotate(distilled, folder.path / "distilled")
+        folder.evaluation({"verdict": sentence, **outcome})
+    return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
 
 
 def _afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset, reporter: Reporter) -> Settings:

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,10 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DataArgument = Annotated[
-    str,
-    typer.Argument(metavar="DATA", help="digits, a folder of class folders or parquet files, .npz, or hf:owner/name."),
-]
+DATA_HELP = "digits, a folder of class folders or parquet files, .npz, or hf:owner/name."
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 SetArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run or of a distilled set.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; list them with 'accdd settings'.")
@@ -53,8 +52,11 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 @app.command()
 def distill(
-    data: DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="New folder for everything this run makes.")],
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="New folder for everything this run makes.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="OUT", help="Go on with the unfinished run in this folder.")
+    ] = None,
     ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
     method: Annotated[str | None, typer.Option("--method", help="Host method.")] = None,
     early_stage: Annotated[
@@ -91,25 +93,34 @@ def distill(
             "loop.budget": None if budget is None else _seconds(budget), "seed": seed, "device": device,
             "precision": precision, "compile": compile,
         }  # fmt: skip
+        if resume is not None:
+            _refuse_beside_resume({"--out": out, "--preset": preset, "--config": config, "--set": set_}, flags)
+        elif data is None or out is None:
+            raise typer.BadParameter("expected DATA and --out NEW_FOLDER, or --resume OUT alone")
         settings = _settings(config, set_, flags)
         from accdd import api, run
 
         with _reporter(quiet) as reporter:
-            result = api.distill(data, out=out, preset=preset, settings=settings, reporter=reporter)
+            if resume is not None:
+                result, folder = api.resume(resume, data, network=network, reporter=reporter), resume
+            else:
+                assert out is not None
+                result = api.distill(data, out=out, preset=preset, settings=settings, reporter=reporter)
+                folder = out
         if as_json:
             scores = [score.to_dict() for score in result.scores]
-            _print_json(verdict=result.verdict, out=str(out), scores=scores, seconds=dict(result.seconds))
+            _print_json(verdict=result.verdict, out=str(folder), scores=scores, seconds=dict(result.seconds))
             return
         typer.echo(result.verdict)
-        typer.echo(f"\n{out}/")
-        present = run.tree(out)
+        typer.echo(f"\n{folder}/")
+        present = run.tree(folder)
         width = max(len(name) for name, _ in present)
         for name, word in present:
             typer.echo(f"  {name:<{width}}  {word}")
-        again, run_folder = _command(), shlex.quote(str(out))
-        typer.echo(f"\nLook at {out / 'distilled' / 'preview.png'}. Next:")
+        again, run_folder = _command(), shlex.quote(str(folder))
+        typer.echo(f"\nLook at {folder / 'distilled' / 'preview.png'}. Next:")
         typer.echo(f"  {again} evaluate {run_folder} --seeds 5")
-        typer.echo(f"  {again} export {run_folder} --to npz {shlex.quote(out.resolve().name)}.npz")
+        typer.echo(f"  {again} export {run_folder} --to npz {shlex.quote(folder.resolve().name)}.npz")
 
     _guard(body, debug)
 
@@ -349,6 +360,16 @@ def _settings(config: Path | None, assignments: list[str] | None, flags: dict[st
     return merged | {key: value for key, value in flags.items() if value is not None}
 
 
+def _refuse_beside_resume(options: dict[str, Any], flags: dict[str, Any]) -> None:
+    """A run goes on as it began: nothing may be said anew, but for its data and, to allow its code, its network."""
+    from accdd.config import InputError
+
+    given = [name for name, value in options.items() if value]
+    given += [key for key, value in flags.items() if value is not None and key != "network.name"]
+    if given:
+        raise InputError(f"--resume goes on with a run as it began. Expected it without {', '.join(given)}.")
+
+
 def _seconds(text: str) -> float:
     """'90s', '10m', '1.5h' or plain seconds to seconds."""
     from accdd.config import InputError
@@ -387,9 +408,9 @@ def _guard(body: Callable[[], None], debug: bool) -> None:
             raise
         typer.echo(f"error: {_printable(str(error))}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:  # or SIGTERM, while a run learns
+        typer.echo(_printable(str(stop)) or "interrupted", err=True)
+        sys.exit(128 + getattr(stop, "number", signal.SIGINT))
 
 
 def _command() -> str:

@@ -220,6 +220,8 @@ class Loop:
     """Passes over the synthetic set it is trained for between two sweeps; None takes the method's."""
     budget: float | None = Field(default=None, gt=0)
     """Wall-clock seconds after which the loop stops, at the end of a sweep; None with steps given: no limit."""
+    checkpoint: float = Field(default=30.0, gt=0)
+    """Seconds between two savings of all that is needed to go on after a kill."""
     snapshots: int = Field(default=8, ge=0)
     """Images kept on the way for accuracy curves, at sweeps (or, with a budget, seconds) doubling each time."""
 

@@ -59,7 +59,8 @@ def decode(images: Tensor, factor: int) -> Tensor:
     tiles = split(images, factor)
     # As two matrix products, whose derivative is deterministic everywhere and in the compiled engine several times as
     # fast as that of F.interpolate, which scatters.
-    rows, columns = (_enlarging(tiles.shape[-1], after, tiles) for after in images.shape[-2:])
+    sides = zip(tiles.shape[-2:], images.shape[-2:], strict=True)
+    rows, columns = (_enlarging(before, after, tiles) for before, after in sides)
     return rows.T @ tiles @ columns
 
 

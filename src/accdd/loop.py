@@ -20,7 +20,7 @@ from accdd.training import Trained
 
 
 class State(NamedTuple):
-    """Where a run stands after a sweep."""
+    """Where a run stands after a sweep, and all that it needs to go on: randomness is keyed, so it holds none."""
 
     sweep: int
     """Sweeps done, over all outer steps."""
@@ -28,6 +28,12 @@ class State(NamedTuple):
     """float32 (classes, ipc, c, h, w); clamp to [0, 1] before use, as is done at every outer step."""
     losses: Tensor
     """(classes,) of this sweep; empty before the first."""
+    velocity: Tensor
+    """Of the images' SGD, of their shape."""
+    network: Trained | None = None
+    """The network of this sweep, before it is trained for the next one; None on targets."""
+    oldest: int = 0
+    """Number of the first target in use."""
     overfit: float | None = None
     """The loss on targets that were never used over that on some of the bank; after a pass, where it is looked at."""
 
@@ -38,7 +44,7 @@ Progress = Callable[[int], float]
 
 def distill(
     data: Dataset, problem: Problem, source: Source, settings: Settings, plan: Plan = PLAIN,
-    progress: Progress = lambda sweeps: 0.0,
+    progress: Progress = lambda sweeps: 0.0, since: State | None = None,
 ) -> Iterator[State]:  # fmt: skip
     """Learn synthetic images by matching; yields the start and then the state after every sweep.
 
@@ -49,32 +55,40 @@ def distill(
         settings: resolved, nothing None that the loop reads.
         plan: how sweeps and training are executed.
         progress: where the run stands, for a step size that falls.
+        since: a state that was yielded before, after which to go on.
     """
     loop, root = settings.loop, Key(settings.seed)
-    images, velocity, step_down, kept = begin(data, problem, settings)
+    images, velocity, step_down, kept = begin(data, problem, settings, since)
     sweep = engine.sweeper(problem, plan)
     warm_up, train_between = warming(data, problem, settings, plan), training_between(data, problem, settings, plan)
-    yield State(0, images, images.new_zeros(0))
+    if since is None:
+        yield State(0, images, images.new_zeros(0), velocity)
 
-    for step in itertools.count() if loop.steps is None else range(loop.steps):
+    done, trained = (since.sweep, since.network) if since else (0, None)
+    first, skipped = divmod(done, loop.inner_steps)
+    for step in itertools.count(first) if loop.steps is None else range(first, loop.steps):
         key = root.at("step", step)
-        trained = warm_up(training.begin([source(key)]), key)  # early-stage, perturbed
         drawn = draw(data, problem, settings, key)
-        images = kept(images)
-        for inner in range(loop.inner_steps):
-            done = step * loop.inner_steps + inner
+        for inner in range(skipped, loop.inner_steps):
+            if inner == 0:
+                trained = warm_up(training.begin([source(key)]), key)  # early-stage, perturbed
+                images = kept(images)
+            else:
+                assert trained is not None
+                trained = train_between(trained, images, key.at(inner - 1))
             (parameters,) = training.networks(trained)
             parameters = engine.freeze(problem, parameters, data, key.at("frozen", inner))
             losses, slopes = sweep(parameters, data.images, images, drawn[inner])
             images, velocity = step_down(images, velocity, slopes, progress(done))
-            yield State(done + 1, images, losses)
-            if inner + 1 < loop.inner_steps:
-                trained = train_between(trained, images, key.at(inner))
+            done += 1
+            trained = training.contiguous(trained)
+            yield State(done, images, losses, velocity, trained)
+        skipped = 0
 
 
 def distill_on_targets(
     data: Dataset, problem: Problem, bank: Bank, settings: Settings, plan: Plan = PLAIN,
-    progress: Progress = lambda sweeps: 0.0,
+    progress: Progress = lambda sweeps: 0.0, since: State | None = None,
 ) -> Iterator[State]:  # fmt: skip
     """`distill` with the real half of every sweep taken from a bank, in a new order at every pass through it.
 
@@ -82,33 +96,35 @@ def distill_on_targets(
     with that on a block of the bank; where it is larger by that share, those take the place of the oldest.
 
     Args:
-        data, problem, settings, plan, progress: as for `distill`; `plan` is for the synthetic half.
+        data, problem, settings, plan, progress, since: as for `distill`; `plan` is for the synthetic half.
         bank: with `targets.count` targets or more.
     """
     count, root = settings.targets.count, Key(settings.seed)
     assert count  # resolved
-    images, velocity, step_down, kept = begin(data, problem, settings)
+    images, velocity, step_down, kept = begin(data, problem, settings, since)
     sweep = engine.synthetic_sweeper(problem, plan)
 
     def loss_on(target: Target, images: Tensor, subset: Tensor) -> Tensor:
         return sweep(target.parameters, target.gradients, images, target.siamese, subset)[0].sum()
 
-    yield State(0, images, images.new_zeros(0))
-    done = oldest = 0
-    for number in itertools.count():
+    if since is None:
+        yield State(0, images, images.new_zeros(0), velocity)
+    done, oldest = (since.sweep, since.oldest) if since else (0, 0)
+    first, skipped = divmod(done, count)
+    for number in itertools.count(first):
         key = root.at("pass", number)
         order = oldest + torch.randperm(count, generator=key.generator("targets"))
         subsets = draw_subsets(data, problem, settings, key, count)
-        for position, (index, subset) in enumerate(zip(order.tolist(), subsets, strict=True), start=1):
+        for position in range(skipped, count):
             if done == settings.loop.steps:
                 return
-            target = bank[index]
+            target, subset = bank[int(order[position])], subsets[position]
             images = kept(images)
             losses, slopes = sweep(target.parameters, target.gradients, images, target.siamese, subset)
             images, velocity = step_down(images, velocity, slopes, progress(done))
             done += 1
             overfit = None
-            if settings.targets.refresh and position == count:
+            if settings.targets.refresh and position + 1 == count:
                 ahead = range(oldest + count, oldest + count + targets.BLOCK)
                 fresh, used = (
                     torch.stack([loss_on(bank[each], kept(images), subset) for each in indices]).mean()
@@ -116,7 +132,8 @@ def distill_on_targets(
                 )
                 overfit = (fresh / used).item()
                 oldest += targets.BLOCK if overfit > 1 + settings.targets.refresh else 0
-            yield State(done, images, losses, overfit)
+            yield State(done, images, losses, velocity, oldest=oldest, overfit=overfit)
+        skipped = 0
 
 
 Descent = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -124,14 +141,18 @@ Descent = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def begin(
-    data: Dataset, problem: Problem, settings: Settings
+    data: Dataset, problem: Problem, settings: Settings, since: State | None = None
 ) -> tuple[Tensor, Tensor, Descent, Callable[[Tensor], Tensor]]:
     """The first images, their velocity, how they go on from there, and how they are kept in range (if they are)."""
     given, method = settings.images, methods.named(settings.method)
     assert given.factor and given.start and given.lr and given.step and given.schedule  # resolved
-    images = synthetic.start(
-        data, given.start, ipc=settings.ipc, factor=given.factor, shrink=given.shrink, key=Key(settings.seed)
-    )
+    if since:
+        images, velocity = since.images, since.velocity
+    else:
+        images = synthetic.start(
+            data, given.start, ipc=settings.ipc, factor=given.factor, shrink=given.shrink, key=Key(settings.seed)
+        )
+        velocity = torch.zeros_like(images)
     schedule, lr, momentum = given.schedule, given.lr, given.momentum
     by_gradient = given.step == "gradient"
     if by_gradient:
@@ -144,7 +165,7 @@ def begin(
     def kept(images: Tensor) -> Tensor:
         return images.clamp(0, 1) if method.clamped or not by_gradient else images
 
-    return images, torch.zeros_like(images), step_down, kept
+    return images, velocity, step_down, kept
 
 
 Training = Callable[[Trained, Key], Trained]

@@ -47,6 +47,11 @@ def begin(networks: Sequence[Parameters]) -> Trained:
     return Trained(parameters, {name: torch.zeros_like(value) for name, value in parameters.items()})
 
 
+def contiguous(trained: Trained) -> Trained:
+    """The same numbers in the order in which they are saved: in another, sums of theirs differ in the last bit."""
+    return Trained(*({name: value.contiguous() for name, value in values.items()} for values in trained))
+
+
 def networks(trained: Trained) -> list[Parameters]:
     """The networks one by one, as views."""
     singles = zip(*(value.unbind() for value in trained.parameters.values()), strict=True)

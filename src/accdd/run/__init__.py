@@ -1,15 +1,18 @@
 """A run on disk and on the screen."""
 
+from accdd.run.checkpoints import Checkpoint
 from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
-from accdd.run.learning import learn
+from accdd.run.learning import Stopped, learn
 from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
 
 __all__ = [
+    "Checkpoint",
     "Quiet",
     "Reporter",
     "RunFolder",
     "Snapshot",
+    "Stopped",
     "describe",
     "describe_bank",
     "describe_plan",

@@ -1,5 +1,6 @@
 """The folder of a run: what it was told, what happened, what it made."""
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -19,12 +20,16 @@ from torch import Tensor
 from accdd import execution, files
 from accdd.config import InputError, Settings, to_dict
 from accdd.execution import Plan
+from accdd.loop import State
+from accdd.run import checkpoints
+from accdd.run.checkpoints import Checkpoint
 
 CONTENTS = {
     "config.yaml": "what was asked for, and what it became",
     "env.json": "versions, machine, and how the arithmetic was done",
     "metrics.jsonl": "loss and time, a line a second",
     "snapshots": "the images on the way, for accuracy curves",
+    "checkpoints": "what --resume goes on from",
     "distilled": "the result: load it with accdd.load",
     "evaluation.json": "the scores, with protocol and n",
 }
@@ -41,6 +46,20 @@ class Snapshot(NamedTuple):
     path: Path
 
 
+class Record(NamedTuple):
+    """What a run folder says of its run."""
+
+    source: str
+    """The data, as given."""
+    fingerprint: str
+    """Of the data."""
+    given: dict[str, Any]
+    """Dotted settings as asked for."""
+    resolved: dict[str, Any]
+    """All settings as they became, nested."""
+    plan: Plan
+
+
 class RunFolder:
     """Writes a run folder. Whole files appear whole; only metrics.jsonl grows."""
 
@@ -52,6 +71,7 @@ class RunFolder:
         cls,
         path: str | Path,
         source: str,
+        fingerprint: str,
         given: Mapping[str, Any],
         resolved: Settings,
         device: torch.device,
@@ -66,13 +86,46 @@ class RunFolder:
         refuse_existing(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
-        config = {"data": source, "given": dict(given), "resolved": to_dict(resolved)}
+        config = {"data": source, "fingerprint": fingerprint, "given": dict(given), "resolved": to_dict(resolved)}
         files.write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         files.write_text(
             path / "env.json", json.dumps(environment(device) | {"plan": dataclasses.asdict(plan)}, indent=1)
         )
         (path / "snapshots").mkdir()
         return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> tuple["RunFolder", "Record"]:
+        """The folder of an unfinished run, and what it says of itself.
+
+        Raises:
+            InputError: it is none.
+        """
+        folder = cls(Path(path))
+        try:
+            config = yaml.safe_load((folder.path / "config.yaml").read_text())
+            plan = Plan(**json.loads((folder.path / "env.json").read_text())["plan"])
+            record = Record(config["data"], config["fingerprint"], dict(config["given"]), config["resolved"], plan)
+        except FileNotFoundError as error:
+            raise InputError(f"'{path}' is no run to go on with: {Path(error.filename).name} is missing.") from None
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise InputError(f"'{path}' is no run to go on with: config.yaml or env.json: {error}.") from None
+        return folder, record
+
+    def newest(self, where: torch.device) -> tuple[Checkpoint | None, list[str]]:
+        """The checkpoint to go on from, and what was wrong with newer ones; metrics.jsonl is cut back to it."""
+        checkpoint, problems = checkpoints.newest(self.path / "checkpoints", where)
+        metrics = self.path / "metrics.jsonl"
+        if metrics.exists():
+            with metrics.open("r+b") as file:
+                file.truncate(min(checkpoint.metrics if checkpoint else 0, metrics.stat().st_size))
+        return checkpoint, problems
+
+    def checkpoint(self, state: State, seconds: float) -> None:
+        """Save all that is needed to go on after this state."""
+        metrics = self.path / "metrics.jsonl"
+        written = metrics.stat().st_size if metrics.exists() else 0
+        checkpoints.save(self.path / "checkpoints", Checkpoint(state, seconds, written))
 
     def log(self, sweep: int, seconds: float, loss: float, overfit: float | None = None) -> None:
         """Append a line to metrics.jsonl."""
@@ -92,17 +145,36 @@ class RunFolder:
         files.write_text(self.path / "evaluation.json", json.dumps(dict(record), indent=1))
 
 
-def refuse_existing(path: Path) -> None:
-    """An output folder must be new or empty, so that no run is ever written over another."""
+def refuse_existing(path: Path, given: Mapping[str, Any] | None = None) -> None:
+    """An output folder must be new or empty, so that no run is ever written over another.
+
+    Args:
+        path: the folder.
+        given: dotted settings of the run that was to be written there, which are compared with those of one there.
+    """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    what = "holds a run" if (path / "config.yaml").exists() else "is not empty" if path.is_dir() else "is a file"
     beside = path if path.name.strip(".") else path.resolve()  # '.' and '..' have a name only in full
     free = next(p for n in range(2, 10_000) if not (p := Path(f"{beside}-{n}")).exists())
+    what, hint = "is not empty" if path.is_dir() else "is a file", ""
+    if (path / "config.yaml").exists():
+        finished = (path / "evaluation.json").exists()
+        what = f"holds {'a finished' if finished else 'an unfinished'} run{_differing(path, given)}"
+        hint = "" if finished else f" To go on with it: --resume {shlex.quote(str(path))}."
     raise InputError(
         f"'{path}' {what}, and is not written over. Expected a new folder: use --out {shlex.quote(str(free))}, "
-        "or remove it first. Continuing an unfinished run is not possible yet."
+        f"or remove it first.{hint}"
     )
+
+
+def _differing(path: Path, given: Mapping[str, Any] | None) -> str:
+    """In which settings a run differs from one that was asked for."""
+    with contextlib.suppress(InputError):
+        there = RunFolder.open(path)[1].given
+        keys = sorted(key for key in {**there, **(given or {})} if there.get(key) != (given or {}).get(key))
+        if given is not None and keys:
+            return f" with other settings ({', '.join(keys[:5])})"
+    return ""
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -1,6 +1,10 @@
-"""The loop under a clock: budget, snapshots, metrics, progress."""
+"""The loop under a clock: budget, snapshots, checkpoints, metrics, progress, signals."""
 
+import contextlib
 import math
+import shlex
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,6 +14,7 @@ from torch import Tensor
 from accdd import execution
 from accdd.config import Settings
 from accdd.loop import Progress, State
+from accdd.run.checkpoints import Checkpoint
 from accdd.run.folder import RunFolder
 from accdd.run.progress import Reporter
 
@@ -17,60 +22,113 @@ LOOK_SECONDS = 0.1
 """How often a GPU is waited for and the clock read: in between, later sweeps are drawn and launched while it works."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to stop: it is saved, and the message says how to go on."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+        """Of the signal."""
+
+
 def learn(
-    begin: Callable[[Progress], Iterator[State]],
+    begin: Callable[[Progress, State | None], Iterator[State]],
     where: torch.device,
     settings: Settings,
     reporter: Reporter,
     folder: RunFolder | None,
+    since: Checkpoint | None = None,
 ) -> tuple[Tensor, int, float]:
     """Run a loop until its steps or its budget are used up.
 
     Args:
-        begin: starts the loop; it is told how to find out where the run stands.
+        begin: starts the loop; it is told how to find out where the run stands, and after which state to go on.
         where: the device.
         settings: resolved.
         reporter: told of progress.
-        folder: where metrics and snapshots go, if anywhere.
+        folder: where metrics, snapshots and checkpoints go, if anywhere.
+        since: what to go on from.
 
     Returns:
         The images, float32 (classes, ipc, c, h, w) in [0, 1]; the sweeps done; the seconds of the loop alone.
 
     Raises:
         ArithmeticError: the loss is no longer finite (looked at once a second).
+        Stopped: SIGTERM or SIGINT came; with a folder, everything is saved. A second signal ends the process at once.
     """
     steps, budget = settings.loop.steps, settings.loop.budget
     total = None if steps is None else steps * settings.loop.inner_steps
     marks = _marks(settings.loop.snapshots)
     reporter.phase("distilling")
-    spent, logged, loss, state = 0.0, -1.0, None, None  # `spent` leaves out what keeping snapshots takes
-    resumed = time.perf_counter()
+    state, spent = (since.state, since.seconds) if since else (None, 0.0)  # `spent` leaves out what saving takes
+    logged, loss = spent - 1, None
 
     def progress(sweeps: int) -> float:
         return max(spent / budget if budget else 0.0, sweeps / total if total else float(total == 0))
 
-    for state in begin(progress):
-        must = state.sweep in (0, total) or state.overfit is not None
-        if where.type != "cpu" and not must and time.perf_counter() - resumed < LOOK_SECONDS:
-            continue
-        execution.synchronise(where)  # without it, seconds would count launches
-        spent += time.perf_counter() - resumed
-        share = progress(state.sweep)
-        over = share >= 1
-        if state.sweep and (over or spent - logged >= 1 or state.overfit is not None):
-            logged, loss = spent, _finite(state.losses.sum().item(), state.sweep)
-            if folder:
-                folder.log(state.sweep, spent, loss, state.overfit)
-        if folder and settings.loop.snapshots and (state.sweep == 0 or over or share >= marks[0]):
-            folder.snapshot(state.sweep, spent, state.images)
-        marks = [mark for mark in marks if mark > share]
-        of = f"/{total}" if total and not budget else ""
-        reporter.update(min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}"))
-        if over:
-            break
-        resumed = time.perf_counter()
+    def save(state: State) -> None:
+        if folder:
+            folder.checkpoint(state, spent)
+
+    if since and progress(since.state.sweep) >= 1:
+        return since.state.images.clamp(0, 1), since.state.sweep, spent
+    marks = [mark for mark in marks if not since or mark > progress(since.state.sweep)]
+    with _signals() as came:
+        saved = resumed = time.perf_counter()
+        for state in begin(progress, since and since.state):
+            must = state.sweep in (0, total) or state.overfit is not None or came
+            if where.type != "cpu" and not must and time.perf_counter() - resumed < LOOK_SECONDS:
+                continue
+            execution.synchronise(where)  # without it, seconds would count launches
+            now = time.perf_counter()
+            spent += now - resumed
+            share = progress(state.sweep)
+            over = share >= 1
+            if state.sweep and (over or spent - logged >= 1 or state.overfit is not None):
+                logged, loss = spent, _finite(state.losses.sum().item(), state.sweep)
+                if folder:
+                    folder.log(state.sweep, spent, loss, state.overfit)
+            if folder and settings.loop.snapshots and (state.sweep == 0 or over or share >= marks[0]):
+                folder.snapshot(state.sweep, spent, state.images)
+            marks = [mark for mark in marks if mark > share]
+            of = f"/{total}" if total and not budget else ""
+            reporter.update(
+                min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}")
+            )
+            if came or over or now - saved >= settings.loop.checkpoint:
+                save(state)
+                saved = time.perf_counter()
+            if over:
+                break
+            if came:
+                again = f" Go on with: accdd distill --resume {shlex.quote(str(folder.path))}" if folder else ""
+                raise Stopped(came[0], f"Stopped after sweep {state.sweep}.{again}")
+            resumed = time.perf_counter()
     assert state is not None
     return state.images.detach().clamp(0, 1), state.sweep, spent
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the first SIGTERM or SIGINT in a list instead of dying of it; the second is obeyed at once."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only there Python lets signals be handled
+        yield came
+        return
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for each in before:
+            signal.signal(each, note)
+        yield came
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _finite(loss: float, sweep: int) -> float:

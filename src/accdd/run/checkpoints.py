@@ -1,0 +1,101 @@
+"""Checkpoints: everything that a loop needs to go on after a kill, to the same bits.
+
+    checkpoints/sweep-0000412/
+      state.safetensors   images, velocity and, in the middle of an outer step, the network and its velocity
+      state.json          positions, seconds, and how long metrics.jsonl was
+      manifest.json       sizes and SHA-256
+
+A checkpoint appears whole or not at all. The newest two are kept; a damaged one is named and the one before it used.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from accdd import files
+from accdd.config import InputError
+from accdd.loop import State
+from accdd.training import Trained
+
+KEPT = 2
+VERSION = 1
+"""Raised when an older checkpoint can no longer be gone on from."""
+
+_NAME = re.compile(r"sweep-(\d{7,})")
+
+
+class Checkpoint(NamedTuple):
+    """A state with its place in the run."""
+
+    state: State
+    seconds: float
+    """Of distilling behind it."""
+    metrics: int
+    """Bytes of metrics.jsonl that belong to it."""
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write one into `folder`, durably, and drop all but the newest of those that are whole."""
+    state = checkpoint.state
+    tensors = {"images": state.images, "velocity": state.velocity}
+    if state.network is not None:
+        for kind, values in state.network._asdict().items():
+            tensors |= {f"network.{kind}/{name}": value for name, value in values.items()}
+    # The file sorts them by name, but sums over a network's tensors are taken in their own order.
+    names = list(state.network.parameters) if state.network else []
+    position = {"version": VERSION, "sweep": state.sweep, "oldest": state.oldest, "names": names}
+    target = folder / f"sweep-{state.sweep:07d}"
+    if target.exists():  # gone on from this one and stopped before the next sweep
+        return
+    with files.commit_folder(target, manifest=True) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                  temporary / "state.safetensors")  # fmt: skip
+        about = position | {"seconds": checkpoint.seconds, "metrics": checkpoint.metrics}
+        (temporary / "state.json").write_text(json.dumps(about))
+    for old in listed(folder)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def newest(folder: Path, where: torch.device) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, if there is any, and what was wrong with newer ones."""
+    problems = []
+    for path in listed(folder):
+        if found := files.verify_folder(path):
+            problems.append(f"{path}: {found[0]}")
+            continue
+        try:
+            return _read(path, where), problems
+        except InputError:
+            raise
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            problems.append(f"{path}: {error}")
+    return None, problems
+
+
+def listed(folder: Path) -> list[Path]:
+    """Checkpoints by their names, newest first; whatever else is there is not looked at."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("sweep-")), reverse=True)
+
+
+def _read(path: Path, where: torch.device) -> Checkpoint:
+    about = json.loads((path / "state.json").read_text())
+    if about["version"] != VERSION:
+        raise InputError(
+            f"The checkpoint '{path}' has version {about['version']}. Expected {VERSION}: "
+            "go on with the accdd that wrote it (env.json), or start anew."
+        )
+    tensors = load_file(path / "state.safetensors", device=str(where))
+    images, velocity, names = tensors["images"], tensors["velocity"], about["names"]
+    kinds = {kind: {name: tensors[f"network.{kind}/{name}"] for name in names} for kind in Trained._fields}
+    network = Trained(**kinds) if names else None
+    state = State(about["sweep"], images, images.new_zeros(0), velocity, network, about["oldest"])
+    return Checkpoint(state, float(about["seconds"]), int(about["metrics"]))

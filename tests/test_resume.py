@@ -1,0 +1,231 @@
+"""Runs that go on: the same bits after a stop at any sweep, after a real kill, with a damaged newest checkpoint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import CPU, assert_same, network, settings, stripes
+
+import accdd
+from accdd import defaults, loop, methods
+from accdd.augmented_models import EarlyStage, EarlyStageModel, Perturbed
+from accdd.config import InputError, Perturb, Settings
+from accdd.data import Dataset
+from accdd.loop import State
+from accdd.run import Checkpoint, checkpoints
+
+IDC = {"loop.steps": 3, "loop.inner_steps": 3, "loop.train_images": 16}
+DC = {"method": "dc", "loop.steps": 2, "loop.inner_steps": 3, "loop.train_epochs": 2, "loop.train_images": 0}
+WARM = {"loop.steps": 2, "loop.inner_steps": 2, "loop.warm_up": 0.5, "images.step": "normalised"}
+
+
+def trip(state: State, folder: Path) -> State:
+    """A state after it was saved and read again."""
+    checkpoints.save(folder, Checkpoint(state, 1.5, 7))
+    found, problems = checkpoints.newest(folder, CPU)
+    assert found and not problems and (found.seconds, found.metrics) == (1.5, 7)
+    return found.state
+
+
+@pytest.mark.parametrize("changes", [IDC, DC, WARM], ids=["idc", "dc", "warm up"])
+def test_a_run_that_goes_on_after_any_sweep_ends_with_the_same_bits(
+    data: Dataset, early_models: tuple[EarlyStageModel, ...], tmp_path: Path, changes: dict[str, Any]
+):
+    given = defaults.resolve(settings({"targets.count": 0, **changes}), data)
+    problem, source = methods.problem(given, data, network()), Perturbed(EarlyStage(early_models), Perturb())
+    whole = list(loop.distill(data, problem, source, given))
+    for state in whole[:-1]:
+        since = trip(state, tmp_path / str(state.sweep))
+        rest = list(loop.distill(data, problem, source, given, since=since))
+        assert [each.sweep for each in rest] == [each.sweep for each in whole[state.sweep + 1 :]]
+        for mine, theirs in zip(rest, whole[state.sweep + 1 :], strict=True):
+            assert_same(mine.images, theirs.images)
+            assert_same(mine.losses, theirs.losses)
+
+
+def distilled(out: Path, **kwargs: Any) -> accdd.Distilled:
+    images = (torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8).numpy()
+    return accdd.distill((images, torch.arange(40).remainder(2).numpy()), 2, out=out, settings=kwargs).distilled
+
+
+TINY = {
+    "network.width": 4, "network.depth": 2, "pool.networks": 2, "pool.epochs": 0.5, "match.real_batch": 6,
+    "score.seeds": 0, "precision": "fp32", "compile": "never", "loop.checkpoint": 1e-6,
+}  # fmt: skip
+RUNS = {
+    "idc": {"loop.steps": 3, "loop.inner_steps": 4, "loop.train_images": 8},
+    "targets": {"loop.steps": 25, "targets.count": 10, "targets.real_batch": 6, "targets.refresh": 1e-9},
+}
+
+
+@pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
+def test_a_run_folder_goes_on_to_the_same_set_and_the_same_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+):
+    """Stopped by a signal in the middle, and gone on with in a process that knows nothing of it."""
+    whole = distilled(tmp_path / "whole", **TINY, **changes)
+    real_checkpoint = accdd.api.RunFolder.checkpoint
+
+    def stopping(folder: Any, state: State, seconds: float) -> None:
+        real_checkpoint(folder, state, seconds)
+        if state.sweep == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("accdd.run.folder.RunFolder.checkpoint", stopping)
+        with pytest.raises(KeyboardInterrupt, match=r"Stopped after sweep 7\. Go on with: accdd distill --resume"):
+            distilled(tmp_path / "cut", **TINY, **changes)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"sweep": 9, "seco')  # what a kill leaves: a torn line after the checkpoint
+    images = (torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8).numpy()
+    source = (images, torch.arange(40).remainder(2).numpy())
+    rest = accdd.resume(tmp_path / "cut", source).distilled
+    assert_same(rest.images, whole.images)
+    assert_same(accdd.load(tmp_path / "cut").images, whole.images)
+
+    def sweeps(name: str) -> list[int]:
+        return [json.loads(line)["sweep"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+
+    assert sweeps("cut") == sorted(set(sweeps("cut"))) and sweeps("cut")[-1] == sweeps("whole")[-1]
+    assert len(checkpoints.listed(tmp_path / "cut" / "checkpoints")) == checkpoints.KEPT
+    with pytest.raises(InputError, match="holds a finished run"):
+        accdd.resume(tmp_path / "cut", source)
+
+
+# Damage -------------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, sweeps: int = 3) -> list[State]:
+    states = []
+    for sweep in range(sweeps):
+        images = torch.full((2, 1, 3, 8, 8), sweep / 10)
+        states.append(State(sweep, images, images.new_zeros(0), images + 1))
+        checkpoints.save(folder, Checkpoint(states[-1], float(sweep), sweep))
+    return states
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path: Path, name: str, damage: str):
+    states = saved(tmp_path)
+    file = tmp_path / "sweep-0000002" / name
+    content = file.read_bytes()
+    middle = len(content) // 2
+    if damage == "gone":
+        file.unlink()
+    else:
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        file.write_bytes(content[:middle] if damage == "cut" else flipped)
+    found, problems = checkpoints.newest(tmp_path, CPU)
+    assert found and found.state.sweep == 1
+    assert_same(found.state.velocity, states[1].velocity)
+    assert len(problems) == 1 and "sweep-0000002" in problems[0]
+
+
+def test_two_are_kept_and_nothing_unknown_is_touched(tmp_path: Path):
+    (tmp_path / "sweep-mine").mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    saved(tmp_path, 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "notes.txt", "sweep-0000003", "sweep-0000004", "sweep-mine"
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    saved(tmp_path, 1)
+    monkeypatch.setattr(checkpoints, "VERSION", 2)
+    with pytest.raises(InputError, match=r"has version 1\. Expected 2"):
+        checkpoints.newest(tmp_path, CPU)
+
+
+# Real kills ---------------------------------------------------------------------------------------------------
+
+COMMAND = [
+    "digits", "--ipc=1", "--steps=4", "--inner-steps=40", "--seed=3", "--compile=never", "--precision=fp32",
+    "--set=loop.train_images=64", "--set=score.seeds=0", "--set=loop.checkpoint=0.05", "--set=pool.networks=1",
+    "--set=pool.epochs=0.2",
+]  # fmt: skip
+
+
+def command(said: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A run of its own, which tells its progress to a file."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with said.open("wb") as file:
+        call = [sys.executable, "-m", "accdd", "distill", *arguments]
+        return subprocess.Popen(call, env=environment, stderr=file, stdout=subprocess.DEVNULL)
+
+
+def newest_name(out: Path) -> str | None:
+    return next((path.name for path in checkpoints.listed(out / "checkpoints")), None)
+
+
+def test_runs_that_are_killed_and_gone_on_with_end_with_the_same_bits(tmp_path: Path):
+    out, said = tmp_path / "cut", tmp_path / "said.txt"
+    whole = command(tmp_path / "whole.txt", *COMMAND, "--out", str(tmp_path / "whole"))
+    ends = [
+        (signal.SIGKILL, -signal.SIGKILL),
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ]
+    for kill, (sent, code) in enumerate(ends):
+        before = newest_name(out)
+        assert not (out / "distilled").exists(), "finished before it was killed"
+        process = command(said, *(["--resume", str(out)] if kill else [*COMMAND, "--out", str(out)]))
+        while process.poll() is None and newest_name(out) == before:
+            time.sleep(0.01)
+        process.send_signal(sent)
+        assert process.wait() == code, said.read_text()
+        assert sent == signal.SIGKILL or "Go on with: accdd distill --resume" in said.read_text()
+    assert command(said, "--resume", str(out)).wait() == 0, said.read_text()
+    assert whole.wait() == 0
+    assert_same(accdd.load(out).images, accdd.load(tmp_path / "whole").images)
+
+
+# Wrong input --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_run_is_not_gone_on_with(tmp_path: Path):
+    with pytest.raises(InputError, match=r"is no run to go on with: config\.yaml is missing"):
+        accdd.resume(tmp_path)
+    (tmp_path / "config.yaml").write_text("data: [")
+    with pytest.raises(InputError, match="is no run to go on with"):
+        accdd.resume(tmp_path)
+
+
+def test_an_unfinished_run_is_offered_to_be_gone_on_with_and_differing_settings_are_named(tmp_path: Path):
+    out = tmp_path / "run"
+    distilled(out, **TINY, **RUNS["idc"])
+    (out / "evaluation.json").unlink()
+    with pytest.raises(InputError, match=r"holds an unfinished run, and is not.*To go on with it: --resume"):
+        distilled(out, **TINY, **RUNS["idc"])
+    with pytest.raises(InputError, match=r"unfinished run with other settings \(loop\.steps\)"):
+        distilled(out, **TINY, **{**RUNS["idc"], "loop.steps": 5})
+    with pytest.raises(InputError, match="has changed since the run began"):
+        accdd.resume(out, stripes_as_arrays())
+
+
+def stripes_as_arrays() -> tuple[Any, Any]:
+    data = stripes()
+    return data.images.numpy(), data.labels.numpy()
+
+
+def test_a_network_that_a_folder_names_is_not_imported_unasked(tmp_path: Path):
+    out = tmp_path / "run"
+    distilled(out, **TINY, **RUNS["idc"])
+    (out / "evaluation.json").unlink()
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("name: convnet", "name: os:kill"))
+    with pytest.raises(InputError, match=r"names the network 'os:kill', which runs code.*--network os:kill"):
+        accdd.resume(out)
+
+
+def test_settings_hold_how_often_to_save():
+    assert Settings().loop.checkpoint == 30
