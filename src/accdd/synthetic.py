@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from accdd import formation, selection
+from accdd import execution, formation, selection
 from accdd.data import Dataset
 from accdd.keys import Key
 
@@ -36,10 +36,14 @@ def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: 
         return mean + std * noise
     per_image = factor**2 if kind == "mixed" else 1
     chosen = selection.random(data.class_index, ipc * per_image, key)
+
+    def real(rows: Tensor) -> Tensor:
+        return execution.gather(data.images, rows, data.device).float() / 255
+
     if kind == "random":
-        return data.images[chosen].float() / 255
+        return real(chosen)
     # Class by class: factor^2 real images for each stored one would fill the memory.
-    shrunk = [formation.encode(data.images[rows].float() / 255, factor, shrink) for rows in chosen]
+    shrunk = [formation.encode(real(rows), factor, shrink) for rows in chosen]
     return torch.stack(shrunk).clamp(0, 1)
 
 
