@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from accdd.config import Train
+from accdd.data import NAMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ QUICK = Protocol(
 
 PROTOCOLS = {"idc": IDC, "quick": QUICK}
 
-MIRROR_CHANGES_CLASS = ("digits", "mnist", "svhn")
+MIRROR_CHANGES_CLASS = tuple(name for name, facts in NAMED.items() if not facts.mirrors)
 """Data sets, by how their name begins, on which no protocol flips: a mirrored digit is not a digit."""
 
 
