@@ -216,6 +216,7 @@ def test_names_are_loaded_from_the_hub(name: str, hub) -> None:
     hub.served["other"] = rows(hub.library, labels[:1], columns, facts.classes)
     data = load(name, Data(size=8))
     assert hub.asked == [(facts.hub, dict(facts.options))]
+    assert data.notes[-1] == f"{facts.title} from hf:{facts.hub}"
     assert data.name == name and data.labels.tolist() == labels and data.test_labels.tolist() == [0, 1, 2]
     assert not data.kept_aside
     np.testing.assert_array_equal(
@@ -491,6 +492,8 @@ def test_imagenet_10_of_a_folder_is_its_classes_in_order(called: str, root: Path
     data = load("imagenet-10", Data(size=8))
     assert data.name == "imagenet-10" and data.class_names == tuple(ids) != tuple(sorted(ids))
     assert data.labels.tolist() == np.arange(10).repeat(2).tolist() and data.test_labels.tolist() == [*range(10)]
+    assert data.notes[0] == "without class folders, not used: test"
+    assert data.notes[-1] == f"ImageNet-10 from {root / called}"
     first = np.asarray(Image.open(root / called / "train" / ids[3] / "0.png")).transpose(2, 0, 1)
     np.testing.assert_array_equal(data.images[6].numpy(), first)
 

@@ -268,7 +268,11 @@ def free_memory(where: torch.device) -> int:
 
 
 def gather(images: Tensor, rows: Tensor, where: torch.device) -> Tensor:
-    """`images[rows]` on a device. Images that are too many for it stay on the CPU, and only these rows travel."""
+    """`images[rows]` on a device.
+
+    Images that are too many for it stay on the CPU (see `Dataset.to`), and only these rows travel; if `rows` are on the
+    device, this waits for it.
+    """
     return images[rows.to(images.device)].to(where)
 
 

@@ -43,7 +43,7 @@ def load(name: str, settings: Data) -> Dataset:
             f"'{where}' has {data.num_classes} classes, and {facts.title} has {facts.classes}. Expected {facts.title} "
             f"for the name '{name}'; to use what is there, type {where}."
         )
-    return data.renamed(name)
+    return data.renamed(name, f"{facts.title} from {where}")
 
 
 def _root(settings: Data) -> Path | None:

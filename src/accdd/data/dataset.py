@@ -141,9 +141,9 @@ class Dataset:
             test_labels=self.test_labels.to(device),
         )
 
-    def renamed(self, name: str) -> "Dataset":
-        """The same data under another name."""
-        return self._same_pixels(name=name)
+    def renamed(self, name: str, note: str) -> "Dataset":
+        """The same data under another name, with one more note."""
+        return self._same_pixels(name=name, notes=(*self.notes, note))
 
     def with_measured(self, **values: object) -> "Dataset":
         """The same data with `moments` or `fingerprint` known from an earlier start instead of measured again."""

@@ -53,8 +53,12 @@ def _splits(root: Path) -> tuple[list[Path], list[str]]:
     if not named:
         return [root], []
     # ImageNet's test pictures have no classes, hence no folders.
-    labelled = [name for name in named if name == "train" or _folders(root / name)]
-    train, test, notes = choose_splits(labelled if set(labelled) - {"train"} else named, str(root))
+    unlabelled = [name for name in named if name != "train" and not _folders(root / name)]
+    labelled = [name for name in named if name not in unlabelled]
+    if set(labelled) - {"train"}:
+        named = labelled
+    train, test, notes = choose_splits(named, str(root))
+    notes += [f"without class folders, not used: {name}" for name in unlabelled if name not in named]
     return [root / train, *([root / test] if test else [])], notes
 
 
