@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accdd import augment, config, data, defaults, engine, execution, formation, loop, methods, networks
+from accdd import augment, config, data, defaults, engine, execution, loop, methods, networks
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
@@ -107,7 +107,7 @@ class ReferenceMatching:
                 self._targets[label] = [
                     slope.detach().clone() for slope in self._gradient(batch, siamese, label, False)
                 ]
-            decoded = formation.decode(self._images[label], problem.factor)[drawn.subset[label]]
+            decoded = problem.decode(self._images[label])[drawn.subset[label]]
             own = self._gradient(decoded, siamese, label, True)
             loss = torch.zeros((), device=real.device)
             for wanted, found in zip(self._targets[label], own, strict=True):

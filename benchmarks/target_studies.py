@@ -1,9 +1,10 @@
 """The studies behind RESULTS.md's tables on targets.
 
-    python benchmarks/target_studies.py step|count|headline --out RESULTS_FOLDER [--only TEXT]
+    python benchmarks/target_studies.py STUDY --out RESULTS_FOLDER [--only TEXT]
 
-`step` and `count` choose settings on 5,000 images held out of the training data of CIFAR-10 (JPEG), never on its test
-images; `headline` is scored on those. One cell at a time: their seconds count.
+`step`, `count`, `real-batch`, `snapshots` and `mini-batch` choose settings on 5,000 images held out of the training
+data of CIFAR-10 (JPEG), never on its test images; `headline` and `methods` are scored on those. One cell at a time:
+their seconds count.
 """
 
 import os
@@ -67,19 +68,79 @@ def step() -> list[Cell]:
 def count() -> list[Cell]:
     """How many targets: 3,000 sweeps."""
     step = ["--set=images.step=gradient", "--set=images.lr=0.1", "--set=images.schedule=cosine"]
-    return [screened(f"count/{n}", f"--targets={n}", "--steps=3000", *step) for n in (30, 100, 300, 1000)]
+    return [screened(f"count/{n}", f"--targets={n}", "--steps=3000", *step) for n in (30, 100, 300, 1000, 3000)]
 
 
-def headline() -> list[Cell]:
-    """From pictures to set in less than an hour at the published width, all cores, two seeds."""
-    flags = ["--ipc=1", "--factor=2", "--set=network.width=128", *POOL, "--targets=300", "--budget=25m"]
-    flags += ["--steps=1000000", "--set=score.seeds=0"]
+def real_batch() -> list[Cell]:
+    """How many real images of a class behind a target: 3,000 sweeps on 300."""
     return [
-        Cell(f"headline/{name}/{seed}", [str(DATA / name), *flags, f"--seed={seed}"], ["--seeds=3"], ALL_CORES)
-        for name in ("cifar10-jpeg", "fashion-mnist")
-        for seed in range(2)
+        screened(f"real-batch/{n}", "--targets=300", "--steps=3000", f"--set=targets.real_batch={n}")
+        for n in (32, 128, 512)
     ]
 
 
+POOLS = {"2": [2], "1 to 4": [1, 1.5, 2, 2.5, 3, 3.5, 4], "0.5 to 2": [0.5, 1, 1.5, 2], "4": [4], "10": [10]}
+MAGNITUDES = {"0": [0, 0], "0.01 to 0.09": [0.01, 0.09], "0.1 to 0.2": [0.1, 0.2]}
+
+
+def snapshots() -> list[Cell]:
+    """Which early-stage models are behind the targets, and how far they are moved: 1,000 sweeps on 300."""
+    common = ["--targets=300", "--steps=1000"]
+    ages = [screened(f"snapshots/epochs {name}", *common, f"--set=pool.epochs={e}") for name, e in POOLS.items()]
+    moved = [
+        screened(f"snapshots/magnitude {name}", *common, f"--set=perturb.magnitude={m}")
+        for name, m in MAGNITUDES.items()
+    ]
+    return ages + moved
+
+
+def mini_batch() -> list[Cell]:
+    """Ten images per class, forty decoded: all of them in fewer sweeps, or some in more; as much arithmetic."""
+    sizes = ((40, 1000), (20, 2000), (10, 4000))
+    return [
+        screened(f"mini-batch/{n}", "--ipc=10", "--targets=300", f"--steps={steps}", f"--set=match.synthetic_batch={n}")
+        for n, steps in sizes
+    ]
+
+
+def headline() -> list[Cell]:
+    """From pictures to set at the published width, all cores: IPC 1 within an hour, IPC 10 within two."""
+    flags = ["--factor=2", "--set=network.width=128", *POOL, "--targets=300", "--steps=1000000", "--set=score.seeds=0"]
+    one = [
+        Cell(f"headline/{name}/{seed}", [str(DATA / name), "--ipc=1", *flags, f"--budget={budget}", f"--seed={seed}"],
+             ["--seeds=3"], ALL_CORES)
+        for name, budget in (("cifar10-jpeg", "25m"), ("fashion-mnist", "15m"))
+        for seed in range(2)
+    ]  # fmt: skip
+    ten = [str(DATA / "cifar10-jpeg"), "--ipc=10", *flags, "--budget=30m"]
+    return [*one, Cell("headline/cifar10-jpeg, IPC 10", ten, ["--seeds=2"], ALL_CORES)]
+
+
+METHODS = {
+    "IDC": ["--preset=paper", "--no-early-stage", "--no-perturb"],
+    "AccDD": ["--preset=paper"],
+    "new draw every sweep": ["--targets=0"],
+    "targets": ["--targets=300"],
+}
+
+
+def methods() -> list[Cell]:
+    """The host, the paper, and what is between, over five minutes; early-stage models are the same for all."""
+    return [
+        Cell(
+            f"methods/{data}/{name}",
+            [str(DATA / data), "--ipc=1", "--factor=2", "--set=network.width=32", *flags, *POOL, "--budget=5m",
+             "--steps=1000000", "--set=score.seeds=0"],
+            ["--snapshots", "--seeds=2", "--epochs=300"],
+        )
+        for data in ("cifar10-jpeg", "fashion-mnist")
+        for name, flags in METHODS.items()
+    ]  # fmt: skip
+
+
 if __name__ == "__main__":
-    main(__doc__ or "", {"step": step, "count": count, "headline": headline}, pictures={})
+    studies = {
+        "step": step, "count": count, "real-batch": real_batch, "snapshots": snapshots, "mini-batch": mini_batch,
+        "headline": headline, "methods": methods,
+    }  # fmt: skip
+    main(__doc__ or "", studies, pictures={"methods": Path("docs/targets.png")})

@@ -14,6 +14,7 @@ from accdd.config import Network as NetworkSettings
 from accdd.config import Perturb, Settings, override
 from accdd.data import Dataset, build
 from accdd.engine import Problem
+from accdd.formation import FORMATIONS as BY_FORMATION
 from accdd.matching import DISTANCES as BY_NAME
 from accdd.methods import METHODS
 from accdd.networks import Architecture, Forward, Parameters
@@ -40,6 +41,7 @@ def perturbed(pool: Pool) -> Source:
 SOURCES: tuple[Callable[[Pool], Source], ...] = (fresh, early_stage, perturbed)
 FACTORS = (1, 2)
 DISTANCES = tuple(BY_NAME)
+FORMATIONS = tuple(BY_FORMATION)
 
 TINY: Mapping[str, Any] = MappingProxyType(
     {
@@ -74,11 +76,17 @@ def tiny(name: str) -> NetworkSettings:
     return NetworkSettings(name=name, **own)
 
 
-def problem(data: Dataset, *, distance: str = "mse", factor: int = 1) -> Problem:
+def problem(
+    data: Dataset, *, distance: str = "mse", factor: int = 1, formation: str = "uniform", bound: int = 128
+) -> Problem:
     method = METHODS["idc"]
     mean, std = torch.tensor(data.mean), torch.tensor(data.std)
     forward = Forward(network(num_classes=data.num_classes))
-    return Problem(forward, method.summary, BY_NAME[distance], method.decode, factor, mean, std)
+
+    def decode(stored: Tensor) -> Tensor:
+        return BY_FORMATION[formation](stored, factor, bound)
+
+    return Problem(forward, method.summary, BY_NAME[distance], decode, mean, std)
 
 
 def stripes(per_class: int = 12, tested: int = 6) -> Dataset:

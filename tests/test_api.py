@@ -13,7 +13,7 @@ import torch
 from helpers import assert_same
 
 import accdd
-from accdd import engine, evaluation
+from accdd import api, engine, evaluation
 from accdd.data import Dataset
 from accdd.execution import PLAIN
 
@@ -311,3 +311,46 @@ def test_a_pool_and_an_evaluation_tell_how_far_they_are(scored: accdd.Result, da
     accdd.evaluate(scored.distilled, test=data, seeds=2, epochs=2, reporter=recorder)
     assert len(recorder.phases) == 2
     assert_shares_rise_to_one(recorder)
+
+
+@pytest.mark.parametrize("start", ["noise", "normal", "random", "mixed", "kmeans"])
+@pytest.mark.parametrize(("formation", "decoded"), [("uniform", 16), ("multi", 20), ("bounded", 16)])
+def test_every_formation_distils_from_every_start(
+    arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path, formation: str, decoded: int, start: str
+):
+    changes = {"images.factor": 2, "images.formation": formation, "images.start": start, "match.synthetic_batch": 7,
+               "images.lr": 1.0}  # fmt: skip
+    result = accdd.distill(arrays, ipc=2, out=tmp_path / "run", settings={**UNSCORED, **changes})
+    began, ended = result.distilled.images, accdd.load(tmp_path / "run")
+    assert_same(ended.images, began)
+    images, labels = ended.decode()
+    assert images.shape == (decoded, 3, 8, 8) and labels.bincount().tolist() == [decoded // 2] * 2
+    # A bound is a matter of distilling; what it was is kept in the settings.
+    assert ended.formation == ("multi" if formation == "multi" else "uniform")
+    assert ended.info["settings"]["images"]["formation"] == formation
+
+
+@pytest.mark.parametrize("formation", ["uniform", "multi", "bounded"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "dc", "loop.inner_steps": 2, "loop.train_epochs": 1, "images.lr": 1.0},
+     {"method": "dm", "targets.count": 10, "targets.real_batch": 8}],
+    ids=["trained on the synthetic set", "on targets"],
+)  # fmt: skip
+def test_every_formation_goes_with_the_other_loops(
+    arrays: tuple[np.ndarray, np.ndarray], formation: str, changes: dict[str, Any]
+):
+    formed = {"images.factor": 2, "images.formation": formation, "match.synthetic_batch": 7}
+    start, learned = (
+        accdd.distill(arrays, ipc=2, settings={**UNSCORED, **changes, **formed, "loop.steps": steps}).distilled.images
+        for steps in (0, 3)
+    )
+    assert (start != learned).flatten(1).any(1).all()
+
+
+def test_the_snapshots_of_a_set_are_decoded_as_the_set(arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path):
+    changes = {"images.factor": 2, "images.formation": "multi", "loop.snapshots": 1}
+    accdd.distill(arrays, ipc=2, out=tmp_path / "run", settings={**UNSCORED, **changes})
+    versions = list(api._versions(tmp_path / "run", accdd.load(tmp_path / "run"), True))
+    assert len(versions) > 1
+    assert all(images.shape == (20, 3, 8, 8) and labels.shape == (20,) for _, images, labels in versions)

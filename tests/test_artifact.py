@@ -23,7 +23,7 @@ from accdd.artifact import Distilled, export, load, save
 from accdd.artifact.card import card, escape, preview
 from accdd.config import InputError
 from accdd.files import sha256
-from accdd.formation import decode, split
+from accdd.formation import WHOLE, decode, split
 
 TENSORS, HEADER = "images.safetensors", "distilled.json"
 
@@ -72,19 +72,27 @@ def unpacked(folder: Path) -> tuple[dict[str, Any], bytes]:
 # --- round trip ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("formation", WHOLE)
 @pytest.mark.parametrize("factor", [1, 2, 3])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_round_trip_is_exact(tmp_path: Path, factor: int, channels: int):
+def test_round_trip_is_exact(tmp_path: Path, factor: int, channels: int, formation: str):
     scores = [{"network": "convnet", "protocol": "idc", "n": 3, "mean": 67.1, "std": None, "accuracies": [67.1]}]
     distilled = a_set(factor=factor, channels=channels, method="idc", scores=scores)
-    distilled = dataclasses.replace(distilled, class_names=("ä\n", "<b>"))
+    distilled = dataclasses.replace(distilled, class_names=("ä\n", "<b>"), formation=formation)
     distilled.save(tmp_path / "set")
     again = load(tmp_path / "set")
     assert torch.equal(again.images, distilled.images)
     assert torch.equal(again.labels, distilled.labels)
-    for name in ("class_names", "mean", "std", "factor", "info"):
+    for name in ("class_names", "mean", "std", "factor", "formation", "info"):
         assert getattr(again, name) == getattr(distilled, name)
     assert {each.name for each in (tmp_path / "set").iterdir()} == {TENSORS, HEADER, "preview.png", "README.md"}
+
+
+def test_a_set_that_names_no_formation_is_uniform(saved: Path):
+    tree = json.loads((saved / HEADER).read_bytes())
+    del tree["formation"]
+    (saved / HEADER).write_text(json.dumps(tree))
+    assert load(saved).formation == "uniform"
 
 
 def test_saving_twice_gives_the_same_bytes(saved: Path, tmp_path: Path):
@@ -141,6 +149,16 @@ def test_decoding_repeats_the_labels_in_the_order_of_the_crops(factor: int):
     assert labels.tolist() == [0, 0, 0, 1, 1, 1] * factor**2
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_multi_decodes_by_every_factor_one_after_the_other(factor: int):
+    distilled = dataclasses.replace(a_set(factor=factor), formation="multi")
+    images, labels = distilled.decode()
+    parts = [decode(distilled.images, each) for each in range(1, factor + 1)]
+    assert torch.allclose(images, torch.cat(parts))
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1] * (1, 5, 14)[factor - 1]
+    assert distilled.count == len(images)
+
+
 def test_decoded_images_stay_in_range():
     extreme = a_set()
     images, _ = dataclasses.replace(extreme, images=extreme.images.round()).decode()
@@ -169,6 +187,7 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "std > 0": {"std": (1.0, 0.0, 1.0)},
     "must be finite": {"mean": (0.5, math.nan, 0.5)},
     "factor is 9": {"factor": 9},
+    "Unknown formation of a distilled set 'bounded'": {"formation": "bounded"},
 }
 
 
@@ -328,6 +347,18 @@ def unknown_formation(folder: Path) -> None:
     rewrite_header(folder, formation="multi_scale")
 
 
+def bounded_formation(folder: Path) -> None:
+    rewrite_header(folder, formation="bounded")
+
+
+def formation_of_another_type(folder: Path) -> None:
+    rewrite_header(folder, formation=[["uniform"]])
+
+
+def huge_formation(folder: Path) -> None:
+    rewrite_header(folder, formation="m" * 100_000)
+
+
 def huge_factor(folder: Path) -> None:
     rewrite_header(folder, factor=1000)
 
@@ -380,7 +411,10 @@ DAMAGES = {
     unknown_field: (HEADER, "'soft_labels': Unexpected"),
     wrong_type: (HEADER, "'factor': Input should be a valid integer"),
     wrong_sha: (HEADER, "'sha256'"),
-    unknown_formation: (HEADER, "'formation'"),
+    unknown_formation: (HEADER, "formation 'multi_scale' is unknown; this accdd decodes by uniform, multi. Upgrade"),
+    bounded_formation: (HEADER, "formation 'bounded' is unknown"),
+    formation_of_another_type: (HEADER, r"formation \[\['uniform'\]\] is unknown"),
+    huge_formation: (HEADER, "formation 'mmmm.*is unknown"),
     huge_factor: (HEADER, "factor is 1000"),
     fewer_means: (HEADER, "for 3 channels"),
     no_tensors: (TENSORS, "there is no such file"),
@@ -571,6 +605,23 @@ def test_the_card_s_code_without_accdd_works(tmp_path: Path, monkeypatch: pytest
     assert tuple(names["class_names"]) == distilled.class_names
 
 
+@pytest.mark.parametrize(("factor", "size"), [(1, 8), (2, 8), (3, 8)])
+def test_the_card_s_code_cuts_by_every_factor_where_the_set_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, size: int
+):
+    distilled = dataclasses.replace(a_set(factor=factor, size=size), formation="multi")
+    save(distilled, tmp_path / "set")
+    monkeypatch.chdir(tmp_path / "set")
+    _, without = python_blocks((tmp_path / "set" / "README.md").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    exec(without, names)
+    parts = names["parts"] if factor > 1 else [names["images"]]
+    assert len(parts) == factor
+    for each, part in enumerate(parts, start=1):
+        assert np.array_equal(part, split(distilled.images, each).numpy())
+    assert np.array_equal(names["labels"], distilled.decode()[1].numpy())
+
+
 # --- export -------------------------------------------------------------------------------------------------------
 
 
@@ -585,7 +636,7 @@ def test_npz_holds_what_a_network_trains_on_and_what_is_stored(tmp_path: Path):
         assert arrays["class_names"].tolist() == list(distilled.class_names)
         assert tuple(arrays["mean"]) == distilled.mean
         assert tuple(arrays["std"]) == distilled.std
-        assert arrays["factor"] == 2
+        assert arrays["factor"] == 2 and arrays["formation"] == "uniform"
         assert np.array_equal(arrays["stored_images"], distilled.images.numpy())
         assert np.array_equal(arrays["stored_labels"], distilled.labels.numpy())
     assert [each.name for each in tmp_path.iterdir()] == ["set.npz"]

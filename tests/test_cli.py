@@ -400,7 +400,7 @@ def test_help_answers_without_heavy_packages():
     code += f"atexit.register(lambda: print('loaded', *set(sys.modules) & set({HEAVY}), file=sys.stderr)); main()"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr.split()) == (0, ["loaded"])
-    for verb in ("distill", "evaluate", "pool", "targets", "info", "export", "settings"):
+    for verb in ("distill", "evaluate", "pool", "targets", "info", "export", "settings", "presets"):
         assert re.search(rf"^  {verb} ", ran.stdout, re.MULTILINE)
 
 

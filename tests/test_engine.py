@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CPU, DISTANCES, FACTORS, Pool, assert_same, compiles, network, settings, several
+from helpers import CPU, DISTANCES, FACTORS, FORMATIONS, Pool, assert_same, compiles, network, settings, several
 from helpers import problem as problem_of
 from torch import Tensor
 from torch._dynamo.utils import counters
@@ -45,7 +45,7 @@ def models(data: Dataset) -> Pool:
 def draws(data: Dataset, problem: Problem, count: int, ipc: int = 2, real_batch: int = 6) -> list[tuple[Sweep, Tensor]]:
     """The draws of some sweeps, each with stored images of its own."""
     changes = {"ipc": ipc, "match.real_batch": real_batch, "loop.inner_steps": count, "match.synthetic_batch": 7}
-    given = defaults.resolve(settings({**changes, "images.factor": problem.factor}), data)
+    given = defaults.resolve(settings(changes), data)
     drawn = loop.draw(data, problem, given, Key(0).at("step", 0))
     random = torch.Generator().manual_seed(0)
     shape = (data.num_classes, ipc, 3, data.size, data.size)
@@ -80,6 +80,23 @@ def test_classes_at_once_are_matched_as_one_by_one(
         assert_agree(found, expected)
         largest = expected[1].abs().max().item()
         torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("formation", FORMATIONS)
+def test_every_formation_is_matched_at_once_as_one_by_one(
+    data: Dataset, models: Pool, formation: str, factor: int, classes: int
+):
+    problem = problem_of(data, factor=factor, formation=formation, bound=7)  # (7 - 2) // 4 = 1 image at factor 2
+    sweep = engine.sweeper(problem, Plan(classes=classes))
+    for index, (drawn, stored) in enumerate(draws(data, problem, 4)):
+        assert drawn.subset.shape == (5, 5 if formation == "bounded" else 7)
+        given = (models[index % 3].parameters, data.images, stored, drawn)
+        expected, found = engine.sweep(problem, *given), sweep(*given)
+        assert_agree(found, expected)
+        torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5 * expected[1].abs().max().item())
+        assert expected[1].abs().flatten(2).sum(2).min() > 0 or formation != "bounded"  # no image is left out
 
 
 @distances
@@ -210,6 +227,18 @@ def test_a_compiled_sweep_agrees_with_the_plain_one_and_is_compiled_once(
         if index == 0:
             after_the_first = graphs()
     assert graphs() == after_the_first  # other classes, images, draws and networks of these shapes
+
+
+@compiles
+def test_a_compiled_half_decodes_by_several_factors(data: Dataset, models: Pool):
+    problem = problem_of(data, factor=2, formation="bounded", bound=7)
+    plain, graph = (engine.halves(problem, Plan(compile_matching=now)) for now in (False, True))
+    label = torch.arange(1)
+    for drawn, stored in draws(data, problem, 3):
+        siamese = {name: value[label] for name, value in drawn.siamese.items()}
+        target = plain.real(models[0].parameters, data.images[drawn.real[label]], label, siamese)
+        given = (models[0].parameters, target, stored[label], label, siamese, drawn.subset[label])
+        assert_agree(graph.synthetic(*given), plain.synthetic(*given))
 
 
 @compiles

@@ -173,7 +173,7 @@ def test_beside_the_distilled_set_stands_one_of_random_images_drawn_again_for_ev
     expected = []
     for draw in range(3):
         key = Key(5).at("random", draw)
-        rows = selection.random(data.class_index, 1, key).flatten()
+        rows = selection.random(data, 1, key).flatten()
         expected.append(scored(data, data.images[rows], data.labels[rows], seeds=1, key=key).accuracies[0])
     assert (random.set, random.accuracies) == ("random", tuple(expected))
     assert told == sorted(told) and told[-1] == pytest.approx(1.0)

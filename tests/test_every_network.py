@@ -64,7 +64,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
 @every
 def test_the_image_gradient_is_a_finite_difference(name: str, data: Dataset):
     _, shape, problem = prepared(name, data)
-    problem = problem._replace(factor=1)
+    problem = problem._replace(decode=lambda stored: stored)
     weights = doubled(shape.initialise(Key(0)))
     real, stored = torch.rand(2, 3, 3, SIZE, SIZE, generator=generator(), dtype=torch.float64)
     label, subset = torch.tensor(1), torch.arange(3)

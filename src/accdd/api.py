@@ -20,6 +20,7 @@ from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Protocol, Score
 from accdd.execution import Plan
+from accdd.formation import decoded_by
 from accdd.keys import Key
 from accdd.networks import Architecture, find, runs_code, settings_for
 from accdd.run import Quiet, Reporter, RunFolder
@@ -87,7 +88,7 @@ def distill(
     scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
     problem = methods.problem(resolved, real, architecture)
     bank, pool = _bank(real, problem, architecture, resolved, reporter)
-    resolved = _afford(bank, wanted, resolved, real)
+    resolved = _afford(bank, wanted, resolved, real, reporter)
     plan, count = engine.choose_plan(problem, real, resolved), resolved.targets.count or 0
     bank.check_room(count)
     told = [*run.describe(real, resolved, architecture), run.describe_plan(plan, where)]
@@ -115,10 +116,12 @@ def distill(
     images, sweeps, spent = run.learn(begin, where, resolved, reporter, folder)
     seconds["distilling"] = round(spent, 2)
 
+    assert resolved.images.factor
     distilled = Distilled(
         images=images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
-        class_names=real.class_names, mean=real.mean, std=real.std, factor=problem.factor,
+        class_names=real.class_names, mean=real.mean, std=real.std,
+        factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
         info=_info(real, source, resolved, plan, sweeps),
     )  # fmt: skip
     if folder:
@@ -331,13 +334,16 @@ def _bank(
     return Bank(real, problem, lambda key: source()(key), settings), pool
 
 
-def _afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset) -> Settings:
+def _afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset, reporter: Reporter) -> Settings:
     """The resolved settings with as many targets as the budget pays for, where nothing was said of them."""
     count, budget = resolved.targets.count, resolved.loop.budget
     said = wanted.targets.count is not None or wanted.targets.folder or wanted.targets.refresh
     if said or not count or budget is None:
         return resolved
-    return defaults.resolve(config.override(wanted, {"targets.count": bank.afford(count, budget)}), real)
+    paid = bank.afford(count, budget)
+    if paid < count:
+        reporter.note(f"{paid or 'No'} targets instead of {count}: a budget of {budget:g} s pays for no more.")
+    return defaults.resolve(config.override(wanted, {"targets.count": paid}), real)
 
 
 def _pool(real: Dataset, architecture: Architecture, settings: Settings, reporter: Reporter) -> models.ModelPool | None:

@@ -243,6 +243,7 @@ def info(out: SetArgument, as_json: JsonOption = False, debug: DebugOption = Fal
             "images": list(distilled.images.shape),
             "ipc": distilled.ipc,
             "factor": distilled.factor,
+            "formation": distilled.formation,
             "class_names": list(distilled.class_names),
             "mean": list(distilled.mean),
             "std": list(distilled.std),
@@ -281,7 +282,7 @@ def export(
 
         distilled = api.load(out)
         artifact.export(distilled, to, dest)
-        count = len(distilled.labels) * distilled.factor**2
+        count = distilled.count
         if as_json:
             _print_json(path=str(dest), images=count)
         else:

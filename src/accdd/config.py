@@ -193,9 +193,12 @@ class Images:
 
     factor: int | None = Field(default=None, ge=1, le=8)
     """One stored image holds factor x factor images; None follows from the image size."""
-    start: Literal["noise", "normal", "random", "mixed"] | None = None
-    """Noise in [0, 1] or (normal) of the pixels' mean and deviation, one real image, or factor^2 shrunk ones each;
-    None takes the method's."""
+    formation: Literal["uniform", "multi", "bounded"] | None = None
+    """All images by the full factor, by all factors from 1 on, or by the largest that `match.synthetic_batch` has room
+    for; None is bounded from factor 3 and 20 images per class on where they fit, otherwise uniform, or the method's."""
+    start: Literal["noise", "normal", "random", "mixed", "kmeans"] | None = None
+    """Noise in [0, 1] or (normal) of the pixels' mean and deviation, one real image, or factor^2 shrunk ones each,
+    drawn (mixed) or the nearest to the centres of k-means; None takes the method's."""
     step: Literal["gradient", "normalised"] | None = None
     """Go down each class's gradient, or that divided by its root mean square; None is normalised on targets."""
     lr: float | None = Field(default=None, gt=0)
@@ -207,7 +210,7 @@ class Images:
     schedule: Literal["constant", "cosine"] | None = None
     """How the step size goes on: as it is, or down to nothing at the end; None is cosine where steps are normalised."""
     shrink: Literal["area", "bilinear", "nearest"] = "area"
-    """How real images are shrunk into tiles for the mixed start."""
+    """How real images are shrunk into tiles for the mixed and kmeans starts."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -14,6 +14,8 @@ TARGETS = 300
 """Between 100 and 300 the difference was within the noise; more are not measured (RESULTS.md)."""
 STEPS, BUDGET = 2000, 600.0
 """Where a run ends, in outer steps or seconds, when nothing is said."""
+BOUNDED_FROM = 20
+"""Images per class from which on IDC bounds how many they are decoded into, at factor 3."""
 TRAIN_IMAGES = 2000
 """Real images between two sweeps, for methods that train networks on those: IDC's number on CIFAR."""
 
@@ -32,7 +34,7 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     loop = _loop(settings, method)
     real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
     bank = dataclasses.replace(settings.targets, count=_targets(settings, loop, match), real_batch=real_batch)
-    images = _images(settings.images, method, match, data, on_targets=bool(bank.count))
+    images = _images(settings, method, match, data, on_targets=bool(bank.count))
     shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes).shape
     network = dataclasses.replace(settings.network, **dataclasses.asdict(shape))
     pixels = dataclasses.replace(
@@ -94,7 +96,8 @@ def _loop(settings: Settings, method: Method) -> Loop:
     return dataclasses.replace(loop, steps=steps, budget=budget, train_images=images, train_epochs=epochs)
 
 
-def _images(given: Images, method: Method, match: Match, data: Dataset, *, on_targets: bool) -> Images:
+def _images(settings: Settings, method: Method, match: Match, data: Dataset, *, on_targets: bool) -> Images:
+    given = settings.images
     factor = given.factor or method.factor or factor_for(data.size)
     largest = max(f for f in range(1, 9) if math.ceil(data.size / f) >= 4)
     if factor > largest:
@@ -107,11 +110,25 @@ def _images(given: Images, method: Method, match: Match, data: Dataset, *, on_ta
     return dataclasses.replace(
         given,
         factor=factor,
+        formation=_formation(settings, method, factor),
         start=start,
         step=step,
         lr=given.lr or (NORMALISED_LR if step == "normalised" else _gradient_lr(method, match, data)),
         schedule=given.schedule or ("cosine" if step == "normalised" else "constant"),
     )
+
+
+def _formation(settings: Settings, method: Method, factor: int) -> str | None:
+    """IDC's: bounded where there are many images of many tiles; None is left where the method brings its own."""
+    given, ipc, bound = settings.images.formation, settings.ipc, settings.match.synthetic_batch
+    if given == "bounded" and ipc > bound:
+        raise InputError(
+            f"images.formation bounded with match.synthetic_batch {bound}: {ipc} images per class do not fit. "
+            f"Expected --set match.synthetic_batch={ipc} or more, or --set images.formation=uniform."
+        )
+    if given or method.formation:
+        return given
+    return "bounded" if factor >= 3 and BOUNDED_FROM <= ipc <= bound else "uniform"
 
 
 def _gradient_lr(method: Method, match: Match, data: Dataset) -> float:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
-from accdd import augment, execution, selection, training
+from accdd import augment, execution, formation, selection, training
 from accdd.augment import Draw
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.execution import Cost, Plan
+from accdd.formation import Decode
 from accdd.keys import Key
 from accdd.matching import Distance, Summary
 from accdd.networks import Forward, Parameters, calibrated
@@ -31,8 +32,8 @@ class Problem(NamedTuple):
     forward: Forward
     summary: Summary
     distance: Distance
-    decode: Callable[[Tensor, int], Tensor]
-    factor: int
+    decode: Decode
+    """Formation: stored images of a class (ipc, c, h, w) -> training images."""
     mean: Tensor
     """(c,), of real and synthetic pixels in [0, 1]."""
     std: Tensor
@@ -52,6 +53,12 @@ class Sweep(NamedTuple):
     """int64 (classes, m): which decoded synthetic images take part."""
 
 
+def decoded(problem: Problem, ipc: int) -> int:
+    """Training images of a class with `ipc` stored ones."""
+    shape = problem.forward.architecture
+    return formation.count(problem.decode, (ipc, shape.channels, shape.size, shape.size))
+
+
 FROZEN_ON = 16
 """Real images of each class whose statistics BatchNorm is frozen at (DC and DSA)."""
 
@@ -60,7 +67,7 @@ def freeze(problem: Problem, parameters: Parameters, data: Dataset, key: Key) ->
     """The network as it is matched: with BatchNorm frozen on some real images, where the method does that."""
     if not problem.frozen or not problem.forward.batch_norms:
         return parameters
-    rows = selection.random(data.class_index, FROZEN_ON, key).flatten()
+    rows = selection.random(data, FROZEN_ON, key).flatten()
     batch = augment.normalise(execution.gather(data.images, rows, data.device), problem.mean, problem.std)
     return calibrated(problem.forward, parameters, [batch])
 
@@ -104,7 +111,7 @@ def synthetic_half(
     """
 
     def loss(stored: Tensor) -> Tensor:
-        decoded = problem.decode(stored, problem.factor)[subset]
+        decoded = problem.decode(stored)[subset]
         batch = augment.apply(augment.normalise(decoded, problem.mean, problem.std), drawn)
         own = problem.summary(problem.forward, parameters, batch, label.expand(len(batch)))
         return problem.distance({name: value.to(own[name].dtype) for name, value in target.items()}, own)
@@ -275,8 +282,8 @@ def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
     matching = (synthetic,) if settings.targets.count else (real, synthetic)
     plan = _matching_plan(matching, outer * loop.inner_steps, data, settings, loop.budget)
     step = training.step_cost(problem.forward.architecture, recipe, recipe.batch)
-    decoded = settings.ipc * problem.factor**2 * data.num_classes
-    between = -(-loop.train_images // recipe.batch) or loop.train_epochs * (decoded // recipe.batch)
+    seen = decoded(problem, settings.ipc) * data.num_classes
+    between = -(-loop.train_images // recipe.batch) or loop.train_epochs * (seen // recipe.batch)
     warm_up = loop.warm_up * (len(data.images) // recipe.batch)
     trained = (loop.inner_steps - 1) * between + warm_up  # not after the last sweep
     train = trained > 0 and execution.worth_compiling(
@@ -327,7 +334,7 @@ def half_costs(problem: Problem, settings: Settings) -> tuple[Cost, Cost]:
     batch = settings.targets.real_batch if settings.targets.count else match.real_batch
     images = torch.empty(batch, shape.channels, shape.size, shape.size)
     stored = torch.empty(settings.ipc, shape.channels, shape.size, shape.size)
-    subset = torch.arange(min(match.synthetic_batch, settings.ipc * problem.factor**2))
+    subset = torch.arange(min(match.synthetic_batch, decoded(problem, settings.ipc)))
     real, target = execution.count(functools.partial(real_half, problem), parameters, images, label, drawn)
     synthetic, _ = execution.count(
         functools.partial(synthetic_half, problem), parameters, target, stored, label, drawn, subset

@@ -3,9 +3,12 @@
 Storing is cutting a canvas into tiles, training is enlarging each tile to full size. `decode` and
 `encode` are inverse up to the resize; both go through the same pair `split` and `join`, so where factor
 does not divide the size they agree on the tiles (IDC's own initialisation and decoder do not).
+
+A formation says which images are decoded by which factors: `uniform`, `multi` and `bounded`, of one signature.
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +83,75 @@ def encode(images: Tensor, factor: int, mode: str = "area") -> Tensor:
     else:
         tiles = F.interpolate(images, size=tile, mode=mode)
     return join(tiles, factor, (h, w))
+
+
+Formation = Callable[[Tensor, int, int], Tensor]
+"""(stored images of a class (n, c, h, w), factor, most training images in use at once) -> training images (m, c, h, w).
+
+Differentiable, and pure: m follows from the shape alone. It runs under `vmap` and, without values, on `meta` tensors.
+"""
+
+Decode = Callable[[Tensor], Tensor]
+"""A formation whose factor and bound are fixed."""
+
+
+def uniform(images: Tensor, factor: int, bound: int) -> Tensor:
+    """Every image by the full factor: (f * f * n, c, h, w); labels are repeated as a whole."""
+    del bound
+    return decode(images, factor)
+
+
+def multi(images: Tensor, factor: int, bound: int) -> Tensor:
+    """Every image by all factors, 1 first: ((1 + 4 + ... + f * f) * n, c, h, w); labels are repeated as a whole."""
+    del bound
+    return torch.cat([decode(images, each) for each in range(1, factor + 1)])
+
+
+def bounded(images: Tensor, factor: int, bound: int) -> Tensor:
+    """At most `bound` training images, without leaving out any stored one: see `shares`.
+
+    All of the first images' tiles come first, in the order of `decode`, then those of the next factor's images.
+    """
+    first, decoded = 0, []
+    for each, count in shares(len(images), factor, bound):
+        decoded.append(decode(images[first : first + count], each))
+        first += count
+    return torch.cat(decoded)
+
+
+def shares(n: int, factor: int, bound: int) -> list[tuple[int, int]]:
+    """How many of n images `bounded` decodes by which factor, in the order of the images: (factor, count) pairs.
+
+    Of each factor in turn, from the full one down, as many as fit when a slot is kept for every image not placed yet.
+    As IDC counts, these are also the images being placed, so some slots stay empty (20 images, factor 3, bound 128:
+    12, 3 and 5, in all 125).
+    """
+    assert n <= bound, f"{n} images do not fit a bound of {bound}"
+    found, room, left = [], bound, n
+    for each in range(factor, 0, -1):
+        count = left if each == 1 else min((room - left) // each**2, left)
+        room, left = room - count * each**2, left - count
+        found.append((each, count))
+    return [(each, count) for each, count in found if count]
+
+
+FORMATIONS: dict[str, Formation] = {"uniform": uniform, "multi": multi, "bounded": bounded}
+
+WHOLE: dict[str, Formation] = {"uniform": uniform, "multi": multi}
+"""Those that finished sets are decoded by, which know no bound. Labels go with them as `labels.repeat(m // n)`."""
+
+
+def decoded_by(name: str | None) -> str:
+    """The formation that a finished set is decoded by, when it was learned with this one; None is a method's own.
+
+    `uniform`, unless `multi`: a bound is a matter of distilling (as in IDC), and no file brings code.
+    """
+    return name if name in WHOLE else "uniform"
+
+
+def count(decode: Decode, shape: Sequence[int]) -> int:
+    """Training images of stored ones of the shape (n, c, h, w)."""
+    return len(decode(torch.empty(tuple(shape), device="meta")))
 
 
 def _enlarging(before: int, after: int, like: Tensor) -> Tensor:

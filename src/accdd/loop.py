@@ -128,9 +128,9 @@ def begin(
 ) -> tuple[Tensor, Tensor, Descent, Callable[[Tensor], Tensor]]:
     """The first images, their velocity, how they go on from there, and how they are kept in range (if they are)."""
     given, method = settings.images, methods.named(settings.method)
-    assert given.start and given.lr and given.step and given.schedule  # resolved
+    assert given.factor and given.start and given.lr and given.step and given.schedule  # resolved
     images = synthetic.start(
-        data, given.start, ipc=settings.ipc, factor=problem.factor, shrink=given.shrink, key=Key(settings.seed)
+        data, given.start, ipc=settings.ipc, factor=given.factor, shrink=given.shrink, key=Key(settings.seed)
     )
     schedule, lr, momentum = given.schedule, given.lr, given.momentum
     by_gradient = given.step == "gradient"
@@ -182,7 +182,7 @@ def training_between(data: Dataset, problem: Problem, settings: Settings, plan: 
         return _train(step, trained, data.images, data.labels, order, data, recipe, key)
 
     def on_synthetic(trained: Trained, images: Tensor, key: Key) -> Trained:
-        decoded = [problem.decode(own, problem.factor) for own in images]
+        decoded = [problem.decode(own) for own in images]
         labels = torch.arange(len(decoded), device=data.device).repeat_interleave(len(decoded[0]))
         for epoch in range(loop.train_epochs or 0):
             order = torch.randperm(len(labels), generator=key.at(epoch).generator("order"))
@@ -192,7 +192,7 @@ def training_between(data: Dataset, problem: Problem, settings: Settings, plan: 
     if loop.train_images:
         recipe, seen = settings.train, len(data.images)
     elif loop.train_epochs:
-        recipe, seen = method.recipe, data.num_classes * settings.ipc * problem.factor**2
+        recipe, seen = method.recipe, data.num_classes * engine.decoded(problem, settings.ipc)
     else:
         return lambda trained, images, key: trained
     step = _train_step(data, problem, recipe, plan, seen)
@@ -239,7 +239,7 @@ def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[
 
 def draw_subsets(data: Dataset, problem: Problem, settings: Settings, key: Key, sweeps: int) -> Tensor:
     """int64 (sweeps, classes, m): which decoded images of each class take part."""
-    decoded = settings.ipc * problem.factor**2
+    decoded = engine.decoded(problem, settings.ipc)
     ranks = torch.rand(sweeps, data.num_classes, decoded, generator=key.generator("subset"))
     return ranks.argsort(-1)[..., : settings.match.synthetic_batch].to(data.device)
 

@@ -9,17 +9,17 @@ A method of another package is a `Method` value that it names as an entry point 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from accdd import augment, formation, synthetic
+from accdd import augment, synthetic
 from accdd.config import InputError, Settings, Train, choose
 from accdd.data import Dataset
 from accdd.engine import Problem
+from accdd.formation import FORMATIONS, Formation
 from accdd.matching import DISTANCES, Summary, convolutions, embedding, gradient, weights
 from accdd.networks import Architecture, Forward
 
@@ -47,8 +47,9 @@ class Method:
     """Whether one of them is used at a time, unless `match.one_of` says otherwise."""
     real_batch: int = 256
     """Real images of a class in a step, unless `match.real_batch` says otherwise."""
-    decode: Callable[[Tensor, int], Tensor] = formation.decode
-    """Formation: (stored images (n, c, h, w), factor) -> training images."""
+    formation: Formation | None = None
+    """A formation of its own to distil with, unless `images.formation` says otherwise; None follows from factor and
+    images per class. Whatever this is, the finished set is decoded as `formation.decoded_by` says."""
     factor: int | None = 1
     """Images stored in one, per side, unless `images.factor` says otherwise; None follows from the image size."""
     start: str | None = "random"
@@ -143,13 +144,14 @@ def sweeps_and_epochs(ipc: int) -> tuple[int, int]:
 def problem(settings: Settings, data: Dataset, architecture: Architecture) -> Problem:
     """The method that the (resolved) settings name, put together for some data and network, in fp32."""
     method = named(settings.method)
-    assert settings.match.distance and settings.images.factor  # resolved
+    chosen = FORMATIONS[settings.images.formation] if settings.images.formation else method.formation
+    factor = settings.images.factor
+    assert settings.match.distance and factor and chosen  # resolved
     return Problem(
         forward=Forward(architecture),
         summary=method.summary,
         distance=DISTANCES[settings.match.distance],
-        decode=method.decode,
-        factor=settings.images.factor,
+        decode=lambda stored: chosen(stored, factor, settings.match.synthetic_batch),
         mean=torch.tensor(data.mean, device=data.device),
         std=torch.tensor(data.std, device=data.device),
         frozen=method.frozen,

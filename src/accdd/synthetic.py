@@ -18,10 +18,10 @@ def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: 
         data: the real set.
         kind: `noise` is N(0.5, 0.25^2), clamped; `normal` is N(mean, std^2) per channel of the data, not clamped (DC);
             `random` is one real image each; `mixed` is factor^2 real images each, shrunk into the tiles that decoding
-            cuts.
+            cuts; `kmeans` is `mixed` of the images that k-means chooses and not of random ones.
         ipc: images per class.
         factor: tiles per side.
-        shrink: how `mixed` shrinks, see `formation.encode`.
+        shrink: how `mixed` and `kmeans` shrink, see `formation.encode`.
         key: decides the draws.
 
     Returns:
@@ -34,16 +34,12 @@ def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: 
             return (0.5 + 0.25 * noise).clamp(0, 1)
         mean, std = (noise.new_tensor(each)[:, None, None] for each in (data.mean, data.std))
         return mean + std * noise
-    per_image = factor**2 if kind == "mixed" else 1
-    chosen = selection.random(data.class_index, ipc * per_image, key)
-
-    def real(rows: Tensor) -> Tensor:
-        return execution.gather(data.images, rows, data.device).float() / 255
-
-    if kind == "random":
-        return real(chosen)
+    factor = 1 if kind == "random" else factor
+    select = selection.kmeans if kind == "kmeans" else selection.random
+    chosen = select(data, formation.count(lambda stored: formation.decode(stored, factor), shape[1:]), key)
     # Class by class: factor^2 real images for each stored one would fill the memory.
-    shrunk = [formation.encode(real(rows), factor, shrink) for rows in chosen]
+    gathered = (execution.gather(data.images, rows, data.device).float() / 255 for rows in chosen)
+    shrunk = [formation.encode(images, factor, shrink) for images in gathered]
     return torch.stack(shrunk).clamp(0, 1)
 
 

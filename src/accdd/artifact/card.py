@@ -138,22 +138,38 @@ def _factor_sentence(distilled: Distilled) -> str:
     if distilled.factor == 1:
         return "Each stored image is one training image."
     f = distilled.factor
+    if distilled.formation == "multi":
+        return f"Each stored image is cut into grids of 1 x 1 to {f} x {f} training images, enlarged when loaded."
     return f"Each stored image is a grid of {f} x {f} training images, cut and enlarged when loaded."
 
 
 def _cutting(distilled: Distilled) -> str:
     """The lines of Python that cut stored images into training images as `formation.split` does, in numbers."""
-    f = distilled.factor
-    if f == 1:
+    h, w = distilled.images.shape[-2:]
+    labels = f"labels = np.tile(labels, {distilled.count // len(distilled.labels)})"
+    enlarge = f"enlarge each image to {h} x {w}, bilinear, as accdd does"
+    if distilled.factor == 1:
         return ""
+    if distilled.formation == "uniform":
+        padded, cut = _tiles(distilled, distilled.factor)
+        return f"images = {padded}\nimages = images.{cut}\n{labels}  # then {enlarge}\n"
+    lines = ["parts = [images]"]
+    for factor in range(2, distilled.factor + 1):
+        padded, cut = _tiles(distilled, factor)
+        lines += [f"part = {padded}", f"parts.append(part.{cut})"]
+    lines.append(f"{labels}  # of all parts, one after the other; then {enlarge}")
+    return "\n".join(lines) + "\n"
+
+
+def _tiles(distilled: Distilled, f: int) -> tuple[str, str]:
+    """Expressions: the images with their border, and what cuts those into f x f tiles."""
     n, c, h, w = distilled.images.shape
     tile_h, tile_w = math.ceil(h / f), math.ceil(w / f)
     border = f"((0, 0), (0, 0), (0, {tile_h * f - h}), (0, {tile_w * f - w}))"
     tiles = f"reshape({n}, {c}, {f}, {tile_h}, {f}, {tile_w}).transpose(2, 4, 0, 1, 3, 5)"
     return (
-        f"images = np.pad(images, {border}, constant_values=0.5)\n"
-        f"images = images.{tiles}.reshape({f * f * n}, {c}, {tile_h}, {tile_w})\n"
-        f"labels = np.tile(labels, {f * f})  # then enlarge each image to {h} x {w}, bilinear, as accdd does\n"
+        f"np.pad(images, {border}, constant_values=0.5)",
+        f"{tiles}.reshape({f * f * n}, {c}, {tile_h}, {tile_w})",
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from accdd import formation
-from accdd.config import InputError
+from accdd.config import InputError, choose
+from accdd.formation import WHOLE, count
 
 MAX_FACTOR = 8
 """Largest factor accepted, as in `config.Images`: a stranger's file must not make decoding arbitrarily large."""
@@ -34,6 +34,8 @@ class Distilled:
     """Per channel, divided by after subtracting the mean."""
     factor: int = 1
     """A stored image decodes into factor x factor images."""
+    formation: str = "uniform"
+    """How: a name from `formation.WHOLE`; by `multi` also into those of every smaller factor."""
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Where it comes from, as JSON values: method, settings, source, versions, recipe, scores."""
 
@@ -46,6 +48,7 @@ class Distilled:
             raise InputError(f"mean {self.mean} and std {self.std} must be finite, and std > 0.")
         if not 1 <= self.factor <= MAX_FACTOR:
             raise InputError(f"factor is {self.factor}; expected 1 to {MAX_FACTOR}.")
+        choose("formation of a distilled set", self.formation, WHOLE)
 
     @property
     def num_classes(self) -> int:
@@ -61,13 +64,21 @@ class Distilled:
         """What a network trains on.
 
         Returns:
-            A 2-tuple of images, float32 (factor^2 * n, c, h, w) in [0, 1], and labels, int64 (factor^2 * n,). All
-            crops of tile position (0, 0) come first.
+            A 2-tuple of images, float32 (m, c, h, w) in [0, 1], and labels, int64 (m,); m is factor^2 * n but for
+            `multi`. All crops of tile position (0, 0) come first; of `multi`, all of the smallest factor.
         """
         # Bilinear resizing may leave [0, 1] by a rounding error.
-        images = formation.decode(self.images, self.factor)
+        images = self._decode(self.images)
         images = images.clamp_(0, 1) if self.factor > 1 else images
-        return images, self.labels.repeat(self.factor**2)
+        return images, self.labels.repeat(len(images) // len(self.labels))
+
+    @property
+    def count(self) -> int:
+        """Number of training images."""
+        return count(self._decode, self.images.shape)
+
+    def _decode(self, images: torch.Tensor) -> torch.Tensor:
+        return WHOLE[self.formation](images, self.factor, 0)  # which know no bound
 
     def save(self, path: str | Path) -> None:
         """Write the set as a folder; see `accdd.artifact.save`."""

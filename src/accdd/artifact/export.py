@@ -32,12 +32,13 @@ def _npz(distilled: Distilled, file: Path) -> None:
     """What accdd reads as DATA: decoded `images` and `labels`; beside them the set as it is stored."""
     images, labels = distilled.decode()
     arrays = {
-        "images": images.numpy(),  # float32 (factor^2 * n, c, h, w) in [0, 1]
+        "images": images.numpy(),  # float32 (m, c, h, w) in [0, 1]
         "labels": labels.numpy(),
         "class_names": np.array(distilled.class_names, dtype=np.str_),  # objects would need pickle
         "mean": np.array(distilled.mean),
         "std": np.array(distilled.std),
         "factor": np.array(distilled.factor),
+        "formation": np.array(distilled.formation),
         "stored_images": distilled.images.numpy(),
         "stored_labels": distilled.labels.numpy(),
     }

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import reprlib
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -26,6 +27,7 @@ from accdd import files, keys
 from accdd.artifact import card
 from accdd.artifact.distilled import Distilled
 from accdd.config import InputError
+from accdd.formation import WHOLE
 
 FORMAT, FORMAT_VERSION = "accdd.distilled", 1
 TENSORS, HEADER = "images.safetensors", "distilled.json"
@@ -47,8 +49,8 @@ class Header:
     """Raised whenever an older reader would misunderstand a newer file."""
     key_scheme: int
     """The `keys.SCHEME` the set was drawn with: seeds mean the same numbers only within one scheme."""
-    formation: Literal["uniform"] = "uniform"
-    """How a stored image becomes training images: `formation.decode`."""
+    formation: str = "uniform"
+    """How a stored image becomes training images: a name from `formation.WHOLE`; uniform where a file does not say."""
     factor: int
     """A stored image decodes into factor x factor images."""
     class_names: tuple[str, ...]
@@ -110,6 +112,7 @@ def load(path: str | Path) -> Distilled:
             mean=header.mean,
             std=header.std,
             factor=header.factor,
+            formation=header.formation,
             info=header.info,
         )
     except InputError as error:
@@ -121,6 +124,7 @@ def _write(distilled: Distilled, folder: Path, preview: Image.Image) -> None:
     safetensors.torch.save_file(tensors, folder / TENSORS)
     header = Header(
         key_scheme=keys.SCHEME,
+        formation=distilled.formation,
         factor=distilled.factor,
         class_names=distilled.class_names,
         mean=distilled.mean,
@@ -167,6 +171,12 @@ def _read_header(file: Path) -> Header:
     if version != FORMAT_VERSION:
         raise InputError(
             f"{file}: format version {version!r} is unknown; this accdd reads version {FORMAT_VERSION}. "
+            f"Upgrade with 'pip install --upgrade accdd'."
+        )
+    formation = tree.get("formation", "uniform")
+    if not isinstance(formation, str) or formation not in WHOLE:
+        raise InputError(
+            f"{file}: the formation {reprlib.repr(formation)} is unknown; this accdd decodes by {', '.join(WHOLE)}. "
             f"Upgrade with 'pip install --upgrade accdd'."
         )
     try:

@@ -170,7 +170,7 @@ def beside_random(
     keys = network_keys(Key(seed), seeds)
     distilled = run("distilled", images, labels, keys, None, lambda share: report(share / 2))
     draws = [Key(seed).at("random", draw) for draw in range(seeds)]
-    chosen = torch.stack([selection.random(data.class_index, stored, key).flatten() for key in draws])
+    chosen = torch.stack([selection.random(data, stored, key).flatten() for key in draws])
     keys = [key for draw in draws for key in network_keys(draw, 1)]
     random = run("random", data.images, data.labels, keys, chosen, lambda share: report((1 + share) / 2))
     return distilled, random

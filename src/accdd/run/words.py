@@ -21,15 +21,22 @@ def describe(real: Dataset, settings: Settings, architecture: Architecture) -> l
     )
     pool = f"{settings.pool.networks} early-stage models" if settings.pool.use else "fresh networks"
     factor, loop_ = settings.images.factor, settings.loop
+    formation = settings.images.formation or "a formation of its own"
     each = f"networks of {loop_.inner_steps} sweeps each" if loop_.inner_steps > 1 else "sweeps"
     limits = [f"{loop_.steps} {each}"] if loop_.steps is not None else []
     limits += [f"{loop_.budget:g} s"] if loop_.budget is not None else []
     ends = " or ".join(limits)
     plan = (
         f"{settings.method}, {pool}{', perturbed' if settings.perturb.use else ''}: {architecture}, "
-        f"factor {factor}; ends after {ends}, not counting what is made before, and scores."
+        f"{formation}, factor {factor}; ends after {ends}, not counting what is made before, and scores."
     )
-    return ["; ".join([about, *real.notes]) + ".", plan]
+    images, match = settings.images, settings.match
+    falling = "falling" if images.schedule == "cosine" else "constant"
+    chosen = (
+        f"Images start as {images.start}; {images.step} steps of {images.lr:g}, {falling}; {match.distance} distance, "
+        f"{settings.targets.real_batch if settings.targets.count else match.real_batch} real images a class."
+    )
+    return ["; ".join([about, *real.notes]) + ".", plan, chosen]
 
 
 def describe_plan(plan: Plan, where: torch.device) -> str:
