@@ -392,7 +392,7 @@ def test_working_size(sizes: dict, expected: int) -> None:
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path / "nowhere", "No data at '.*nowhere'. Expected digits, a folder")
+    assert_refused(tmp_path / "nowhere", "No data at '.*nowhere'. Expected digits, mnist, .*, a folder with one")
     assert_refused(tmp_path, "No class folders in")
     (tmp_path / "ant").mkdir()
     assert_refused(tmp_path, "Only one class folder \\('ant'\\)")

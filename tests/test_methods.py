@@ -1,5 +1,6 @@
 """The hosts: each against its published update rule, written out plainly in double precision; hosts from outside."""
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator
@@ -197,6 +198,15 @@ def test_a_warm_up_trains_every_network_before_its_first_sweep():
     assert (plain[1] - warm[1]).abs().max() > 0
     with pytest.raises(InputError, match=r"loop\.warm_up 0\.5.*networks that are used as drawn"):
         resolved(data, {"loop.warm_up": 0.5, "targets.count": 10, "loop.inner_steps": 1})
+
+
+def test_no_host_mirrors_digits_unless_it_is_told_to():
+    waves = several(3)
+    for name, flips in (("waves", True), ("my/digits", False), ("svhn", False), ("mnist-mine", False)):
+        data = dataclasses.replace(waves, name=name)
+        assert ("flip" in (resolved(data, {"method": "dsa"}).match.augment or ())) is flips
+        told = resolved(data, {"method": "dsa", "match.augment": ["flip", "crop"]})
+        assert told.match.augment == ("flip", "crop")
 
 
 # BatchNorm ----------------------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ def distill(
     """Learn a few images per class that train a network nearly as well as all of them.
 
     Args:
-        source: `digits`, a path, `hf:owner/name`, arrays, or a `datasets.Dataset`; see `accdd.data.load`.
+        source: a name from `accdd.data.NAMED`, a path, `hf:owner/name`, arrays, or a `datasets.Dataset`; see
+            `accdd.data.load`.
         ipc: images per class; short for `settings={"ipc": ...}`.
         out: a new folder for the run; None keeps everything in memory.
         preset: a name from `accdd.presets.PRESETS`.
@@ -447,10 +448,12 @@ def _info(real: Dataset, source: Any, settings: Settings, plan: Plan, sweeps: in
 
 
 def _name(source: Any) -> str:
-    """How to name the data again: its path (absolute), its hub id, or the kind of object it was."""
-    if isinstance(source, Path) or (isinstance(source, str) and source != "digits" and not source.startswith("hf:")):
+    """How to name the data again: its name, its path (absolute), its hub id, or the kind of object it was."""
+    if isinstance(source, str) and (data.is_name(source) or source.startswith("hf:")):
+        return source
+    if isinstance(source, str | Path):
         return str(Path(source).expanduser().absolute())
-    return source if isinstance(source, str) else type(source).__name__
+    return type(source).__name__
 
 
 def _path_of(source: Any) -> str | None:

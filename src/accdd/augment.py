@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accdd.config import InputError
+from accdd.data import mirrors
 
 Draw = dict[str, Tensor]
 """Drawn parameters by name; each tensor begins with the shape asked of `draw`."""
@@ -126,6 +127,11 @@ def apply(images: Tensor, drawn: Draw) -> Tensor:
     if "cutout" in drawn:
         images = images * ~_box(drawn["cutout"], images)
     return images
+
+
+def suited(names: tuple[str, ...], data_name: str) -> tuple[str, ...]:
+    """The augmentations without flips where a mirrored picture is of another class or of none."""
+    return names if mirrors(data_name) else tuple(name for name in names if name != "flip")
 
 
 def normalise(images: Tensor, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> Tensor:

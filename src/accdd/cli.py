@@ -26,7 +26,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DATA_HELP = "digits, a folder of class folders or parquet files, .npz, or hf:owner/name."
+DATA_HELP = (
+    "digits, mnist, fashion-mnist, svhn, cifar10, cifar100, tiny-imagenet, imagenet-10, imagenet-100 or imagenette (a "
+    "copy in ACCDD_DATA, or from the hub); a folder of class folders, of parquet files or of the authors' own files; "
+    ".npz; or hf:owner/name."
+)
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 SetArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run or of a distilled set.")]
 SetOption = Annotated[

@@ -7,6 +7,7 @@ the run folder records both what was given and what it became.
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
@@ -24,8 +25,11 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrin
 class Data:
     """How pictures become tensors."""
 
+    root: str | None = None
+    """Folder with copies of data sets that are known by name, as in ROOT/cifar10; None is $ACCDD_DATA, if set."""
     size: int | None = Field(default=None, ge=4, le=1024)
-    """Working height and width in pixels; None keeps square pictures of one size and picks one otherwise."""
+    """Working height and width in pixels; None is the papers' for data known by name, and otherwise keeps square
+    pictures of one size or picks one."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of each class kept aside for testing when the data brings no test split."""
     skip_unreadable: bool = False
@@ -34,6 +38,11 @@ class Data:
     """Per channel, subtracted from pixels in [0, 1]; None is measured on the training images."""
     std: tuple[float, ...] | None = None
     """Per channel, divided by after subtracting the mean; None is measured on the training images."""
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return None if value is None else str(Path(value).expanduser().absolute())  # runs are looked at from elsewhere
 
     @field_validator("std")
     @classmethod
@@ -283,7 +292,7 @@ def override(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     known = list(flatten(tree))
     for key, value in changes.items():
         if key not in known:
-            raise InputError(f"Unknown setting '{key}'.{_nearest(key, known)} List them with 'accdd settings'.")
+            raise InputError(f"Unknown setting '{key}'.{nearest(key, known)} List them with 'accdd settings'.")
         *groups, name = key.split(".")
         branch = tree
         for group in groups:
@@ -328,11 +337,11 @@ def choose(kind: str, name: str, choices: Mapping[str, Any]) -> Any:
         InputError: there is none; the choices and the nearest one are named.
     """
     if name not in choices:
-        raise InputError(f"Unknown {kind} '{name}'.{_nearest(name, choices)} Expected one of: {', '.join(choices)}.")
+        raise InputError(f"Unknown {kind} '{name}'.{nearest(name, choices)} Expected one of: {', '.join(choices)}.")
     return choices[name]
 
 
-def _nearest(word: str, choices: Any) -> str:
+def nearest(word: str, choices: Any) -> str:
     """A hint at the choice most like `word`, by its whole name or by what follows its last dot."""
     by_name = {choice.split(".")[-1].lower(): choice for choice in reversed(list(choices))}
     by_name |= {choice.lower(): choice for choice in choices}

@@ -30,7 +30,7 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     for names in (settings.match.augment or (), settings.train.augment, *settings.pool.augment):
         augment.check(names)
     _check_images(settings, data)
-    match = _match(settings.match, method)
+    match = _match(settings.match, method, data)
     loop = _loop(settings, method)
     real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
     bank = dataclasses.replace(settings.targets, count=_targets(settings, loop, match), real_batch=real_batch)
@@ -65,12 +65,12 @@ def _check_images(settings: Settings, data: Dataset) -> None:
         )
 
 
-def _match(match: Match, method: Method) -> Match:
+def _match(match: Match, method: Method, data: Dataset) -> Match:
     return dataclasses.replace(
         match,
         distance=match.distance or method.distance,
         real_batch=match.real_batch or method.real_batch,
-        augment=method.siamese if match.augment is None else match.augment,
+        augment=augment.suited(method.siamese, data.name) if match.augment is None else match.augment,
         one_of=method.one_of if match.one_of is None else match.one_of,
     )
 

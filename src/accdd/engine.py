@@ -68,7 +68,7 @@ def freeze(problem: Problem, parameters: Parameters, data: Dataset, key: Key) ->
     if not problem.frozen or not problem.forward.batch_norms:
         return parameters
     rows = selection.random(data, FROZEN_ON, key).flatten()
-    batch = augment.normalise(data.images[rows.to(data.device)], problem.mean, problem.std)
+    batch = augment.normalise(execution.gather(data.images, rows, data.device), problem.mean, problem.std)
     return calibrated(problem.forward, parameters, [batch])
 
 
@@ -138,7 +138,8 @@ def sweep(
     labels = torch.arange(len(stored), device=stored.device)
     for label, images in enumerate(stored):
         siamese, truth = augment.at(drawn.siamese, label), labels[label]
-        target = real_half(problem, parameters, real_images[drawn.real[label]], truth, siamese)
+        real = execution.gather(real_images, drawn.real[label], stored.device)
+        target = real_half(problem, parameters, real, truth, siamese)
         loss, slope = synthetic_half(problem, parameters, target, images, truth, siamese, drawn.subset[label])
         losses.append(loss)
         slopes.append(slope)
@@ -164,7 +165,8 @@ def sweeper(problem: Problem, plan: Plan) -> Sweeper:
     def planned(parameters: Parameters, real_images: Tensor, stored: Tensor, drawn: Sweep) -> tuple[Tensor, Tensor]:
         def match(labels: Tensor) -> tuple[Tensor, Tensor]:
             siamese = augment.at(drawn.siamese, labels)
-            target = real(parameters, real_images[drawn.real[labels]], labels, siamese)
+            batch = execution.gather(real_images, drawn.real[labels], stored.device)
+            target = real(parameters, batch, labels, siamese)
             return synthetic(parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
 
         return _over_chunks(match, len(stored), plan, stored.device)
@@ -181,7 +183,8 @@ def real_sweeper(problem: Problem, plan: Plan) -> Callable[[Parameters, Tensor, 
 
     def planned(parameters: Parameters, real_images: Tensor, rows: Tensor, siamese: Draw) -> Parameters:
         def half(labels: Tensor) -> Parameters:
-            return real(parameters, real_images[rows[labels]], labels, augment.at(siamese, labels))
+            batch = execution.gather(real_images, rows[labels], rows.device)
+            return real(parameters, batch, labels, augment.at(siamese, labels))
 
         return _over_chunks(half, len(rows), plan, rows.device)
 

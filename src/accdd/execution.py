@@ -4,6 +4,7 @@ Nothing here knows what is computed. Plans follow from counted work and the kind
 memory), never from a stopwatch.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -244,8 +245,35 @@ def at_once(count: int, cost: Cost, where: torch.device) -> int:
     On a CPU, which a single one keeps busy, only the smallest; on a CUDA GPU as many as fit in memory.
     """
     if where.type == "cuda":
-        return chunk(count, torch.cuda.mem_get_info(where)[0] // (2 * cost.bytes))
+        return chunk(count, free_memory(where) // (2 * cost.bytes))
     return count if cost.flops < SMALL_FLOPS else 1
+
+
+def free_memory(where: torch.device) -> int:
+    """Bytes that could be taken now on a device; on a CPU of what the system, and the container if any, grants.
+
+    On Apple's MPS, which shares it, that of the CPU.
+    """
+    if where.type == "cuda":
+        return torch.cuda.mem_get_info(where)[0]
+    limits = []
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    with contextlib.suppress(OSError, ValueError):  # no control group, or "max"
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    if not limits and hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    return min(limits, default=4 * 2**30)
+
+
+def gather(images: Tensor, rows: Tensor, where: torch.device) -> Tensor:
+    """`images[rows]` on a device.
+
+    Images that are too many for it stay on the CPU (see `Dataset.to`), and only these rows travel; if `rows` are on the
+    device, this waits for it.
+    """
+    return images[rows.to(images.device)].to(where)
 
 
 def synchronise(where: torch.device) -> None:

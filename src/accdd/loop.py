@@ -1,5 +1,6 @@
 """The algorithm of the paper on one screen."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -213,7 +214,8 @@ def training_between(data: Dataset, problem: Problem, settings: Settings, plan: 
     if loop.train_images:
         recipe, seen = settings.train, len(data.images)
     elif loop.train_epochs:
-        recipe, seen = method.recipe, data.num_classes * engine.decoded(problem, settings.ipc)
+        recipe = dataclasses.replace(method.recipe, augment=augment.suited(method.recipe.augment, data.name))
+        seen = data.num_classes * engine.decoded(problem, settings.ipc)
     else:
         return lambda trained, images, key: trained
     step = _train_step(data, problem, recipe, plan, seen)

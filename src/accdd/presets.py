@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from accdd import defaults
+from accdd.data import NAMED
 from accdd.methods import sweeps_and_epochs
 
 Changes = dict[str, Any]
@@ -32,13 +33,15 @@ class Preset(NamedTuple):
 
 # What the papers say of each data set. ---------------------------------------------------------------------------
 
-MNIST: Changes = {"data.mean": [0.1307], "data.std": [0.3081]}
-FASHION_MNIST: Changes = {"data.mean": [0.2861], "data.std": [0.3530]}
-SVHN: Changes = {"data.mean": [0.4377, 0.4438, 0.4728], "data.std": [0.1980, 0.2010, 0.1970]}
-# The released constants, in IDC of CIFAR-100 too: these deviations are historical, the true ones are .2470 .2435 .2616.
-CIFAR10: Changes = {"data.mean": [0.4914, 0.4822, 0.4465], "data.std": [0.2023, 0.1994, 0.2010]}
-CIFAR100_DC: Changes = {"data.mean": [0.5071, 0.4866, 0.4409], "data.std": [0.2673, 0.2564, 0.2762]}
-IMAGENET: Changes = {"data.mean": [0.485, 0.456, 0.406], "data.std": [0.229, 0.224, 0.225], "data.size": 224}
+
+def constants(name: str) -> Changes:
+    """The papers' mean and deviation of a data set."""
+    return {"data.mean": list(NAMED[name].mean), "data.std": list(NAMED[name].std)}
+
+
+MNIST, FASHION_MNIST, SVHN, CIFAR10 = map(constants, ("mnist", "fashion-mnist", "svhn", "cifar10"))
+CIFAR100_DC = constants("cifar100")  # IDC's code takes CIFAR-10's
+IMAGENET = constants("imagenet-100") | {"data.size": NAMED["imagenet-100"].size}
 
 SMALL: Changes = {"network.name": "convnet", "network.width": 128, "network.depth": 3}
 PHOTOGRAPHS: Changes = {"network.name": "resnet_ap10"}

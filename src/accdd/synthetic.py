@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from accdd import formation, selection
+from accdd import execution, formation, selection
 from accdd.data import Dataset
 from accdd.keys import Key
 
@@ -38,7 +38,8 @@ def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: 
     select = selection.kmeans if kind == "kmeans" else selection.random
     chosen = select(data, formation.count(lambda stored: formation.decode(stored, factor), shape[1:]), key)
     # Class by class: factor^2 real images for each stored one would fill the memory.
-    shrunk = [formation.encode(data.images[rows].float() / 255, factor, shrink) for rows in chosen]
+    gathered = (execution.gather(data.images, rows, data.device).float() / 255 for rows in chosen)
+    shrunk = [formation.encode(images, factor, shrink) for images in gathered]
     return torch.stack(shrunk).clamp(0, 1)
 
 

@@ -158,8 +158,8 @@ def train(
     Args:
         step: from `make_step`, for as many networks and with the same recipe.
         trained: n networks, not changed.
-        images: uint8 or float in [0, 1], (count, c, h, w).
-        labels: int64 (count,).
+        images: uint8 or float in [0, 1], (count, c, h, w); on the networks' device or the CPU.
+        labels: int64 (count,), on the networks' device.
         order: int64 (n, m), indices into images in the order each network sees them; a short last batch is used too.
         recipe: batch size, augmentation and CutMix.
         lr: the learning rate, or one for each network, (n,).
@@ -169,8 +169,8 @@ def train(
     Yields:
         The networks after each step, and their losses, (n,).
     """
-    device, size = images.device, images.shape[-1]
-    batches = order.to(device).split(recipe.batch, dim=1)
+    device, size = labels.device, images.shape[-1]
+    batches, chosen = (order.to(each).split(recipe.batch, dim=1) for each in (device, images.device))
     rates = torch.as_tensor(lr, dtype=torch.float32).expand(len(keys)).to(device)
     # Drawn for the whole call at once, so they depend on the key and on the number of batches, and nothing else.
     shape = (len(batches), recipe.batch)
@@ -183,10 +183,11 @@ def train(
             [augment.draw_cutmix(recipe.cutmix, *shape, size, key.generator("cutmix")) for key in keys]
         )
     drawn, mixed = augment.to(drawn, device), augment.to(mixed, device)
-    for number, rows in enumerate(batches):
+    for number, (rows, pictures) in enumerate(zip(batches, chosen, strict=True)):
         targets = F.one_hot(labels[rows], num_classes).to(torch.float32)
         own_drawn = augment.at(drawn, number, slice(None), slice(rows.shape[1]))
-        trained, losses = step(trained, images[rows], targets, own_drawn, augment.at(mixed, number), rates)
+        batch = images[pictures].to(device)
+        trained, losses = step(trained, batch, targets, own_drawn, augment.at(mixed, number), rates)
         yield trained, losses
 
 
@@ -217,9 +218,10 @@ def accuracy(
     `batch` images at a time; None is 500 of 32 pixels or as many as fill the same memory.
     """
     batch = batch or max(1, 500 * 32**2 // images.shape[-1] ** 2)
-    shift, scale = (torch.tensor(each, device=images.device) for each in (mean, std))
-    correct = torch.zeros((), dtype=torch.int64, device=images.device)
+    device = labels.device
+    shift, scale = (torch.tensor(each, device=device) for each in (mean, std))
+    correct = torch.zeros((), dtype=torch.int64, device=device)
     for pictures, truth in zip(images.split(batch), labels.split(batch), strict=True):
-        logits = forward(parameters, augment.normalise(pictures, shift, scale))
+        logits = forward(parameters, augment.normalise(pictures.to(device), shift, scale))
         correct += (logits.argmax(1) == truth).sum()
     return 100 * correct.item() / len(labels)

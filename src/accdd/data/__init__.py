@@ -1,14 +1,14 @@
 """DATA, as the user names it, to uint8 tensors with a class index."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accdd.config import Data, InputError
-from accdd.data import arrays, cache, folders, hub, parquet
+from accdd.config import Data, InputError, nearest
+from accdd.data import arrays, by_name, hub, paths
 from accdd.data.dataset import Dataset, build
+from accdd.data.named import NAMED, Named, mirrors
 
-__all__ = ["Dataset", "build", "load"]
+__all__ = ["NAMED", "Dataset", "Named", "build", "is_name", "load", "mirrors"]
 
 
 def load(source: Any, settings: Data | None = None) -> Dataset:
@@ -17,10 +17,11 @@ def load(source: Any, settings: Data | None = None) -> Dataset:
     What a path holds is decoded once and kept in the cache; later loads of unchanged files map it from there.
 
     Args:
-        source: "digits"; a folder of class folders (optionally below train/ and test/); a folder of parquet
-            files; an .npz file; "hf:owner/name"; a tuple (images, labels) or (images, labels, test_images,
-            test_labels) of numpy arrays or tensors; a `datasets.Dataset` or `DatasetDict`; or a `Dataset`,
-            which is returned as it is.
+        source: a name from `NAMED`, as "digits" or "cifar10" (see `by_name.load`); a folder of class folders
+            (optionally below train/ and test/); a folder of parquet files, or of the files that a data set's authors
+            distribute (see `originals`); an .npz file; "hf:owner/name"; a tuple (images, labels) or (images, labels,
+            test_images, test_labels) of numpy arrays or tensors; a `datasets.Dataset` or `DatasetDict`; or a
+            `Dataset`, which is returned as it is.
         settings: the working size, the share kept aside for testing, and what to do with unreadable pictures.
 
     Returns:
@@ -38,33 +39,25 @@ def _read(source: Any, settings: Data) -> Dataset:
         return source
     if isinstance(source, tuple):
         return arrays.load_arrays("arrays", source, settings)
-    if isinstance(source, str) and source == "digits":
-        return arrays.load_digits(settings)
+    if is_name(source):
+        return by_name.load(source, settings)
     if isinstance(source, str) and source.startswith("hf:"):
         return hub.load_hub(source.removeprefix("hf:"), settings)
     if isinstance(source, str | Path):
-        return _load_path(Path(source).expanduser(), settings)
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise InputError(f"No data at '{path}'.{nearest(path.name, NAMED)} Expected {_EXPECTED}.")
+        return paths.load(path, settings)
     if hub.is_object(source):
         return hub.load_object(source, settings)
     raise InputError(f"Data is a {type(source).__name__}; expected {_EXPECTED}.")
 
 
+def is_name(source: Any) -> bool:
+    """Whether the user names a data set of the table, and not a path: "cifar10" does, "./cifar10" does not."""
+    return isinstance(source, str) and source in NAMED
+
+
 _EXPECTED = (
-    f"digits, {folders.LAYOUT}, {parquet.LAYOUT}, {arrays.LAYOUT}, hf:owner/name, "
-    "or in Python a tuple (images, labels) or a datasets.Dataset"
+    f"{', '.join(NAMED)}, {paths.LAYOUTS}, hf:owner/name, or in Python a tuple (images, labels) or a datasets.Dataset"
 )
-
-
-def _load_path(path: Path, settings: Data) -> Dataset:
-    if not path.exists():
-        raise InputError(f"No data at '{path}'. Expected {_EXPECTED}.")
-    if path.is_dir():
-        parts = parquet.find_parquet(path) or None
-        read = (
-            partial(parquet.load_parquet, path.resolve().name, parts) if parts else partial(folders.load_folder, path)
-        )
-    else:
-        parts = [path]
-        is_parquet = path.suffix == ".parquet"
-        read = partial(parquet.load_parquet, path.stem, parts) if is_parquet else partial(arrays.load_npz, path)
-    return cache.load(path, parts, settings, partial(read, settings))

@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 
 from accdd import files, keys
 from accdd.config import Data
+from accdd.data import mapped
 from accdd.data.dataset import Dataset
 
 VERSION = 1
@@ -48,37 +49,51 @@ def load(path: Path, parts: Iterable[Path] | None, settings: Data, decode: Calla
     """
     if files.cache_folder().resolve().is_relative_to(path.resolve()):
         return decode()  # what is kept would become part of the data
+    return keep(_key_parts(path, parts), settings, decode)
+
+
+def keep(key_parts: Mapping[str, object], settings: Data, decode: Callable[[], Dataset]) -> Dataset:
+    """What `decode` returns, from the cache or decoded now and kept there.
+
+    Args:
+        key_parts: what tells this data from others, as JSON values.
+        settings, decode: as for `load`.
+    """
     decoded: list[Dataset] = []
 
     def write(folder: Path) -> None:
         decoded.append(decode())
         _write(decoded[0], folder)
 
-    key_parts = _key_parts(path, parts, settings)
     try:
-        return _open(files.cached("data", key_parts, write, hashed_up_to=HASHED_UP_TO))
+        return _open(files.cached("data", {**key_parts, **_how(settings)}, write, hashed_up_to=HASHED_UP_TO))
     except OSError as error:
         # Where decoding itself was what failed, it fails here again, with nothing said about the cache.
         data = decoded[0] if decoded else decode()
         warnings.warn(
             f"The decoded data cannot be kept in the cache ({error}), so the next start decodes it again. "
             "Make room there, or set ACCDD_CACHE to a folder that can be written.",
-            stacklevel=5,  # the caller of `accdd.data.load`
+            stacklevel=6,  # the caller of `accdd.data.load`
         )
         return data
 
 
-def _key_parts(path: Path, parts: Iterable[Path] | None, settings: Data) -> dict[str, object]:
+def _key_parts(path: Path, parts: Iterable[Path] | None) -> dict[str, object]:
     root = path.absolute()
     found = _everything_below(root) if parts is None else [part.absolute() for part in parts]
     stamps = [(os.fspath(part)[len(str(root)) :], _stamp(part)) for part in found]
     return {
-        "version": VERSION,
-        "scheme": keys.SCHEME,
         "path": str(path.resolve()),
         "called": root.name,  # a link's name differs from that of what it leads to
         "parts": len(stamps),
         "stamps": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+    }
+
+
+def _how(settings: Data) -> dict[str, object]:
+    return {
+        "version": VERSION,
+        "scheme": keys.SCHEME,
         "size": settings.size,
         "test_fraction": settings.test_fraction,
         "skip_unreadable": settings.skip_unreadable,
@@ -140,7 +155,7 @@ def _write(data: Dataset, folder: Path) -> None:
 
 def _open(folder: Path) -> Dataset:
     record = json.loads((folder / "data.json").read_text())
-    images, labels, test_images, test_labels = (_mapped(folder / f"{name}.npy") for name in _TENSORS)
+    images, labels, test_images, test_labels = (mapped.load(folder / f"{name}.npy") for name in _TENSORS)
     mean, std = record["moments"]
     data = Dataset(
         name=record["name"],
@@ -153,7 +168,3 @@ def _open(folder: Path) -> Dataset:
         kept_aside=record["kept_aside"],
     )
     return data.with_measured(moments=(tuple(mean), tuple(std)), fingerprint=record["fingerprint"])
-
-
-def _mapped(path: Path) -> torch.Tensor:
-    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))

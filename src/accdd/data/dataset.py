@@ -1,6 +1,6 @@
 """A labelled image data set as tensors: what every source becomes, and the checks it passes once.
 
-Pixels stay 8-bit and on whatever device they were moved to; whoever trains scales and normalises a batch
+Pixels stay 8-bit, and on the device only if they fit there; whoever trains scales and normalises a batch
 at a time with `mean` and `std`.
 """
 
@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accdd import execution
 from accdd.config import InputError
+from accdd.data import mapped
 from accdd.keys import Key
 
 Split = tuple[Tensor, Tensor]
@@ -21,9 +23,6 @@ Split = tuple[Tensor, Tensor]
 
 TEST_SPLITS = ("test", "validation", "valid", "val")
 """Names under which a source may bring its test split, in order of preference."""
-
-_CHUNK = 4096
-"""Images looked at together, so that counting pixel values never widens the whole set to int64."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,8 +67,8 @@ class Dataset:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
-        return self.images.device
+        """Where labels are and work is done; images that do not fit there are on the CPU (see `execution.gather`)."""
+        return self.labels.device
 
     @cached_property
     def mean(self) -> tuple[float, ...]:
@@ -125,17 +124,26 @@ class Dataset:
         """The same data as somebody's test set: if the test split was only kept aside, all images are tested on."""
         if not self.kept_aside:
             return self
-        images, labels = torch.cat([self.images, self.test_images]), torch.cat([self.labels, self.test_labels])
+        images = mapped.join(self.images, self.test_images)
+        labels = torch.cat([self.labels, self.test_labels])
         return dataclasses.replace(self, test_images=images, test_labels=labels)
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data with all four tensors on `device`."""
+        """The same data on `device`; images that would take more than half of its free memory stay where they are."""
+        device = torch.device(device)
+        needed = self.images.nbytes + self.test_images.nbytes
+        fits = device == self.images.device or needed <= execution.free_memory(device) // 2
+        pixels = device if fits else self.images.device
         return self._same_pixels(
-            images=self.images.to(device),
+            images=self.images.to(pixels),
             labels=self.labels.to(device),
-            test_images=self.test_images.to(device),
+            test_images=self.test_images.to(pixels),
             test_labels=self.test_labels.to(device),
         )
+
+    def renamed(self, name: str, note: str) -> "Dataset":
+        """The same data under another name, with one more note."""
+        return self._same_pixels(name=name, notes=(*self.notes, note))
 
     def with_measured(self, **values: object) -> "Dataset":
         """The same data with `moments` or `fingerprint` known from an earlier start instead of measured again."""
@@ -204,7 +212,7 @@ def choose_splits(names: Iterable[str], source: str) -> tuple[str, str | None, l
 
 
 def _histogram(pixels: Tensor) -> Tensor:
-    counts = [torch.bincount(chunk.reshape(-1), minlength=256).cpu() for chunk in pixels.split(_CHUNK)]
+    counts = [torch.bincount(chunk.reshape(-1), minlength=256).cpu() for chunk in pixels.split(mapped.chunk(pixels))]
     return torch.stack(counts).sum(0)
 
 
@@ -224,10 +232,10 @@ def _check_labels(labels: Tensor, class_names: Sequence[str] | None) -> tuple[st
         hint = "Renumber them, for instance with np.unique(labels, return_inverse=True)[1]."
         if class_names is not None:
             missing = [name for label, name in enumerate(names) if label not in set(found)]
-            hint = f"There are {len(names)} class names; without training images: {_listed(missing) or 'none'}."
-        raise InputError(f"Training labels are {_listed(found)}; expected 0 to {len(names) - 1} without gaps. {hint}")
+            hint = f"There are {len(names)} class names; without training images: {listed(missing) or 'none'}."
+        raise InputError(f"Training labels are {listed(found)}; expected 0 to {len(names) - 1} without gaps. {hint}")
     if len(names) < 2:
-        raise InputError(f"Only one class ({_listed(names)}) in {len(labels)} training images; expected at least 2.")
+        raise InputError(f"Only one class ({listed(names)}) in {len(labels)} training images; expected at least 2.")
     return names
 
 
@@ -240,10 +248,11 @@ def _check_test(images: Tensor, test: Split, classes: tuple[str, ...]) -> None:
         )
     found = test[1].unique().tolist()
     if found[0] < 0 or found[-1] >= len(classes):
-        raise InputError(f"Test labels are {_listed(found)}; expected the training labels, 0 to {len(classes) - 1}.")
+        raise InputError(f"Test labels are {listed(found)}; expected the training labels, 0 to {len(classes) - 1}.")
 
 
-def _listed(values: Sequence[object]) -> str:
+def listed(values: Sequence[object]) -> str:
+    """At most twelve of them, with commas."""
     shown = [str(value) for value in values]
     return ", ".join(shown if len(shown) <= 12 else [*shown[:10], "...", shown[-1]])
 
@@ -262,4 +271,5 @@ def _keep_aside(data: Split, num_classes: int, fraction: float) -> tuple[Split, 
             "There is no test split, and every class has only one image, so none can be kept aside; "
             "expected at least 2 images in some class, or a test split."
         )
-    return (images[~kept], labels[~kept]), (images[kept], labels[kept])
+    train, test = (mapped.take(images, rows) for rows in (~kept, kept))
+    return (train, labels[~kept]), (test, labels[kept])

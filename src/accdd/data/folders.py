@@ -1,11 +1,11 @@
 """A folder of class folders, optionally below train/ and test/."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from accdd.config import Data, InputError
-from accdd.data.dataset import TEST_SPLITS, Dataset, build, choose_splits
-from accdd.data.pictures import Picture, Pictures, read
+from accdd.data.dataset import TEST_SPLITS, Dataset, build, choose_splits, listed
+from accdd.data.pictures import of_files, read
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings, in any case, of files taken for pictures; other files are counted and left alone."""
@@ -13,23 +13,21 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LAYOUT = "a folder with one folder of pictures per class (optionally below train/ and test/)"
 
 
-def load_folder(root: Path, settings: Data) -> Dataset:
-    """The pictures of a folder of class folders; classes are sorted by folder name.
+def load_folder(root: Path, settings: Data, only: Sequence[str] = ()) -> Dataset:
+    """The pictures of a folder of class folders; classes are sorted by folder name, or are `only` these, in this order.
 
     Raises:
-        InputError: no class folders, only one, one without pictures, a test class that is not trained on,
-            or an unreadable picture.
+        InputError: no class folders, only one, one without pictures, one of `only` missing, a test class that is not
+            trained on, or an unreadable picture.
     """
-    top = _folders(root)
-    if named := [name for name in top if name in ("train", *TEST_SPLITS)]:
-        train, test, notes = choose_splits(named, str(root))
-        roots = [root / train, *([root / test] if test else [])]
+    roots, notes = _splits(root)
+    names = list(only or _folders(roots[0]))
+    if only:
+        _check_present(roots[0], names)
     else:
-        roots, notes = [root], []
-    names = list(_folders(roots[0]))
-    _check_classes(roots, names)
+        _check_classes(roots, names)
     found = [_find(split, names, must_have=split == roots[0]) for split in roots]
-    splits, read_notes = read([_pictures(files) for files, _ in found], settings)
+    splits, read_notes = read([of_files(files) for files, _ in found], settings)
     ignored = sum(count for _, count in found)
     notes += [*read_notes, *([f"files ignored: {ignored} (hidden or not PNG, JPEG, WebP or BMP)"] if ignored else [])]
     return build(
@@ -42,6 +40,28 @@ def load_folder(root: Path, settings: Data) -> Dataset:
     )
 
 
+def parts(root: Path, only: Sequence[str]) -> list[Path]:
+    """What the pictures of `only` these classes depend on: their folders and all that is below."""
+    roots, _ = _splits(root)
+    chosen = [split / name for split in roots for name in only if (split / name).is_dir()]
+    return [path for folder in chosen for path in (folder, *sorted(folder.rglob("*")))]
+
+
+def _splits(root: Path) -> tuple[list[Path], list[str]]:
+    """The folder to train on and that to test on, if there is one, and what is unused."""
+    named = [name for name in _folders(root) if name in ("train", *TEST_SPLITS)]
+    if not named:
+        return [root], []
+    # ImageNet's test pictures have no classes, hence no folders.
+    unlabelled = [name for name in named if name != "train" and not _folders(root / name)]
+    labelled = [name for name in named if name not in unlabelled]
+    if set(labelled) - {"train"}:
+        named = labelled
+    train, test, notes = choose_splits(named, str(root))
+    notes += [f"without class folders, not used: {name}" for name in unlabelled if name not in named]
+    return [root / train, *([root / test] if test else [])], notes
+
+
 def _folders(root: Path) -> dict[str, Path]:
     entries = sorted(root.iterdir(), key=lambda entry: entry.name)
     return {entry.name: entry for entry in entries if entry.is_dir() and not _is_hidden(entry.name)}
@@ -49,6 +69,15 @@ def _folders(root: Path) -> dict[str, Path]:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
+
+
+def _check_present(root: Path, names: list[str]) -> None:
+    present = _folders(root)
+    if missing := [name for name in names if name not in present]:
+        raise InputError(
+            f"'{root}' has no class folders {listed(missing)}; expected one for each of the {len(names)} classes, "
+            "named by its WordNet id, as in ImageNet's train/ and val/."
+        )
 
 
 def _check_classes(roots: list[Path], names: list[str]) -> None:
@@ -84,11 +113,3 @@ def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[
 
 def _is_picture(parts: tuple[str, ...]) -> bool:
     return parts[-1].lower().endswith(SUFFIXES) and not any(_is_hidden(part) for part in parts)
-
-
-def _pictures(files: list[tuple[int, Path]]) -> Pictures:
-    def pictures() -> Iterator[Picture]:
-        for label, path in files:
-            yield Picture(where=f"'{path}'", label=label, encoded=path)
-
-    return pictures

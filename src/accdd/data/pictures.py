@@ -24,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from accdd.config import Data, InputError
+from accdd.data import mapped
 from accdd.data.dataset import Split
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -53,6 +54,16 @@ class Picture:
 
 Pictures = Callable[[], Iterator[Picture]]
 """A split: called once per pass, so that the encoded pictures need not be held in memory."""
+
+
+def of_files(files: Sequence[tuple[int, Path]]) -> Pictures:
+    """The split of some labels and files."""
+
+    def pictures() -> Iterator[Picture]:
+        for label, path in files:
+            yield Picture(where=f"'{path}'", label=label, encoded=path)
+
+    return pictures
 
 
 @dataclass
@@ -201,7 +212,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decode(pictures: Pictures, survey: _Survey, size: int, channels: int) -> Split:
-    images = torch.empty((len(survey.labels), channels, size, size), dtype=torch.uint8)
+    images = mapped.empty(len(survey.labels), channels, size, size)
     pixels = images.numpy()  # the same memory
 
     def decode_block(block: list[tuple[int, Picture]]) -> dict[int, str]:
@@ -226,7 +237,7 @@ def _decode(pictures: Pictures, survey: _Survey, size: int, channels: int) -> Sp
         return images, labels
     kept = torch.ones(len(labels), dtype=torch.bool)
     kept[list(survey.unreadable)] = False
-    return images[kept], labels[kept]
+    return mapped.take(images, kept), labels[kept]
 
 
 def _pixels(picture: Picture, size: int, channels: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from accdd import augment
 from accdd.config import Train
 
 
@@ -44,14 +45,11 @@ QUICK = Protocol(
 
 PROTOCOLS = {"idc": IDC, "quick": QUICK}
 
-MIRROR_CHANGES_CLASS = ("digits", "mnist", "svhn")
-"""Data sets, by how their name begins, on which no protocol flips: a mirrored digit is not a digit."""
-
 
 def suited(protocol: Protocol, data_name: str) -> Protocol:
     """The protocol for the data of this name: without flips where a mirrored picture is of another class or of none."""
-    if not data_name.lower().rpartition("/")[2].startswith(MIRROR_CHANGES_CLASS):
+    names = augment.suited(protocol.recipe.augment, data_name)
+    if names == protocol.recipe.augment:
         return protocol
-    names = tuple(name for name in protocol.recipe.augment if name != "flip")
     recipe = dataclasses.replace(protocol.recipe, augment=names)
     return dataclasses.replace(protocol, name=f"{protocol.name}, no flip", recipe=recipe)

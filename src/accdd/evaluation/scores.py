@@ -96,7 +96,8 @@ def score(
     """
     began = time.perf_counter()
     where, recipe = data.device, protocol.recipe
-    images, labels = images.to(where), labels.to(where)
+    labels = labels.to(where)
+    images = images if images is data.images else images.to(where)  # the real ones are where they fit
     if rows is None:
         rows = torch.arange(len(images)).expand(len(keys), -1)
     usual = protocol.epochs_for(rows.shape[1])
@@ -126,7 +127,7 @@ def score(
             trained = training.last(steps)
             report((first + len(together) * (epoch + 1) / total) / len(keys))
         for key, chosen, parameters in zip(together, own, training.networks(trained), strict=True):
-            tested = calibrated(forward, parameters, _batches(images, chosen, batch, key, mean, std))
+            tested = calibrated(forward, parameters, _batches(images, chosen, batch, key, mean, std, where))
             accuracies.append(
                 training.accuracy(forward, tested, data.test_images, data.test_labels, mean=mean, std=std)
             )
@@ -176,13 +177,14 @@ def beside_random(
 
 
 def _batches(
-    images: Tensor, rows: Tensor, batch: int, key: Key, mean: Sequence[float], std: Sequence[float]
-) -> Iterator[Tensor]:
+    images: Tensor, rows: Tensor, batch: int, key: Key, mean: Sequence[float], std: Sequence[float],
+    where: torch.device,
+) -> Iterator[Tensor]:  # fmt: skip
     """A pass over `images[rows]`, normalised, in shuffled batches; a short last one is left out."""
-    shift, scale = (torch.tensor(each, device=images.device) for each in (mean, std))
+    shift, scale = (torch.tensor(each, device=where) for each in (mean, std))
     shuffled = rows[torch.randperm(len(rows), generator=key.generator("statistics"))]
     for few in shuffled[: len(rows) // batch * batch].split(batch):
-        yield augment.normalise(images[few.to(images.device)], shift, scale)
+        yield augment.normalise(execution.gather(images, few, where), shift, scale)
 
 
 def network_keys(key: Key, count: int) -> list[Key]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from accdd import config, data
@@ -38,7 +39,8 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
     if test is None and not own.get("path"):
         raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
     made_with = config.override(Settings(), recorded(distilled, "data")).data
-    reading = dataclasses.replace(made_with, size=distilled.images.shape[-1])
+    root = made_with.root if made_with.root and Path(made_with.root).is_dir() else None  # that of another machine
+    reading = dataclasses.replace(made_with, size=distilled.images.shape[-1], root=root)
     real = data.load(own["path"] if test is None else test, reading)
     same = own.get("fingerprint") == real.fingerprint
     elsewhere = test is not None and str(test) not in (own.get("path"), own.get("name"))
