@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accdd.api import Result, build_pool, distill, evaluate, load
+    from accdd.api import Result, build_pool, distill, evaluate, import_set, load, measure_rounding
     from accdd.artifact import Distilled
     from accdd.config import InputError, Settings
     from accdd.evaluation import Score
@@ -24,7 +24,9 @@ _HOMES = {
     "build_pool": "accdd.api",
     "distill": "accdd.api",
     "evaluate": "accdd.api",
+    "import_set": "accdd.api",
     "load": "accdd.api",
+    "measure_rounding": "accdd.api",
 }
 
 __all__ = [
@@ -36,7 +38,9 @@ __all__ = [
     "build_pool",
     "distill",
     "evaluate",
+    "import_set",
     "load",
+    "measure_rounding",
 ]
 
 

@@ -7,8 +7,9 @@ from typing import Any
 from accdd.config import Data, InputError
 from accdd.data import arrays, cache, folders, hub, parquet
 from accdd.data.dataset import Dataset, build
+from accdd.data.folders import class_folders
 
-__all__ = ["Dataset", "build", "load"]
+__all__ = ["Dataset", "build", "class_folders", "load"]
 
 
 def load(source: Any, settings: Data | None = None) -> Dataset:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch import Tensor
+
 from accdd.config import Data, InputError
 from accdd.data.dataset import TEST_SPLITS, Dataset, build, choose_splits
 from accdd.data.pictures import Picture, Pictures, read
@@ -40,6 +42,22 @@ def load_folder(root: Path, settings: Data) -> Dataset:
         notes=notes,
         test_fraction=settings.test_fraction,
     )
+
+
+def class_folders(root: Path, settings: Data) -> tuple[Tensor, Tensor, list[str], list[str]]:
+    """All pictures of a folder of class folders, with nothing kept aside.
+
+    Returns:
+        A 4-tuple of `(images, labels, class names, notes)`; images uint8 (n, c, h, w), labels int64 (n,).
+
+    Raises:
+        InputError: as for `load_folder`.
+    """
+    names = list(_folders(root))
+    _check_classes([root], names)
+    found, _ = _find(root, names, must_have=True)
+    ((images, labels),), notes = read([_pictures(found)], settings)
+    return images, labels, names, notes
 
 
 def _folders(root: Path) -> dict[str, Path]:
