@@ -32,7 +32,7 @@ _DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor that is still in its file; dense, contiguous, and known to be wholly there."""
+    """A tensor that is still in its file; dense, and known to be wholly there."""
 
     archive: "Archive"
     member: str
@@ -40,9 +40,10 @@ class Stored:
     offset: int
     """Elements before the first."""
     shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
     def read(self) -> torch.Tensor:
-        """The tensor, on the CPU.
+        """The tensor, contiguous, on the CPU.
 
         Raises:
             InputError: the bytes are not those that were written, or numbers are NaN or infinite.
@@ -52,7 +53,7 @@ class Stored:
         # The sum is not finite if any number is not; where it overflows, the numbers are no pixels either.
         if self.dtype.is_floating_point and not math.isfinite(float(tensor.sum(dtype=torch.float64))):
             raise refused(self.archive.path, "a tensor has numbers that are NaN or infinite")
-        return tensor.reshape(self.shape)
+        return tensor.as_strided(self.shape, self.strides).contiguous()
 
 
 def read(path: str | Path) -> Any:
@@ -172,14 +173,15 @@ class _Pickle:
             raise TypeError("not a tensor")
         if len(shape) > MAX_DIMENSIONS or len(shape) != len(strides) or 0 in shape:
             raise self._refused(f"a tensor has the shape {list(shape)[:8]}")
-        for position, stride in enumerate(strides):
-            if shape[position] > 1 and stride != math.prod(shape[position + 1 :]):
-                raise self._refused(
-                    f"a tensor of shape {list(shape)} has strides {list(strides)}: it is not contiguous"
-                )
+        # Transposed is as good as contiguous: every number is there, and once. Strides of lengths of 1 mean nothing.
+        dense = 1
+        for stride, length in sorted(zip(strides, shape, strict=True)):
+            if length > 1 and stride != dense:
+                raise self._refused(f"a tensor of shape {list(shape)} and strides {list(strides)} is not dense")
+            dense *= length
         if offset + math.prod(shape) > storage.count:
             raise self._refused(f"a tensor of shape {list(shape)} reaches past its {storage.count:,} numbers")
-        return Stored(self.archive, storage.member, storage.dtype, offset, tuple(shape))
+        return Stored(self.archive, storage.member, storage.dtype, offset, tuple(shape), tuple(strides))
 
     def _refused(self, reason: str) -> InputError:
         return refused(self.archive.path, reason)
