@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import struct
 import subprocess
 import sys
@@ -151,6 +150,7 @@ FOLDERS = {
     ("crash test", "validation"): ["0", "1"],
     ("train", "truck"): ["train", "truck"],
     tuple(map(str, range(12))): [f"{label:02}" for label in range(12)],
+    ("e\u0301", "é"): ["0-e_", "1-é"],
     ("\udc80\x1b", "é"): ["0", "1-é"],
     ("x" * 300, "y. "): ["0-" + "x" * 50, "1-y_"],
 }
@@ -386,16 +386,27 @@ WRONG: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     ),
     "idc for dc": ("dc", [torch.rand(2, 3, 8, 8), torch.arange(2)], {}, "no res_.*pt of DC"),
     "dc for idc": ("idc", {"data": []}, {}, "no pair of tensors"),
+    "an option of another, though 0": (
+        "idc", [torch.rand(2, 3, 8, 8), torch.arange(2)], {"index": 0}, "--index says nothing"
+    ),
     "an option of another": ("idc", [torch.rand(2, 3, 8, 8), torch.arange(2)], {"as_is": True}, "--as-is says nothing"),
     "channels last": ("idc", [torch.rand(2, 8, 8, 3), torch.arange(2)], {}, r"\[2, 8, 8, 3\]; expected \(n, c, h, w\)"),
     "fewer labels": ("idc", [torch.rand(3, 3, 8, 8), torch.arange(2)], {}, r"labels have the shape \[2\] for 3"),
     "float labels": ("idc", [torch.rand(2, 3, 8, 8), torch.rand(2)], {}, "labels are torch.float32"),
     "negative labels": ("idc", [torch.rand(2, 3, 8, 8), torch.arange(2) - 1], {}, "labels from -1"),
-    "a huge label": ("idc", [torch.rand(2, 3, 8, 8), torch.tensor([0, 2**61])], {}, "with --classes"),
-    "fewer names": ("idc", [torch.rand(2, 3, 8, 8), torch.arange(2)], {"class_names": ["a"]}, "labels from 0 to 1"),
+    "a huge label": ("idc", [torch.rand(2, 3, 8, 8), torch.tensor([0, 2**61])], {}, "--classes FILE with one name"),
+    "no names": ("idc", [torch.rand(2, 3, 8, 8), torch.arange(2)], {"class_names": []}, "Expected 0 to -1"),
+    "more names than soft labels": (
+        "idc", [torch.rand(2, 3, 8, 8), torch.rand(2, 3)], {"class_names": list("ab")}, "Got 2 class names"
+    ),
+    "fewer names": ("idc", [torch.rand(2, 3, 8, 8), torch.arange(2)], {"class_names": ["a"]}, "Expected 0 to 0"),
     "no labels": ("mtt", torch.rand(2, 3, 8, 8), {}, "no labels for"),
     "a file for a folder": ("folder", torch.rand(2, 3, 8, 8), {}, "is no folder"),
     "no tensor": ("idc", [1, "text"], {}, "no pair of tensors"),
+    "too large for 32 bits": (
+        "idc", [torch.full((2, 3, 8, 8), 1e200, dtype=torch.float64), torch.arange(2)], {}, "from inf to inf"
+    ),
+    "a factor of 0": ("idc", [torch.rand(2, 3, 8, 8), torch.arange(2)], {"factor": 0}, "factor is 0"),
     "a factor of 9": ("idc", [torch.rand(2, 3, 8, 8), torch.arange(2)], {"factor": 9}, "factor is 9"),
 }  # fmt: skip
 
@@ -551,6 +562,7 @@ def test_hostile_files_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     make, reason = ATTACKS[attack]
     Path("old.pt").write_bytes(make())
+    resource = pytest.importorskip("resource")
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     with pytest.raises(InputError, match=f"(?s)old.pt.*{reason}") as caught:
         import_set("old.pt", "idc")
@@ -565,6 +577,7 @@ def test_the_attack_itself_works(tmp_path: Path):
     assert (tmp_path / "attacked").exists(), "or the refusals above show nothing"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_what_is_no_file_is_refused(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", tmp_path / "none"):
@@ -596,6 +609,25 @@ def test_no_flipped_bit_is_missed_or_escapes_as_another_error(tmp_path: Path):
         assert torch.equal(found.images, expected.images) and torch.equal(found.labels, expected.labels)
 
 
+def test_no_change_of_a_pickle_escapes_as_another_error_or_takes_long(tmp_path: Path):
+    raw, random, path, read = good(), np.random.default_rng(0), tmp_path / "old.pt", 0
+    body = pickle_of(raw)
+    for _ in range(300):
+        changed = bytearray(body)
+        for position in random.integers(0, len(body), random.integers(1, 4)):
+            changed[position] = random.integers(0, 256)
+        path.write_bytes(rezipped(raw, data_pkl=bytes(changed)))
+        began = time.perf_counter()
+        try:
+            import_set(path, "idc")
+            read += 1
+        except InputError as error:
+            assert len(str(error)) < 500
+        assert time.perf_counter() - began < 1
+    assert 0 < read < 150, "some bytes mean nothing, most do"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell the peak of memory")
 def test_a_large_set_takes_no_more_than_three_times_its_file(tmp_path: Path):
     torch.save([torch.rand(3000, 3, 32, 32).half(), torch.arange(3000) % 10], tmp_path / "old.pt")  # 18 MB
     code = (

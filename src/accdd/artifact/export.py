@@ -203,8 +203,8 @@ from datasets import load_dataset
 train = load_dataset("this/folder", split="train")  # image (PIL, {height} x {width}), label (ClassLabel)
 ```
 
-Before training, scale pixels to [0, 1], subtract the mean {mean} and divide by the standard deviation {std} of each
-channel. {off}.
+Before training, scale pixels to [0, 1], subtract the mean ({mean}) and divide by the standard deviation ({std}) of
+each channel. {off}.
 
 A distilled set is not a privacy guarantee: learned images can resemble real ones closely. Whatever licence and
 conditions hold for the source hold here too.
@@ -218,8 +218,8 @@ def _card(distilled: Distilled, count: int) -> str:
         method=escape(distilled.info.get("method", "not recorded")),
         height=distilled.images.shape[-2],
         width=distilled.images.shape[-1],
-        mean=tuple(round(value, 4) for value in distilled.mean),
-        std=tuple(round(value, 4) for value in distilled.std),
+        mean=", ".join(f"{value:.4f}" for value in distilled.mean),
+        std=", ".join(f"{value:.4f}" for value in distilled.std),
         off=str(rounding(distilled)).capitalize(),
     )
 

@@ -1,6 +1,7 @@
 """Tensors of other programs' files, brought to what a distilled set has: pixels in [0, 1] and hard labels."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,8 @@ def clamp(path: Path, found: Found) -> None:
     """To [0, 1], noting what that changes; refused where the images are plainly in other units."""
     images = found.images
     low, high = (float(bound) for bound in images.aminmax())
+    if not math.isfinite(low) or not math.isfinite(high):  # in 32 bits
+        raise refused(path, f"pixels reach from {low} to {high}")
     outside = int(((images < 0) | (images > 1)).sum()) / images.numel()
     if outside > MAX_OUTSIDE:
         raise InputError(

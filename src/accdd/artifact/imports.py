@@ -60,7 +60,7 @@ def import_set(
     _check_told(kind, told, takes)
     path = Path(path)
     found = read(path, told)
-    factor = factor or _FACTORS.get(kind, 1)
+    factor = _FACTORS.get(kind, 1) if factor is None else factor
     if told.factor is None and factor > 1:
         found.notes.append(f"factor {factor} assumed, as IDC has it for small images; say --factor if it is another")
     names = _class_names(path, found, told)
@@ -158,7 +158,7 @@ _FACTORS = {"idc": 2}
 
 
 def _check_told(kind: str, told: foreign.Told, takes: frozenset[str]) -> None:
-    given = {name for name, value in vars(told).items() if value not in (None, False)}
+    given = {name for name, value in vars(told).items() if value is not None and value is not False}
     if other := sorted(given - takes):
         raise InputError(
             f"{_flags(other)} says nothing of a set from {kind}. Expected none, or any of {_flags(sorted(takes))}."
@@ -178,16 +178,20 @@ def _flags(names: Sequence[str]) -> str:
 
 def _class_names(path: Path, found: foreign.Found, told: foreign.Told) -> tuple[str, ...]:
     first, last = (int(bound) for bound in found.labels.aminmax())
-    names = told.class_names or found.class_names
-    # Every class has an image, so a label that no count of images explains asks for names nobody needs.
-    classes = len(names) if names else found.classes or last + 1
-    if first < 0 or last >= classes or (not names and not found.classes and classes > len(found.labels)):
-        raise InputError(
-            f"{path}: {len(found.labels)} images have labels from {first} to {last}. Expected 0 to {classes - 1}, or "
-            "with --classes a file of one name a line for all of them."
-        )
-    if found.classes and classes != found.classes:
+    names = found.class_names if told.class_names is None else told.class_names
+    classes = (found.classes or last + 1) if names is None else len(names)
+    if found.classes not in (None, classes):
         raise InputError(f"Got {classes} class names; {path} has {found.classes} classes. Expected one a class.")
+    if first < 0 or last >= classes:
+        raise InputError(
+            f"{path} has labels from {first} to {last}. Expected 0 to {classes - 1}, for {classes} classes."
+        )
+    # Without names every class is taken to have an image, or a single label could ask for any number of names.
+    if names is None and found.classes is None and classes > len(found.labels):
+        raise InputError(
+            f"{path} has labels up to {last} on {len(found.labels)} images. Expected an image of every class; if some "
+            "have none, --classes FILE with one name a line for all."
+        )
     return names or tuple(map(str, range(classes)))
 
 

@@ -2,13 +2,14 @@
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Sequence
 
 SPLIT_WORDS = {"test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev"}
 """Words by which `datasets` takes a folder for a split of the data."""
 
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-"""Names of devices on Windows, with any ending."""
+_RESERVED = {"__macosx", "con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+"""What is left out as rubbish, and the names of devices on Windows."""
 _LONGEST = 50  # characters; of up to four bytes, where 255 bytes are usual
 
 
@@ -20,7 +21,7 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     or to `datasets` (`con`, `test`), or that is itself the label, only the label is left.
     """
     safe = [_safe(name) for name in class_names]
-    folded = [name.casefold() for name in safe]
+    folded = [unicodedata.normalize("NFC", name.casefold()) for name in safe]
     if all(safe) and safe == list(class_names) == sorted(safe) and len(set(folded)) == len(folded):
         return safe
     digits = len(str(len(class_names) - 1))
