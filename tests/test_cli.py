@@ -205,6 +205,14 @@ OTHERS = [
     ("exporting over a file", "export {p}/run {p}/good.npz", "{p}/good.npz exists already; not overwritten; another"),
     ("exporting to anything", "export {p}/run mine.zip --to zip", "Unknown export format 'zip'; one of: npz"),
     ("exporting nothing", "export {p}/nowhere mine.npz", "{p}/nowhere does not exist"),
+    ("measuring what rounds nothing", "export {p}/run mine.npz --measure", "npz rounds nothing; --to png or hf"),
+    ("measuring on nothing", "export {p}/run mine --to png --measure --test {p}/no", "No data at '{p}/no'"),
+    ("importing nothing", "import {p}/nowhere.pt mine --from idc", "{p}/nowhere.pt: there is no such file"),
+    ("importing arrays", "import {p}/good.npz mine --from idc", "{p}/good.npz: ; not of torch.save; Nothing"),
+    ("importing what", "import {p}/pictures mine --from folders", "Did you mean 'folder'; idc, dc, mtt, folder"),
+    ("a mean of words", "import {p}/x.pt mine --from dc --mean a,b --std 1", "--mean a,b: expected numbers; 0.4914,"),
+    ("no names", "import {p}/pictures mine --from folder --classes {p}/no", "'{p}/no' cannot be read as text"),
+    ("importing onto data", "import {p}/pictures {p}/full --from folder", "{p}/full exists already; another folder"),
     ("a pool for nothing", "pool {p}/nowhere", "No data at '{p}/nowhere'"),
     ("a pool of no networks", "pool {p}/good.npz --set pool.networks=0", "'pool.networks' = 0; than or equal to 1"),
     ("a pool with an unknown augmentation", "pool {p}/good.npz --set train.augment=[crp]", "'crp'; color, crop"),
@@ -400,7 +408,7 @@ def test_help_answers_without_heavy_packages():
     code += f"atexit.register(lambda: print('loaded', *set(sys.modules) & set({HEAVY}), file=sys.stderr)); main()"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr.split()) == (0, ["loaded"])
-    for verb in ("distill", "evaluate", "pool", "targets", "info", "export", "settings", "presets"):
+    for verb in ("distill", "evaluate", "pool", "targets", "info", "export", "import", "settings", "presets"):
         assert re.search(rf"^  {verb} ", ran.stdout, re.MULTILINE)
 
 

@@ -84,6 +84,20 @@ def test_an_existing_target_is_refused_before_any_work(tmp_path: Path):
         pytest.fail("the body must not run")
 
 
+def test_an_empty_folder_gives_way_where_that_is_allowed_and_only_while_it_is_empty(tmp_path: Path):
+    (tmp_path / "set").mkdir()
+    with commit_folder(tmp_path / "set", empty_ok=True) as temporary:
+        fill(temporary)
+    assert (tmp_path / "set" / "a.bin").exists()
+    with pytest.raises(FileExistsError), commit_folder(tmp_path / "set", empty_ok=True):
+        pytest.fail("the body must not run")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(OSError), commit_folder(tmp_path / "other", empty_ok=True):
+        (tmp_path / "other" / "thesis.txt").write_text("the only copy")
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "the only copy"
+    assert {each.name for each in tmp_path.iterdir()} == {"set", "other"}
+
+
 def test_a_target_that_appears_meanwhile_is_refused(tmp_path: Path):
     with pytest.raises(FileExistsError), commit_folder(tmp_path / "set"):
         (tmp_path / "set").mkdir()

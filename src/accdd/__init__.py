@@ -10,7 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accdd.api import Result, build_pool, build_targets, distill, evaluate, load, resume
+    from accdd.api import (
+        Result,
+        build_pool,
+        build_targets,
+        distill,
+        evaluate,
+        import_set,
+        load,
+        measure_rounding,
+        resume,
+    )
     from accdd.artifact import Distilled
     from accdd.config import InputError, Settings
     from accdd.evaluation import Score
@@ -25,7 +35,9 @@ _HOMES = {
     "build_targets": "accdd.api",
     "distill": "accdd.api",
     "evaluate": "accdd.api",
+    "import_set": "accdd.api",
     "load": "accdd.api",
+    "measure_rounding": "accdd.api",
     "resume": "accdd.api",
 }
 
@@ -39,7 +51,9 @@ __all__ = [
     "build_targets",
     "distill",
     "evaluate",
+    "import_set",
     "load",
+    "measure_rounding",
     "resume",
 ]
 

@@ -208,6 +208,35 @@ def evaluate(
     return scores
 
 
+def import_set(path: str | Path, kind: str, **told: Any) -> Distilled:
+    """A distilled set that another program made; see `accdd.artifact.import_set` for what can be told.
+
+    Args:
+        path: the file, or the folder of pictures.
+        kind: `idc`, `dc`, `mtt` or `folder`.
+    """
+    return artifact.import_set(path, kind, **told)
+
+
+def measure_rounding(
+    distilled: Distilled, *, test: Any = None, seeds: int = 3, seed: int = 0, reporter: Reporter | None = None
+) -> list[Score]:
+    """What rounding to 8 bits costs in accuracy: scores of the decoded set as it is and as pictures give it back.
+
+    Both train networks from the same initial weights, in the same order and with the same augmentation.
+
+    Args:
+        distilled: the set.
+        test, seeds, seed, reporter: as for `evaluate`.
+
+    Returns:
+        Two scores, by the quick protocol: before and after.
+    """
+    both = [artifact.as_decoded(distilled), artifact.rounded(distilled)]
+    scores = evaluate(both, test=test, seeds=seeds, seed=seed, protocol="quick", reporter=reporter)
+    return [dataclasses.replace(score, set=name) for score, name in zip(scores, ("float", "8 bits"), strict=True)]
+
+
 def build_pool(
     source: Any,
     *,

@@ -37,26 +37,32 @@ class Listed:
 
 
 @contextlib.contextmanager
-def commit_folder(path: str | Path, *, manifest: bool = False, winner_ok: bool = False) -> Iterator[Path]:
+def commit_folder(
+    path: str | Path, *, manifest: bool = False, winner_ok: bool = False, empty_ok: bool = False
+) -> Iterator[Path]:
     """A temporary folder to fill, which becomes `path`, durably, when the block ends without an exception.
 
     Args:
         manifest: also write `manifest.json`, so that `verify_folder` can tell damage later.
         winner_ok: where `path` has appeared meanwhile, keep that one if it verifies and drop this one.
+        empty_ok: take the place of an empty folder.
 
     Raises:
-        FileExistsError: `path` exists, and not `winner_ok`; found before the block runs wherever possible.
+        FileExistsError: `path` exists, and neither `winner_ok` nor `empty_ok` allows it; found before the block runs
+            wherever possible.
         OSError: the disk refuses, or `path` appeared meanwhile and is damaged.
     """
     path = Path(path).absolute()
     if not winner_ok:
-        _refuse_existing(path)
+        _refuse_existing(path, empty_ok)
     _make_folders(path.parent)
     temporary = _sibling(path)
     temporary.mkdir()
     try:
         yield temporary
         _settle(temporary, manifest)
+        if empty_ok and path.is_dir() and not path.is_symlink():
+            path.rmdir()  # fails where something has come into it meanwhile
         _publish(temporary, path, winner_ok)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # after the rename there is nothing left to remove
@@ -204,8 +210,9 @@ def _move_aside(entry: Path, problems: list[str]) -> None:
         )
 
 
-def _refuse_existing(path: Path) -> None:
-    if os.path.lexists(path):
+def _refuse_existing(path: Path, empty_ok: bool = False) -> None:
+    empty = empty_ok and path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    if os.path.lexists(path) and not empty:
         raise FileExistsError(errno.EEXIST, "exists already and is not overwritten", str(path))
 
 

@@ -1,7 +1,23 @@
-"""The distilled set on disk: format, load, export."""
+"""The distilled set on disk: format, load, export, import."""
 
 from accdd.artifact.distilled import Distilled
-from accdd.artifact.export import FORMATS, export
+from accdd.artifact.export import FORMATS, PICTURES, Exported, Rounding, as_decoded, export, refuse_taken, rounded
 from accdd.artifact.format import annotate, load, save
+from accdd.artifact.imports import KINDS, import_set
 
-__all__ = ["FORMATS", "Distilled", "annotate", "export", "load", "save"]
+__all__ = [
+    "FORMATS",
+    "KINDS",
+    "PICTURES",
+    "Distilled",
+    "Exported",
+    "Rounding",
+    "annotate",
+    "as_decoded",
+    "export",
+    "import_set",
+    "load",
+    "refuse_taken",
+    "rounded",
+    "save",
+]

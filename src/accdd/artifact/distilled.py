@@ -2,13 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch.utils.data import TensorDataset
 
 from accdd.config import InputError, choose
 from accdd.formation import WHOLE, count
+
+if TYPE_CHECKING:
+    from accdd.artifact.batches import Loader
 
 MAX_FACTOR = 8
 """Largest factor accepted, as in `config.Images`: a stranger's file must not make decoding arbitrarily large."""
@@ -79,6 +85,34 @@ class Distilled:
 
     def _decode(self, images: torch.Tensor) -> torch.Tensor:
         return WHOLE[self.formation](images, self.factor, 0)  # which know no bound
+
+    def to_numpy(self) -> tuple[np.ndarray, np.ndarray]:
+        """What `decode` returns, as numpy arrays: float32 (factor^2 * n, c, h, w) and int64 (factor^2 * n,)."""
+        images, labels = self.decode()
+        return images.numpy(), labels.numpy()
+
+    def as_dataset(self) -> TensorDataset:
+        """What `decode` returns, as a `torch.utils.data.Dataset` of pairs (image, label)."""
+        return TensorDataset(*self.decode())
+
+    def as_loader(self, batch: int, augment: str | Sequence[str] = "recommended", seed: int = 0) -> "Loader":
+        """Batches to train on: decoded, shuffled, normalised by `mean` and `std`, augmented per image.
+
+        Each pass is one epoch: images float32 (b, c, h, w) of about zero mean, labels int64 (b,). Test images must be
+        normalised alike. CutMix, which the recommended recipe has too, mixes labels and is left to the caller
+        (`accdd.augment.apply_cutmix`).
+
+        Args:
+            batch: images per batch.
+            augment: names from `accdd.augment.NAMES`, or `recommended` for those that the set records.
+            seed: decides order and augmentation, together with the number of the epoch.
+
+        Raises:
+            InputError: unknown names, or nothing is recorded.
+        """
+        from accdd.artifact.batches import loader  # batches.py builds on this file
+
+        return loader(self, batch, augment, seed)
 
     def save(self, path: str | Path) -> None:
         """Write the set as a folder; see `accdd.artifact.save`."""

@@ -6,9 +6,10 @@ from typing import Any
 from accdd.config import Data, InputError, nearest
 from accdd.data import arrays, by_name, hub, paths
 from accdd.data.dataset import Dataset, build
+from accdd.data.folders import class_folders
 from accdd.data.named import NAMED, Named, mirrors
 
-__all__ = ["NAMED", "Dataset", "Named", "build", "is_name", "load", "mirrors"]
+__all__ = ["NAMED", "Dataset", "Named", "build", "class_folders", "is_name", "load", "mirrors"]
 
 
 def load(source: Any, settings: Data | None = None) -> Dataset:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from accdd.config import Data, InputError
 from accdd.data.dataset import TEST_SPLITS, Dataset, build, choose_splits, listed
 from accdd.data.pictures import of_files, read
@@ -38,6 +40,22 @@ def load_folder(root: Path, settings: Data, only: Sequence[str] = ()) -> Dataset
         notes=notes,
         test_fraction=settings.test_fraction,
     )
+
+
+def class_folders(root: Path, settings: Data) -> tuple[Tensor, Tensor, list[str], list[str]]:
+    """All pictures of a folder of class folders, with nothing kept aside.
+
+    Returns:
+        A 4-tuple of `(images, labels, class names, notes)`; images uint8 (n, c, h, w), labels int64 (n,).
+
+    Raises:
+        InputError: as for `load_folder`.
+    """
+    names = list(_folders(root))
+    _check_classes([root], names)
+    found, _ = _find(root, names, must_have=True)
+    ((images, labels),), notes = read([of_files(found)], settings)
+    return images, labels, names, notes
 
 
 def parts(root: Path, only: Sequence[str]) -> list[Path]:
