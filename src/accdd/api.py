@@ -81,7 +81,7 @@ def distill(
     real = data.load(source, wanted.data).to(where)
     reporter.update(1.0)
     resolved = defaults.resolve(wanted, real)
-    protocol = evaluation.suited(protocol, real.name)
+    protocol = _suited(protocol, real, resolved.ipc, resolved.images.factor or 1)
     architecture = _architecture(resolved.network, real)
     scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
     problem = methods.problem(resolved, real, architecture)
@@ -197,7 +197,8 @@ def evaluate(
     scores = []
     for entry, distilled in zip(listed, opened, strict=True):
         real = evaluation.test_data(distilled, test).to(where)
-        suited = evaluation.suited(rule, evaluation.origin(distilled).get("name", real.name))
+        called = evaluation.origin(distilled).get("name")
+        suited = _suited(rule, real, distilled.ipc, distilled.factor, str(called) if called else None)
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
         for name in networks or (made_with.network.name,):
             architecture = _architecture(settings_for(name, made_with.network), real)
@@ -360,9 +361,17 @@ def _architecture(settings: config.Network, real: Dataset) -> Architecture:
     return networks.architecture(settings, real.channels, real.size, real.num_classes)
 
 
+def _suited(protocol: Protocol, real: Dataset, ipc: int, factor: int, name: str | None = None) -> Protocol:
+    """The protocol as its source applies it to a set of such images, made of `real` or of the data called `name`."""
+    return evaluation.suited(
+        protocol, name or real.name, ipc=ipc, factor=factor, size=real.size, num_classes=real.num_classes
+    )
+
+
 def _info(real: Dataset, source: Any, settings: Settings, plan: Plan, sweeps: int) -> dict[str, Any]:
     """What the artefact says about itself."""
-    idc = evaluation.suited(PROTOCOLS["idc"], real.name)  # what is worth training on the set for, however it was scored
+    # What is worth training on the set for, however it was scored.
+    idc = _suited(PROTOCOLS["idc"], real, settings.ipc, settings.images.factor or 1)
     recipe = {"epochs": idc.epochs, **config.to_dict(idc.recipe)}
     return {
         "method": settings.method,
