@@ -155,9 +155,13 @@ def evaluate(
     compile: str = "auto",
     precision: str = "auto",
     snapshots: bool = False,
+    data: Any = None,
+    baselines: Sequence[str] = (),
+    whole: bool = False,
+    best_on_test: bool = False,
     reporter: Reporter | None = None,
 ) -> list[Score]:
-    """Train fresh networks on distilled sets and test them.
+    """Train fresh networks on distilled sets, and on real images beside them, and test them.
 
     Args:
         sets: distilled sets: folders of runs or of sets, or `Distilled` values.
@@ -173,10 +177,15 @@ def evaluate(
         compile: `auto`, `always` or `never`.
         precision: `auto`, `fp32` or `bf16`.
         snapshots: score the snapshots of the runs instead of their results, for accuracy over time.
+        data: real data, whose training images baselines choose from; None is the data that each set was made from.
+        baselines: names from `accdd.evaluation.BASELINES`: as many real images as the set stores, by the same protocol
+            and with networks that begin alike.
+        whole: score the whole training set, too, by its own protocol (`accdd.evaluation.WHOLE`): an upper bound.
+        best_on_test: also keep the highest test accuracy during training, for comparison with papers that report it.
         reporter: told of progress; None is silent.
 
     Returns:
-        A score per set (or snapshot) and network.
+        A score per set (or snapshot) and network, each followed by those of the baselines beside it.
 
     Raises:
         InputError: something given is wrong.
@@ -190,28 +199,53 @@ def evaluate(
     where, rule = _check(settings)
     for name in networks or ():
         find(name)
+    for name in baselines:
+        config.choose("baseline", name, evaluation.BASELINES)
     # All of them before the first is scored, which may take long.
     opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in listed]
     for distilled in opened if not networks else ():
         _refuse_recorded_code(config.override(settings, evaluation.recorded(distilled, "network")).network.name)
-    scores = []
-    for entry, distilled in zip(listed, opened, strict=True):
-        real = evaluation.test_data(distilled, test).to(where)
+    keys = evaluation.network_keys(Key(seed), seeds)
+    options = {"best_on_test": best_on_test, "compile": compile, "precision": precision, "report": reporter.update}
+    scores: list[Score] = []
+    for number, (entry, distilled) in enumerate(zip(listed, opened, strict=True), 1):
+        label = _label(entry, number)
+        tested = evaluation.test_data(distilled, test).to(where)
+        real = evaluation.training_data(distilled, data).to(where) if baselines or whole else None
+        if real:
+            tested = evaluation.apart(real, tested)
+        if real and baselines:
+            evaluation.check_enough(real, distilled.ipc)
         called = evaluation.origin(distilled).get("name")
-        suited = _suited(rule, real, distilled.ipc, distilled.factor, str(called) if called else None)
+        suited = _suited(rule, tested, distilled.ipc, distilled.factor, str(called) if called else None)
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
         for name in networks or (made_with.network.name,):
-            architecture = _architecture(settings_for(name, made_with.network), real)
-            for label, images, labels in _versions(entry, distilled, snapshots):
-                reporter.phase(f"{Path(label).name} on {name}")
-                scores.append(
-                    evaluation.score(
-                        label, images, labels, real, architecture, suited,
-                        mean=distilled.mean, std=distilled.std, keys=evaluation.network_keys(Key(seed), seeds),
-                        epochs=epochs, compile=compile, precision=precision,
-                        report=reporter.update,
+            architecture = _architecture(settings_for(name, made_with.network), tested)
+            for version_label, images, labels in _versions(entry, label, distilled, snapshots):
+                reporter.phase(f"{Path(version_label).name} on {name}")
+                found = evaluation.score(
+                    version_label, images, labels, tested, architecture, suited,
+                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs, **options,
+                )  # fmt: skip
+                stored = evaluation.storage(distilled.images, distilled.labels)
+                scores.append(dataclasses.replace(found, bytes=stored))
+            if not real:
+                continue
+            others: list[Score] = []
+            looking = _real(real, distilled, architecture, settings, reporter)
+            for baseline in baselines:
+                reporter.phase(f"{baseline} on {name}")
+                others.append(
+                    evaluation.beside(
+                        baseline, looking, tested, architecture, suited,
+                        count=distilled.ipc, key=Key(seed), keys=keys, epochs=epochs, **options,
                     )
                 )  # fmt: skip
+            if whole:
+                reporter.phase(f"the whole set on {name}")
+                others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
+                reporter.update(1.0)
+            scores += [dataclasses.replace(each, beside=label) for each in others]
     return scores
 
 
@@ -397,12 +431,33 @@ def _path_of(source: Any) -> str | None:
     return _name(source) if isinstance(source, str | Path) else None
 
 
+def _real(
+    real: Dataset, distilled: Distilled, architecture: Architecture, settings: Settings, reporter: Reporter
+) -> evaluation.Real:
+    """Real images to choose from, seen by early-stage models as the set's own were trained.
+
+    They are of the network that the set was matched with, unless that is code which only a file names: then of the one
+    that is scored.
+    """
+    recorded = {**evaluation.recorded(distilled, "train"), **evaluation.recorded(distilled, "pool")}
+    matched = config.override(settings, evaluation.recorded(distilled, "network")).network
+    seen = architecture if runs_code(matched.name) else _architecture(matched, real)
+    return evaluation.Real(real, seen, config.override(settings, recorded), reporter.update)
+
+
+def _label(entry: str | Path | Distilled, number: int) -> str:
+    """What a set is called in its scores: its path, or where it came in the list of sets."""
+    if isinstance(entry, Distilled):
+        return "distilled" if number == 1 else f"distilled-{number}"
+    return str(entry)
+
+
 def _versions(
-    entry: str | Path | Distilled, distilled: Distilled, snapshots: bool
+    entry: str | Path | Distilled, label: str, distilled: Distilled, snapshots: bool
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, decoded images, labels) of a set, or of each of its run's snapshots."""
     if not snapshots:
-        yield (str(entry) if isinstance(entry, str | Path) else "distilled", *distilled.decode())
+        yield (label, *distilled.decode())
         return
     if isinstance(entry, Distilled):
         raise InputError("Snapshots belong to a run folder. Expected its path.")
