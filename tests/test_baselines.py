@@ -23,6 +23,7 @@ from accdd.evaluation import BASELINES, Protocol, Real, Score, network_keys
 from accdd.evaluation import baselines as rules
 from accdd.keys import Key
 from accdd.networks import Forward
+from accdd.run import Quiet
 
 KEY = Key(0)
 FEW = Protocol(name="few", epochs=2, recipe=Train(lr=0.05, batch=8, augment=("crop",)), source="these tests")
@@ -153,8 +154,9 @@ def test_every_baseline_chooses_as_many_of_each_class_and_none_twice(real: Real,
 
 
 def score_of(name: str, real: Real, **options: Any) -> Score:
-    given = {"count": 2, "key": KEY, "keys": network_keys(KEY, 2), "precision": "fp32"} | options
-    return evaluation.beside(name, real, real.data, network(), FEW, **given)
+    given = {"keys": network_keys(KEY, 2), "precision": "fp32"} | options
+    rows = rules.chosen(name, real, 2, KEY, 2)
+    return evaluation.beside(name, real.data, rows, real.data, network(), FEW, **given)
 
 
 def test_a_baseline_s_networks_begin_as_the_set_s_do(real: Real):
@@ -238,7 +240,7 @@ def test_evaluate_prints_a_table(run: Path):
     assert told[1].startswith(f'{run},,convnet,"idc, 1 epochs",1,1,') and told[2].startswith(f"random,{run},")
 
 
-def test_baselines_never_learn_from_what_they_are_tested_on(run: Path):
+def test_baselines_never_learn_from_what_they_are_tested_on(run: Path, monkeypatch: pytest.MonkeyPatch):
     """Test data without a test split is tested on whole, unless baselines choose from the same images."""
     distilled = accdd.load(run)
     source = run.parent / "copy.npz"
@@ -249,6 +251,11 @@ def test_baselines_never_learn_from_what_they_are_tested_on(run: Path):
     assert len(whole.test_images) == 24 and len(evaluation.apart(real, whole).test_images) == 4
     other = evaluation.training_data(distilled, None)
     assert evaluation.apart(other, whole) is whole
+    tested: list[int] = []
+    monkeypatch.setattr(training, "accuracy", lambda *args, **options: tested.append(len(args[3])) or 50.0)
+    for chosen_from in (source, None):
+        accdd.evaluate(run, test=source, data=chosen_from, baselines=["random"], seeds=1, epochs=1)
+    assert tested == [4, 4, 24, 24]
 
 
 @pytest.mark.parametrize(
@@ -277,6 +284,24 @@ def test_a_set_from_memory_asks_for_real_data(data: Dataset):
         accdd.evaluate(result.distilled, test=data, baselines=["random"], seeds=1, epochs=1)
     scores = accdd.evaluate([result.distilled] * 2, test=data, data=data, baselines=["random"], seeds=1, epochs=1)
     assert [each.beside for each in scores] == [None, "distilled", None, "distilled-2"]
+
+
+def test_an_evaluation_with_baselines_tells_how_far_it_is(run: Path):
+    told: list[tuple[str, list[float]]] = []
+
+    class Recorder(Quiet):
+        def phase(self, name: str) -> None:
+            told.append((name, []))
+
+        def update(self, share: float, detail: str = "") -> None:
+            told[-1][1].append(share)
+
+    accdd.evaluate(run, baselines=["random", "el2n"], whole=True, seeds=2, epochs=2, reporter=Recorder())
+    assert [name for name, _ in told] == [
+        "choosing, random", "choosing, el2n", "run on convnet", "random on convnet", "el2n on convnet",
+        "the whole set on convnet",
+    ]  # fmt: skip
+    assert all(shares == sorted(shares) and shares[-1] == 1 for _, shares in told)
 
 
 def test_generators_are_untouched_by_choosing(real: Real):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -208,8 +209,7 @@ def evaluate(
     keys = evaluation.network_keys(Key(seed), seeds)
     options = {"best_on_test": best_on_test, "compile": compile, "precision": precision, "report": reporter.update}
     scores: list[Score] = []
-    for number, (entry, distilled) in enumerate(zip(listed, opened, strict=True), 1):
-        label = _label(entry, number)
+    for entry, label, distilled in zip(listed, _labels(listed), opened, strict=True):
         tested = evaluation.test_data(distilled, test).to(where)
         real = evaluation.training_data(distilled, data).to(where) if baselines or whole else None
         if real:
@@ -219,8 +219,13 @@ def evaluate(
         called = evaluation.origin(distilled).get("name")
         suited = _suited(rule, tested, distilled.ipc, distilled.factor, str(called) if called else None)
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
-        for name in networks or (made_with.network.name,):
-            architecture = _architecture(settings_for(name, made_with.network), tested)
+        names = networks or (made_with.network.name,)
+        scored = [_architecture(settings_for(name, made_with.network), tested) for name in names]
+        rows: dict[str, Tensor] = {}
+        if real:
+            rows = _choose(baselines, real, distilled, scored[0], settings, seeds, reporter)
+        for architecture in scored:
+            name = architecture.name
             for version_label, images, labels in _versions(entry, label, distilled, snapshots):
                 reporter.phase(f"{Path(version_label).name} on {name}")
                 found = evaluation.score(
@@ -232,15 +237,13 @@ def evaluate(
             if not real:
                 continue
             others: list[Score] = []
-            looking = _real(real, distilled, architecture, settings, reporter)
-            for baseline in baselines:
+            for baseline, own in rows.items():
                 reporter.phase(f"{baseline} on {name}")
                 others.append(
                     evaluation.beside(
-                        baseline, looking, tested, architecture, suited,
-                        count=distilled.ipc, key=Key(seed), keys=keys, epochs=epochs, **options,
+                        baseline, real, own, tested, architecture, suited, keys=keys, epochs=epochs, **options
                     )
-                )  # fmt: skip
+                )
             if whole:
                 reporter.phase(f"the whole set on {name}")
                 others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
@@ -431,25 +434,31 @@ def _path_of(source: Any) -> str | None:
     return _name(source) if isinstance(source, str | Path) else None
 
 
-def _real(
-    real: Dataset, distilled: Distilled, architecture: Architecture, settings: Settings, reporter: Reporter
-) -> evaluation.Real:
-    """Real images to choose from, seen by early-stage models as the set's own were trained.
+def _choose(
+    baselines: Sequence[str], real: Dataset, distilled: Distilled, architecture: Architecture, settings: Settings,
+    seeds: int, reporter: Reporter,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Which real images each baseline trains on, looked at by early-stage models trained as the set's own were.
 
-    They are of the network that the set was matched with, unless that is code which only a file names: then of the one
-    that is scored.
+    They are of the network that the set was matched with, unless that is code which only a file names: then of
+    `architecture`.
     """
     recorded = {**evaluation.recorded(distilled, "train"), **evaluation.recorded(distilled, "pool")}
     matched = config.override(settings, evaluation.recorded(distilled, "network")).network
     seen = architecture if runs_code(matched.name) else _architecture(matched, real)
-    return evaluation.Real(real, seen, config.override(settings, recorded), reporter.update)
+    looking = evaluation.Real(real, seen, config.override(settings, recorded), reporter.update)
+    rows: dict[str, Tensor] = {}
+    for name in baselines:
+        reporter.phase(f"choosing, {name}")
+        rows[name] = evaluation.chosen(name, looking, distilled.ipc, Key(settings.seed), seeds)
+        reporter.update(1.0)
+    return rows
 
 
-def _label(entry: str | Path | Distilled, number: int) -> str:
-    """What a set is called in its scores: its path, or where it came in the list of sets."""
-    if isinstance(entry, Distilled):
-        return "distilled" if number == 1 else f"distilled-{number}"
-    return str(entry)
+def _labels(entries: Sequence[str | Path | Distilled]) -> list[str]:
+    """What sets are called in their scores: their paths; those from memory `distilled`, `distilled-2` and so on."""
+    from_memory = itertools.chain(["distilled"], (f"distilled-{number}" for number in itertools.count(2)))
+    return [next(from_memory) if isinstance(entry, Distilled) else str(entry) for entry in entries]
 
 
 def _versions(

@@ -1,6 +1,6 @@
 """Honest scores: last epoch, n fresh networks, a protocol with a name, real images beside learned ones."""
 
-from accdd.evaluation.baselines import BASELINES, Real, beside, check_enough, whole
+from accdd.evaluation.baselines import BASELINES, Real, beside, check_enough, chosen, whole
 from accdd.evaluation.metrics import comparisons, interval, label_robustness, paired, storage
 from accdd.evaluation.protocols import PROTOCOLS, WHOLE, Protocol, suited
 from accdd.evaluation.scores import Score, beside_random, network_keys, score
@@ -19,6 +19,7 @@ __all__ = [
     "beside",
     "beside_random",
     "check_enough",
+    "chosen",
     "comparisons",
     "interval",
     "label_robustness",

@@ -184,29 +184,29 @@ def check_enough(data: Dataset, count: int) -> None:
 
 def beside(
     name: str,
-    real: Real,
+    data: Dataset,
+    rows: Tensor,
     test: Dataset,
     architecture: Architecture,
     protocol: Protocol,
     *,
-    count: int,
-    key: Key,
     keys: Sequence[Key],
     **options: Any,
 ) -> Score:
     """The score of a baseline.
 
     Args:
-        name, real, count, key: as for `chosen`.
+        name: a key of `BASELINES`.
+        data, rows: the training set, and what was `chosen` of it.
         test: where it is tested.
         architecture, protocol, keys, options: as for `score`: the same as for the set that it stands beside.
     """
-    data, rows = real.data, chosen(name, real, count, key, len(keys))
     found = score(
         name, data.images, data.labels, test, architecture, protocol,
         mean=data.mean, std=data.std, keys=keys, rows=rows, **options,
     )  # fmt: skip
-    return dataclasses.replace(found, bytes=storage(data.images[: rows.shape[1]], data.labels[: rows.shape[1]]))
+    count = rows.shape[1]
+    return dataclasses.replace(found, bytes=storage(data.images[:count], data.labels[:count]))
 
 
 def whole(
