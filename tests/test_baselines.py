@@ -15,7 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import accdd
-from accdd import evaluation, selection, training
+from accdd import cli, evaluation, selection, training
 from accdd.cli import app
 from accdd.config import InputError, Train
 from accdd.data import Dataset
@@ -232,6 +232,14 @@ def test_evaluate_tells_a_line_per_score_and_per_difference_with_protocol_and_n(
     assert [line.split("  ")[0] for line in told] == [str(run), "random", *told[2:]] and len(told) == 3
     assert all("(n = 2, protocol idc, 1 epochs); best on test" in line for line in told[:2])
     assert told[2].startswith(f"{run} - random: ") and told[2].endswith("n = 2, protocol idc, 1 epochs)")
+
+
+def test_the_command_names_every_baseline_and_finds_the_networks_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch):
+    assert cli.BASELINES.strip(".").split(", ") == list(BASELINES)
+    monkeypatch.setenv("ACCDD_CACHE", str(run.parent / "cache"))
+    kept = sorted((run.parent / "cache" / "pools").iterdir())
+    accdd.evaluate(run, baselines=["herding"], seeds=1, epochs=1)
+    assert sorted((run.parent / "cache" / "pools").iterdir()) == kept
 
 
 def test_evaluate_prints_a_table(run: Path):

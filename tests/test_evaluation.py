@@ -10,7 +10,7 @@ import torch
 from helpers import assert_same, generator, network, stripes
 from torch import Tensor
 
-from accdd import augment, execution, selection, training
+from accdd import augment, cli, execution, selection, training
 from accdd.config import InputError, Train
 from accdd.data import Dataset
 from accdd.evaluation import PROTOCOLS, Protocol, Score, beside_random, network_keys, score, scores, suited
@@ -195,6 +195,15 @@ def test_named_protocols_are_the_published_ones():
         assert (rule.epochs, recipe.batch, set(recipe.augment), recipe.one_of, recipe.cutmix, last) == expected
         assert (recipe.lr, recipe.momentum, recipe.weight_decay) == (0.01, 0.9, 5e-4)
     assert all(rule.source and rule.cost and rule.name == name for name, rule in PROTOCOLS.items())
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_trains_and_is_named_by_the_command(data: Dataset, name: str):
+    keys = network_keys(Key(0), 2)
+    given: dict[str, Any] = {"mean": data.mean, "std": data.std, "keys": keys, "epochs": 2, "precision": "fp32"}
+    found = score("few", data.images, data.labels, data, network(), PROTOCOLS[name], **given)
+    assert (found.protocol, found.n) == (f"{name}, 2 epochs", 2)
+    assert set(cli.PROTOCOLS.strip(".").split(", ")) == set(PROTOCOLS)
 
 
 def test_the_rate_falls_to_a_tenth_halfway():
