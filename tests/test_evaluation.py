@@ -178,6 +178,7 @@ def test_beside_the_distilled_set_stands_one_of_random_images_drawn_again_for_ev
         rows = selection.random(data.class_index, 1, key).flatten()
         expected.append(scored(data, data.images[rows], data.labels[rows], seeds=1, key=key).accuracies[0])
     assert (random.set, random.accuracies) == ("random", tuple(expected))
+    assert (distilled.seed, random.seed) == (5, None)  # its networks begin otherwise, so the two are not paired
     assert told == sorted(told) and told[-1] == pytest.approx(1.0)
 
 

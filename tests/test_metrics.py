@@ -22,7 +22,7 @@ KEY = Key(0)
 
 
 def made(name: str, *accuracies: float, beside: str | None = None, **changes: object) -> Score:
-    values = {"set": name, "network": "convnet", "protocol": "idc", "epochs": 1000, "seconds": 1.0} | changes
+    values = {"set": name, "network": "convnet", "protocol": "idc", "epochs": 1000, "seconds": 1.0, "seed": 0} | changes
     return Score(accuracies=accuracies, beside=beside, **values)  # pyright: ignore[reportArgumentType]
 
 
@@ -78,7 +78,9 @@ def test_pairs_take_out_what_networks_have_in_common():
     assert interval(first.accuracies, KEY).low < interval(second.accuracies, KEY).high  # unpaired, they overlap
 
 
-@pytest.mark.parametrize("other", [made("b", 50, 60), made("b", 50, 60, 70, network="mlp")])
+@pytest.mark.parametrize(
+    "other", [made("b", 50, 60), made("b", 50, 60, 70, network="mlp"), made("b", 50, 60, 70, seed=1)]
+)
 def test_what_is_not_paired_is_refused(other: Score):
     with pytest.raises(InputError, match="Expected the same networks, begun alike"):
         paired(made("a", 50, 60, 70), other, KEY)

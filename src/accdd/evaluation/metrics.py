@@ -124,20 +124,18 @@ def paired(first: Score, second: Score, key: Key) -> Interval:
     """The difference first - second, network by network, both having begun alike, and its interval.
 
     Args:
-        first, second: scores of one network, whose accuracies are in the order of the same keys.
+        first, second: scores of one network, n and seed.
         key: as for `interval`.
 
     Returns:
         In points of percent.
 
     Raises:
-        InputError: the scores have not the same network and n, or are of one network.
+        InputError: the scores differ in network, n or seed, or are of one network.
     """
-    if (first.network, first.n) != (second.network, second.n):
-        raise InputError(
-            f"'{first.set}' is scored by {first.n} of {first.network} and '{second.set}' by {second.n} of "
-            f"{second.network}. Expected the same networks, begun alike."
-        )
+    if (first.network, first.n, first.seed) != (second.network, second.n, second.seed):
+        mine, theirs = (f"'{s.set}' by {s.n} of {s.network} from seed {s.seed}" for s in (first, second))
+        raise InputError(f"Scored are {mine} and {theirs}. Expected the same networks, begun alike.")
     return interval([a - b for a, b in zip(first.accuracies, second.accuracies, strict=True)], key)
 
 

@@ -41,6 +41,8 @@ class Score:
     report it. It is chosen on the test images, so it is too high. None where it was not asked for."""
     bytes: int | None = None
     """Storage of what was trained on, labels included (`metrics.storage`); None where it was not counted."""
+    seed: int | None = None
+    """Of `network_keys`: scores of one seed, network and n are paired, network by network. None for other keys."""
     beside: str | None = None
     """The set whose number of stored images, network keys and test images this baseline shares; None for a set."""
 
@@ -177,7 +179,8 @@ def score(
     seconds = time.perf_counter() - began
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
     best = tuple(highest) if best_on_test else None
-    return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2), best)
+    seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
+    return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2), best, seed=seed)
 
 
 def beside_random(
