@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from helpers import assert_same, generator, network, stripes
 from torch import Tensor
 
-from accdd import execution, selection, training
-from accdd.config import Train
+from accdd import augment, cli, execution, selection, training
+from accdd.config import InputError, Train
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Protocol, Score, beside_random, network_keys, score, suited
+from accdd.evaluation import PROTOCOLS, Protocol, Score, beside_random, network_keys, score, scores, suited
+from accdd.evaluation.protocols import no_exceptions, tenth_halfway
 from accdd.keys import Key
 from accdd.networks import Forward, Parameters
 
@@ -138,13 +140,13 @@ def test_scoring_changes_no_images(data: Dataset):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_protocol_flips_except_where_a_mirrored_image_is_of_another_class(name: str):
-    protocol = PROTOCOLS[name]
+    protocol = dataclasses.replace(PROTOCOLS[name], exceptions=no_exceptions)
     for data_name in ("digits", "mnist", "MNIST", "svhn", "owner/mnist", "mnist-png"):
         unflipped = suited(protocol, data_name)
         assert set(unflipped.recipe.augment) == set(protocol.recipe.augment) - {"flip"}
         same = {"augment": protocol.recipe.augment}
         assert dataclasses.replace(unflipped.recipe, **same) == protocol.recipe  # pyright: ignore[reportArgumentType]
-        assert unflipped.name == f"{protocol.name}, no flip"
+        assert unflipped.name.endswith(", no flip") == ("flip" in protocol.recipe.augment)
         assert unflipped.epochs_for(100) == protocol.epochs_for(100)
     for data_name in ("cifar10", "hf:owner/fashion-mnist", "animals"):
         assert suited(protocol, data_name) == protocol
@@ -176,7 +178,120 @@ def test_beside_the_distilled_set_stands_one_of_random_images_drawn_again_for_ev
         rows = selection.random(data, 1, key).flatten()
         expected.append(scored(data, data.images[rows], data.labels[rows], seeds=1, key=key).accuracies[0])
     assert (random.set, random.accuracies) == ("random", tuple(expected))
+    assert (distilled.seed, random.seed) == (5, None)  # its networks begin otherwise, so the two are not paired
     assert told == sorted(told) and told[-1] == pytest.approx(1.0)
+
+
+def test_named_protocols_are_the_published_ones():
+    published = {  # epochs, batch, augmentations, one of them, CutMix, share of the rate in the last epoch
+        "dc": (300, 256, set(), False, 0, 0.1),
+        "dsa": (1000, 256, set(augment.NAMES), True, 0, 0.1),
+        "mtt": (1000, 256, set(augment.NAMES), True, 0, 0.1),
+        "ddranking-hard": (1000, 128, set(augment.NAMES), True, 0, 0.1),
+    }
+    for name, expected in published.items():
+        rule, recipe = PROTOCOLS[name], PROTOCOLS[name].recipe
+        assert rule.epochs
+        last = rule.schedule(rule.epochs - 1, rule.epochs)
+        assert (rule.epochs, recipe.batch, set(recipe.augment), recipe.one_of, recipe.cutmix, last) == expected
+        assert (recipe.lr, recipe.momentum, recipe.weight_decay) == (0.01, 0.9, 5e-4)
+    assert all(rule.source and rule.cost and rule.name == name for name, rule in PROTOCOLS.items())
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_trains_and_is_named_by_the_command(data: Dataset, name: str):
+    keys = network_keys(Key(0), 2)
+    given: dict[str, Any] = {"mean": data.mean, "std": data.std, "keys": keys, "epochs": 2, "precision": "fp32"}
+    found = score("few", data.images, data.labels, data, network(), PROTOCOLS[name], **given)
+    assert (found.protocol, found.n) == (f"{name}, 2 epochs", 2)
+    assert set(cli.PROTOCOLS.strip(".").split(", ")) == set(PROTOCOLS)
+
+
+def test_the_rate_falls_to_a_tenth_halfway():
+    assert [tenth_halfway(epoch, 5) for epoch in range(5)] == [1, 1, 0.1, 0.1, 0.1]
+    assert [tenth_halfway(epoch, 1000) for epoch in (499, 500)] == [1, 0.1]
+
+
+def test_the_schedule_of_the_protocol_is_the_one_that_is_used(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    used: list[float] = []
+    train = training.train
+
+    def watching(*args: Any, **options: Any) -> Any:
+        used.append(options["lr"])
+        return train(*args, **options)
+
+    monkeypatch.setattr(training, "train", watching)
+    halving = dataclasses.replace(FEW_EPOCHS, schedule=lambda epoch, epochs: 0.5**epoch / epochs)
+    keys = network_keys(Key(0), 1)
+    score("few", data.images, data.labels, data, network(), halving, mean=data.mean, std=data.std, keys=keys, epochs=3)
+    assert used == pytest.approx([0.05 / 3, 0.025 / 3, 0.0125 / 3])
+
+
+@pytest.mark.parametrize(
+    ("data_name", "facts", "words", "augmented", "cutmix"),
+    [
+        ("mnist", {"factor": 2}, "idc, no CutMix, no flip", {"color", "crop", "scale", "rotate"}, 0),
+        ("mnist", {"factor": 1}, "idc, no flip", {"color", "crop", "scale", "rotate"}, 0.5),
+        ("fashion-mnist", {"factor": 2}, "idc", {"color", "crop", "scale", "rotate", "flip"}, 0.5),
+        ("owner/svhn", {"ipc": 1}, "idc, no CutMix, cutout, no flip",
+         {"color", "crop", "cutout", "scale", "rotate"}, 0),
+        ("svhn", {"ipc": 1, "factor": 2}, "idc, no flip", {"color", "crop", "scale", "rotate"}, 0.5),
+        ("svhn", {"ipc": 10}, "idc, no flip", {"color", "crop", "scale", "rotate"}, 0.5),
+    ],
+)  # fmt: skip
+def test_idc_has_its_published_exceptions(
+    data_name: str, facts: dict[str, int], words: str, augmented: set[str], cutmix: float
+):
+    found = suited(PROTOCOLS["idc"], data_name, **facts)
+    assert (found.name, set(found.recipe.augment), found.recipe.cutmix) == (words, augmented, cutmix)
+    assert found.epochs == 1000
+
+
+@pytest.mark.parametrize(
+    ("ipc", "factor", "classes", "epochs"),
+    [(1, 1, 10, 3000), (10, 1, 10, 2000), (10, 3, 10, 1000), (20, 3, 10, 1000), (50, 3, 10, 500), (100, 3, 10, 300),
+     (10, 1, 100, 1300), (10, 3, 100, 600), (20, 1, 100, 1000)],
+)  # fmt: skip
+def test_idc_trains_on_imagenet_for_as_long_as_published(ipc: int, factor: int, classes: int, epochs: int):
+    found = suited(PROTOCOLS["idc"], "imagenet-10", ipc=ipc, factor=factor, size=224, num_classes=classes)
+    assert (found.epochs, found.recipe.cutmix) == (epochs, 1)
+    expected = (0.1, 1e-4, 128) if classes == 100 else (0.01, 5e-4, 64)
+    assert (found.recipe.lr, found.recipe.weight_decay, found.recipe.batch) == expected
+    assert "augmentation of small images" in found.name
+
+
+def test_dc_augments_mnist_alone_and_then_trains_longer():
+    found = suited(PROTOCOLS["dc"], "mnist")
+    assert (found.epochs, set(found.recipe.augment)) == (1000, {"crop", "scale", "rotate"})
+    assert suited(PROTOCOLS["dc"], "fashion-mnist") == PROTOCOLS["dc"]
+
+
+def test_the_best_on_test_is_the_highest_look_and_changes_nothing_else(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    looks = iter([60.0, 10.0, 90.0, 20.0, 70.0, 30.0])  # of two networks, epoch by epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "accuracy", lambda *args, **options: next(looks))
+        found = scored(data, epochs=3, best_on_test=True)
+    assert found.accuracies == (70.0, 30.0) and found.best_on_test == (90.0, 30.0)
+    told = found.to_dict()
+    assert told["mean"] == 50 and told["best_on_test"] == {"accuracies": (90.0, 30.0), "mean": 60, "std": 42.43}
+    assert str(found) == "50.0 ± 28.3 % (n = 2, protocol few, 3 epochs); best on test 60.0 ± 42.4 %"
+    plain, best = scored(data, epochs=3), scored(data, epochs=3, best_on_test=True)
+    assert plain.accuracies == best.accuracies
+    assert plain.best_on_test is None and "best_on_test" not in plain.to_dict()
+    assert best.best_on_test and all(map(operator.ge, best.best_on_test, best.accuracies))
+
+
+def test_there_are_a_hundred_looks_however_long_training_is(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scores, "LOOKS", 3)
+    told: list[int] = []
+    monkeypatch.setattr(training, "accuracy", lambda *args, **options: told.append(1) or 50.0)
+    scored(data, seeds=1, epochs=7, best_on_test=True)
+    assert len(told) == 4  # after 2, 4, 6 and 7 epochs
+
+
+def test_a_score_of_no_networks_is_refused(data: Dataset):
+    with pytest.raises(InputError, match="n = 0"):
+        scored(data, seeds=0)
 
 
 def test_the_idc_protocol_is_the_published_one():

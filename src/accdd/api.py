@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,9 +150,13 @@ def evaluate(
     compile: str = "auto",
     precision: str = "auto",
     snapshots: bool = False,
+    data: Any = None,
+    baselines: Sequence[str] = (),
+    whole: bool = False,
+    best_on_test: bool = False,
     reporter: Reporter | None = None,
 ) -> list[Score]:
-    """Train fresh networks on distilled sets and test them.
+    """Train fresh networks on distilled sets, and on real images beside them, and test them.
 
     Args:
         sets: distilled sets: folders of runs or of sets, or `Distilled` values.
@@ -167,10 +172,15 @@ def evaluate(
         compile: `auto`, `always` or `never`.
         precision: `auto`, `fp32` or `bf16`.
         snapshots: score the snapshots of the runs instead of their results, for accuracy over time.
+        data: real data, whose training images baselines choose from; None is the data that each set was made from.
+        baselines: names from `accdd.evaluation.BASELINES`: as many real images as the set stores, by the same protocol
+            and with networks that begin alike.
+        whole: score the whole training set, too, by its own protocol (`accdd.evaluation.WHOLE`): an upper bound.
+        best_on_test: also keep the highest test accuracy during training, for comparison with papers that report it.
         reporter: told of progress; None is silent.
 
     Returns:
-        A score per set (or snapshot) and network.
+        A score per set (or snapshot) and network, each followed by those of the baselines beside it.
 
     Raises:
         InputError: something given is wrong.
@@ -184,27 +194,55 @@ def evaluate(
     where, rule = _check(settings)
     for name in networks or ():
         find(name)
+    for name in baselines:
+        config.choose("baseline", name, evaluation.BASELINES)
     # All of them before the first is scored, which may take long.
     opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in listed]
     for distilled in opened if not networks else ():
         _refuse_recorded_code(config.override(settings, evaluation.recorded(distilled, "network")).network.name)
-    scores = []
-    for entry, distilled in zip(listed, opened, strict=True):
-        real = evaluation.test_data(distilled, test).to(where)
-        suited = evaluation.suited(rule, evaluation.origin(distilled).get("name", real.name))
+    keys = evaluation.network_keys(Key(seed), seeds)
+    options = {"best_on_test": best_on_test, "compile": compile, "precision": precision, "report": reporter.update}
+    scores: list[Score] = []
+    for entry, label, distilled in zip(listed, _labels(listed), opened, strict=True):
+        tested = evaluation.test_data(distilled, test).to(where)
+        real = evaluation.training_data(distilled, data).to(where) if baselines or whole else None
+        if real:
+            tested = evaluation.apart(real, tested)
+        if real and baselines:
+            evaluation.check_enough(real, distilled.ipc)
+        called = evaluation.origin(distilled).get("name")
+        suited = _suited(rule, tested, distilled.ipc, distilled.factor, str(called) if called else None)
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
-        for name in networks or (made_with.network.name,):
-            architecture = _architecture(settings_for(name, made_with.network), real)
-            for label, images, labels in _versions(entry, distilled, snapshots):
-                reporter.phase(f"{Path(label).name} on {name}")
-                scores.append(
-                    evaluation.score(
-                        label, images, labels, real, architecture, suited,
-                        mean=distilled.mean, std=distilled.std, keys=evaluation.network_keys(Key(seed), seeds),
-                        epochs=epochs, compile=compile, precision=precision,
-                        report=reporter.update,
-                    )
+        names = networks or (made_with.network.name,)
+        scored = [_architecture(settings_for(name, made_with.network), tested) for name in names]
+        rows: dict[str, Tensor] = {}
+        if real:
+            rows = _choose(baselines, real, distilled, scored[0], settings, seeds, reporter)
+        for architecture in scored:
+            name = architecture.name
+            for version_label, images, labels in _versions(entry, label, distilled, snapshots):
+                reporter.phase(f"{Path(version_label).name} on {name}")
+                found = evaluation.score(
+                    version_label, images, labels, tested, architecture, suited,
+                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs, **options,
                 )  # fmt: skip
+                stored = evaluation.storage(distilled.images, distilled.labels)
+                scores.append(dataclasses.replace(found, bytes=stored))
+            if not real:
+                continue
+            others: list[Score] = []
+            for baseline, own in rows.items():
+                reporter.phase(f"{baseline} on {name}")
+                others.append(
+                    evaluation.beside(
+                        baseline, real, own, tested, architecture, suited, keys=keys, epochs=epochs, **options
+                    )
+                )
+            if whole:
+                reporter.phase(f"the whole set on {name}")
+                others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
+                reporter.update(1.0)
+            scores += [dataclasses.replace(each, beside=label) for each in others]
     return scores
 
 
@@ -374,7 +412,7 @@ def _carry_out(
 ) -> Result:
     """Everything of a run that takes long, from its beginning or from where it was interrupted."""
     where, bank, count = real.device, work.bank, resolved.targets.count or 0
-    protocol = evaluation.suited(PROTOCOLS[resolved.score.protocol], real.name)
+    protocol = _suited(PROTOCOLS[resolved.score.protocol], real, resolved.ipc, resolved.images.factor or 1)
     scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
     for line in run.describe(real, resolved, work.architecture):
         reporter.note(line)
@@ -460,9 +498,17 @@ def _architecture(settings: config.Network, real: Dataset) -> Architecture:
     return networks.architecture(settings, real.channels, real.size, real.num_classes)
 
 
+def _suited(protocol: Protocol, real: Dataset, ipc: int, factor: int, name: str | None = None) -> Protocol:
+    """The protocol as its source applies it to a set of such images, made of `real` or of the data called `name`."""
+    return evaluation.suited(
+        protocol, name or real.name, ipc=ipc, factor=factor, size=real.size, num_classes=real.num_classes
+    )
+
+
 def _info(real: Dataset, source: Any, settings: Settings, plan: Plan, sweeps: int) -> dict[str, Any]:
     """What the artefact says about itself."""
-    idc = evaluation.suited(PROTOCOLS["idc"], real.name)  # what is worth training on the set for, however it was scored
+    # What is worth training on the set for, however it was scored.
+    idc = _suited(PROTOCOLS["idc"], real, settings.ipc, settings.images.factor or 1)
     recipe = {"epochs": idc.epochs, **config.to_dict(idc.recipe)}
     return {
         "method": settings.method,
@@ -490,12 +536,39 @@ def _path_of(source: Any) -> str | None:
     return _name(source) if isinstance(source, str | Path) else None
 
 
+def _choose(
+    baselines: Sequence[str], real: Dataset, distilled: Distilled, architecture: Architecture, settings: Settings,
+    seeds: int, reporter: Reporter,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Which real images each baseline trains on, looked at by early-stage models trained as the set's own were.
+
+    They are of the network that the set was matched with, unless that is code which only a file names: then of
+    `architecture`.
+    """
+    recorded = {**evaluation.recorded(distilled, "train"), **evaluation.recorded(distilled, "pool")}
+    matched = config.override(settings, evaluation.recorded(distilled, "network")).network
+    seen = architecture if runs_code(matched.name) else _architecture(matched, real)
+    looking = evaluation.Real(real, seen, config.override(settings, recorded), reporter.update)
+    rows: dict[str, Tensor] = {}
+    for name in baselines:
+        reporter.phase(f"choosing, {name}")
+        rows[name] = evaluation.chosen(name, looking, distilled.ipc, Key(settings.seed), seeds)
+        reporter.update(1.0)
+    return rows
+
+
+def _labels(entries: Sequence[str | Path | Distilled]) -> list[str]:
+    """What sets are called in their scores: their paths; those from memory `distilled`, `distilled-2` and so on."""
+    from_memory = itertools.chain(["distilled"], (f"distilled-{number}" for number in itertools.count(2)))
+    return [next(from_memory) if isinstance(entry, Distilled) else str(entry) for entry in entries]
+
+
 def _versions(
-    entry: str | Path | Distilled, distilled: Distilled, snapshots: bool
+    entry: str | Path | Distilled, label: str, distilled: Distilled, snapshots: bool
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, decoded images, labels) of a set, or of each of its run's snapshots."""
     if not snapshots:
-        yield (str(entry) if isinstance(entry, str | Path) else "distilled", *distilled.decode())
+        yield (label, *distilled.decode())
         return
     if isinstance(entry, Distilled):
         raise InputError("Snapshots belong to a run folder. Expected its path.")

@@ -48,6 +48,8 @@ PrecisionOption = Annotated[
 CompileOption = Annotated[str | None, typer.Option("--compile", help="auto, always or never: steps as one graph.")]
 NETWORKS = """convnet, resnet10, resnet18, resnet_ap10, resnet_ap18, densenet121, alexnet, vgg11, mlp, lenet,
 efficientnet_b0, vit_tiny; your own, module:callable, which is imported; or timm:NAME."""
+PROTOCOLS = "idc, quick, dc, dsa, mtt, ddranking-hard."
+BASELINES = "random, kmeans, herding, herding-pixels, kcenter, kcenter-pixels, forgetting, el2n."
 NetworkOption = Annotated[str | None, typer.Option("--network", help=f"Network to match against: {NETWORKS}")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -137,9 +139,18 @@ def evaluate(
     ] = None,
     networks: Annotated[str | None, typer.Option("--networks", help=f"Comma-separated: {NETWORKS}")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh networks per score.")] = 3,
-    protocol: Annotated[str, typer.Option("--protocol", help="How networks are trained.")] = "idc",
+    protocol: Annotated[str, typer.Option("--protocol", help=f"How networks are trained: {PROTOCOLS}")] = "idc",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the protocol's own number.")] = None,
     snapshots: Annotated[bool, typer.Option("--snapshots", help="Score the snapshots of runs instead.")] = False,
+    data: Annotated[
+        str | None, typer.Option("--data", help="DATA that baselines choose from (default: what the set came from).")
+    ] = None,
+    baselines: Annotated[str | None, typer.Option("--baselines", help=f"Comma-separated: {BASELINES}")] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Score the whole training set, too: an upper bound.")] = False,
+    best_on_test: Annotated[
+        bool, typer.Option("--best-on-test", help="Also tell the highest test accuracy in training, as papers may.")
+    ] = False,
+    table: Annotated[str | None, typer.Option("--table", help="Print csv, markdown or latex.")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -151,19 +162,36 @@ def evaluate(
     """Train fresh networks on distilled sets and test them: mean, standard deviation, n."""
 
     def body() -> None:
-        from accdd import api
+        from accdd import api, evaluation
+        from accdd.config import InputError, choose
+        from accdd.keys import Key
+
+        if table is not None:
+            choose("table", table, evaluation.STYLES)
+            if as_json:
+                raise InputError(f"--json and --table {table} both say what to print. Expected one of the two.")
 
         with _reporter(quiet) as reporter:
             scores = api.evaluate(
                 outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds, protocol=protocol,
                 epochs=epochs, seed=seed or 0, device=device or "auto", compile=compile or "auto",
-                precision=precision or "auto", snapshots=snapshots, reporter=reporter,
+                precision=precision or "auto", snapshots=snapshots, data=data,
+                baselines=baselines.split(",") if baselines else (), whole=whole, best_on_test=best_on_test,
+                reporter=reporter,
             )  # fmt: skip
+        if table is not None:
+            typer.echo(evaluation.table(scores, table), nl=False)
+            return
+        differences, robust = evaluation.comparisons(scores, Key(seed or 0)), evaluation.label_robustness(scores)
         if as_json:
-            _print_json(scores=[score.to_dict() for score in scores])
+            more = {"comparisons": differences, "label_robustness": robust} if differences else {}
+            listed = {name: [each._asdict() for each in found] for name, found in more.items()}
+            _print_json(scores=[score.to_dict() for score in scores], **listed)
             return
         for score in scores:
             typer.echo(f"{score.set}  {score.network}  {score}")
+        for each in (*differences, *robust):
+            typer.echo(each)
 
     _guard(body, debug)
 

@@ -58,9 +58,14 @@ def networks(trained: Trained) -> list[Parameters]:
     return [dict(zip(trained.parameters, values, strict=True)) for values in singles]
 
 
+def fifth_twice(epoch: int, epochs: int) -> float:
+    """Factor on the learning rate in `epoch` (from 0) of a schedule of `epochs`: IDC's, and here that of pools, too."""
+    return DECAY ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
+
+
 def rate(recipe: Train, epoch: int, schedule: int) -> float:
     """The learning rate of `epoch` (from 0) of a `schedule` of that many epochs."""
-    return recipe.lr * DECAY ** ((epoch >= 2 * schedule // 3) + (epoch >= 5 * schedule // 6))
+    return recipe.lr * fifth_twice(epoch, schedule)
 
 
 def single_step(forward: Forward, recipe: Train, mean: Tensor, std: Tensor) -> Step:

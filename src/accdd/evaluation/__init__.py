@@ -1,18 +1,37 @@
-"""Honest scores: last epoch, n fresh networks, a protocol with a name."""
+"""Honest scores: last epoch, n fresh networks, a protocol with a name, real images beside learned ones."""
 
-from accdd.evaluation.protocols import PROTOCOLS, Protocol, suited
+from accdd.evaluation.baselines import BASELINES, Real, beside, check_enough, chosen, whole
+from accdd.evaluation.metrics import comparisons, interval, label_robustness, paired, storage
+from accdd.evaluation.protocols import PROTOCOLS, WHOLE, Protocol, suited
 from accdd.evaluation.scores import Score, beside_random, network_keys, score
-from accdd.evaluation.sets import origin, recorded, test_data
+from accdd.evaluation.sets import apart, origin, recorded, test_data, training_data
+from accdd.evaluation.tables import STYLES, table
 
 __all__ = [
+    "BASELINES",
     "PROTOCOLS",
+    "STYLES",
+    "WHOLE",
     "Protocol",
+    "Real",
     "Score",
+    "apart",
+    "beside",
     "beside_random",
+    "check_enough",
+    "chosen",
+    "comparisons",
+    "interval",
+    "label_robustness",
     "network_keys",
     "origin",
+    "paired",
     "recorded",
     "score",
+    "storage",
     "suited",
+    "table",
     "test_data",
+    "training_data",
+    "whole",
 ]

@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from accdd import augment, execution, selection, training
+from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.evaluation.protocols import Protocol
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward, calibrated
-from accdd.training import Report
+from accdd.training import Report, Trained
+
+LOOKS = 100
+"""How often a network is tested for its best on test: after every hundredth of the epochs, as IDC does on ImageNet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,15 @@ class Score:
     """Percent, one per network, after the last epoch."""
     seconds: float
     """Wall-clock time of training and testing all n networks."""
+    best_on_test: tuple[float, ...] | None = None
+    """Percent, one per network: the highest test accuracy at any look during training, for comparison with papers that
+    report it. It is chosen on the test images, so it is too high. None where it was not asked for."""
+    bytes: int | None = None
+    """Storage of what was trained on, labels included (`metrics.storage`); None where it was not counted."""
+    seed: int | None = None
+    """Of `network_keys`: scores of one seed, network and n are paired, network by network. None for other keys."""
+    beside: str | None = None
+    """The set whose number of stored images, network keys and test images this baseline shares; None for a set."""
 
     @property
     def n(self) -> int:
@@ -47,14 +60,28 @@ class Score:
         return statistics.stdev(self.accuracies) if self.n > 1 else None
 
     def __str__(self) -> str:
-        """As in '67.1 ± 0.4 % (n = 5, protocol idc)'."""
-        spread = "" if self.std is None else f" ± {self.std:.1f}"
-        return f"{self.mean:.1f}{spread} % (n = {self.n}, protocol {self.protocol})"
+        """As in '67.1 ± 0.4 % (n = 5, protocol idc)'; the best on test after the last epoch's."""
+        best = "" if self.best_on_test is None else f"; best on test {_spread(self.best_on_test)} %"
+        return f"{_spread(self.accuracies)} % (n = {self.n}, protocol {self.protocol}){best}"
 
     def to_dict(self) -> dict[str, object]:
-        """Fields and statistics, ready for JSON."""
-        std = None if self.std is None else round(self.std, 2)
-        return dataclasses.asdict(self) | {"n": self.n, "mean": round(self.mean, 2), "std": std}
+        """Fields and statistics, ready for JSON; without fields that do not apply."""
+        record = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        record |= {"n": self.n} | _statistics(self.accuracies)
+        if self.best_on_test is not None:
+            record["best_on_test"] = {"accuracies": self.best_on_test} | _statistics(self.best_on_test)
+        return record
+
+
+def _statistics(values: Sequence[float]) -> dict[str, float | None]:
+    std = round(statistics.stdev(values), 2) if len(values) > 1 else None
+    return {"mean": round(statistics.fmean(values), 2), "std": std}
+
+
+def _spread(values: Sequence[float]) -> str:
+    """As in '67.1 ± 0.4'."""
+    std = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{std}"
 
 
 def score(
@@ -70,6 +97,7 @@ def score(
     keys: Sequence[Key],
     rows: Tensor | None = None,
     epochs: int | None = None,
+    best_on_test: bool = False,
     compile: str = "auto",
     precision: str = "auto",
     report: Report = lambda share: None,
@@ -90,10 +118,16 @@ def score(
         keys: one per network: initialisation, order and augmentation.
         rows: int64 (networks, m), which images each network is trained on; None is all.
         epochs: instead of the protocol's own.
+        best_on_test: also keep each network's highest test accuracy over `LOOKS` looks, the last epoch's among them.
         compile: `auto`, `always` or `never`.
         precision: `auto`, `fp32` or `bf16`, of training; testing is fp32.
         report: told of progress.
+
+    Raises:
+        InputError: no keys, so no networks.
     """
+    if not keys:
+        raise InputError("n = 0: a score of no networks says nothing. Expected at least one network.")
     began = time.perf_counter()
     where, recipe = data.device, protocol.recipe
     labels = labels.to(where)
@@ -113,27 +147,41 @@ def score(
         precision=resolved, compiled_for=batch if worth_it else None,
     )  # fmt: skip
     forward = Forward(architecture)
+
+    def tested(trained: Trained, keys: Sequence[Key], rows: Tensor) -> list[float]:
+        """The test accuracy of each network as it is now."""
+        found = []
+        for key, chosen, parameters in zip(keys, rows, training.networks(trained), strict=True):
+            frozen = calibrated(forward, parameters, _batches(images, chosen, batch, key, mean, std, where))
+            found.append(training.accuracy(forward, frozen, data.test_images, data.test_labels, mean=mean, std=std))
+        return found
+
+    between = max(1, total // LOOKS)
     accuracies: list[float] = []
+    highest: list[float] = []
     for first in range(0, len(keys), at_once):
         together, own = keys[first : first + at_once], rows[first : first + at_once]
         trained = training.begin([architecture.initialise(key, where) for key in together])
+        looks: list[list[float]] = []
         for epoch in range(total):
             at_epoch = [key.at(epoch) for key in together]
             shuffled = [torch.randperm(rows.shape[1], generator=key.generator("order")) for key in at_epoch]
+            lr = recipe.lr * protocol.schedule(epoch, total)
             steps = training.train(
                 step, trained, images, labels, own.gather(1, torch.stack(shuffled)),
-                recipe=recipe, lr=training.rate(recipe, epoch, total), num_classes=data.num_classes, keys=at_epoch,
+                recipe=recipe, lr=lr, num_classes=data.num_classes, keys=at_epoch,
             )  # fmt: skip
             trained = training.last(steps)
+            if epoch + 1 == total or (best_on_test and (epoch + 1) % between == 0):
+                looks.append(tested(trained, together, own))
             report((first + len(together) * (epoch + 1) / total) / len(keys))
-        for key, chosen, parameters in zip(together, own, training.networks(trained), strict=True):
-            tested = calibrated(forward, parameters, _batches(images, chosen, batch, key, mean, std, where))
-            accuracies.append(
-                training.accuracy(forward, tested, data.test_images, data.test_labels, mean=mean, std=std)
-            )
+        accuracies += looks[-1]
+        highest += [max(each) for each in zip(*looks, strict=True)]
     seconds = time.perf_counter() - began
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
-    return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2))
+    best = tuple(highest) if best_on_test else None
+    seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
+    return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2), best, seed=seed)
 
 
 def beside_random(

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from accdd import config, data
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -38,10 +40,7 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
     own = origin(distilled)
     if test is None and not own.get("path"):
         raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
-    made_with = config.override(Settings(), recorded(distilled, "data")).data
-    root = made_with.root if made_with.root and Path(made_with.root).is_dir() else None  # that of another machine
-    reading = dataclasses.replace(made_with, size=distilled.images.shape[-1], root=root)
-    real = data.load(own["path"] if test is None else test, reading)
+    real = _load(distilled, own["path"] if test is None else test)
     same = own.get("fingerprint") == real.fingerprint
     elsewhere = test is not None and str(test) not in (own.get("path"), own.get("name"))
     if elsewhere and not same:
@@ -53,6 +52,41 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
         )
     _check_same_classes(distilled, real)
     return real
+
+
+def training_data(distilled: Distilled, source: Any) -> Dataset:
+    """The real data that baselines choose from, at the set's size.
+
+    Args:
+        distilled: the set.
+        source: data as for `accdd.data.load`; None is the data that the set was made from.
+
+    Raises:
+        InputError: the set does not say where its data is, or the data does not go with the set.
+    """
+    path = origin(distilled).get("path") if source is None else source
+    if path is None:
+        raise InputError(
+            "The set does not say where its data is, so there are no real images to choose from. "
+            "Expected --data DATA (data=... in Python)."
+        )
+    real = _load(distilled, path)
+    _check_same_classes(distilled, real)
+    return real
+
+
+def apart(real: Dataset, test: Dataset) -> Dataset:
+    """Where to test what is trained on `real`: `test`, or where that holds all of `real`, what was kept aside of it."""
+    together = len(test.test_images) >= len(real.images) and torch.equal(
+        test.test_images[: len(real.images)].cpu(), real.images.cpu()
+    )
+    return real if together else test
+
+
+def _load(distilled: Distilled, source: Any) -> Dataset:
+    made_with = config.override(Settings(), recorded(distilled, "data")).data
+    root = made_with.root if made_with.root and Path(made_with.root).is_dir() else None  # that of another machine
+    return data.load(source, dataclasses.replace(made_with, size=distilled.images.shape[-1], root=root))
 
 
 def _check_same_classes(distilled: Distilled, real: Dataset) -> None:

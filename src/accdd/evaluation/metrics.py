@@ -1,0 +1,209 @@
+"""What says more than an accuracy: recovery, improvement over random, robustness, storage, and how sure one may be.
+
+DD-Ranking's scores (Li et al., 2025, arXiv 2505.13300) are written for accuracies as fractions from 0 to 1:
+only then do LRS and ARS lie between 0 and 1. Its released code (0.2.0) puts percent into the same exponentials.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from accdd.config import InputError
+from accdd.evaluation.scores import Score
+from accdd.keys import Key
+
+
+def hard_label_recovery(whole: float, distilled: float) -> float:
+    """HLR: how much accuracy is lost against the whole real set with hard labels; lower is better.
+
+    Args:
+        whole, distilled: accuracies with hard labels, fractions from 0 to 1.
+
+    Returns:
+        `whole - distilled`, from -1 to 1.
+
+    Raises:
+        InputError: an accuracy is no fraction.
+    """
+    _check_fractions(whole, distilled)
+    return whole - distilled
+
+
+def improvement_over_random(distilled: float, random: float) -> float:
+    """IOR: how much accuracy is gained over as many random real images, trained on alike; higher is better.
+
+    Args, raises: fractions, as for `hard_label_recovery`.
+
+    Returns:
+        `distilled - random`, from -1 to 1.
+    """
+    _check_fractions(distilled, random)
+    return distilled - random
+
+
+def label_robust_score(hlr: float, ior: float, weight: float = 0.5) -> float:
+    """LRS: IOR and HLR in one number, `normalised(w IOR - (1 - w) HLR)`; higher is better.
+
+    Args:
+        hlr, ior: from -1 to 1, of fractions.
+        weight: w, from 0 to 1; the leaderboard's is 0.5.
+
+    Returns:
+        From 0 to 1; 0.27 for a set that is as good as the whole and no better than random images.
+    """
+    return normalised(weight * ior - (1 - weight) * hlr)
+
+
+def augmentation_robust_score(with_augmentation: float, without: float, weight: float = 0.5) -> float:
+    """ARS: improvement over random with and without augmentation, `normalised(g with + (1 - g) without)`.
+
+    Args:
+        with_augmentation, without: `improvement_over_random`, networks being trained with augmentation and without.
+        weight: g, from 0 to 1.
+
+    Returns:
+        From 0 to 1; higher is better, 0.27 for a set that is no better than random images.
+    """
+    return normalised(weight * with_augmentation + (1 - weight) * without)
+
+
+def normalised(value: float) -> float:
+    """DD-Ranking's scale: (e^x - e^-1) / (e - e^-1), which takes -1 to 0 and 1 to 1.
+
+    Raises:
+        InputError: not from -1 to 1.
+    """
+    if not -1 <= value <= 1:
+        raise InputError(f"{value:g} is to be put on the scale of LRS and ARS. Expected a number from -1 to 1.")
+    return (math.exp(value) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+def storage(*tensors: Tensor) -> int:
+    """Bytes of images and labels as they are held: a learned pixel takes 4, a real one 1, a hard label 8."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class Interval(NamedTuple):
+    """A mean and where it may lie."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    """Values behind it. Intervals of few are too narrow: of normal values, 95 % is 73 % for n = 3, 84 % for n = 5."""
+
+
+def interval(values: Sequence[float], key: Key, *, level: float = 0.95, draws: int = 10_000) -> Interval:
+    """The percentile bootstrap interval of a mean (Efron, 1979).
+
+    Args:
+        values: one per network, in any unit.
+        key: decides the draws.
+        level: share of resampled means that lie inside.
+        draws: how often the values are drawn again, with repetition.
+
+    Returns:
+        In the values' unit.
+
+    Raises:
+        InputError: fewer than 2 values.
+    """
+    if len(values) < 2:
+        raise InputError(f"An interval from n = {len(values)} says nothing. Expected at least 2: --seeds 2 or more.")
+    generator = np.random.default_rng(key.generator("bootstrap").initial_seed())
+    given = np.asarray(values, dtype=np.float64)
+    means = given[generator.integers(len(given), size=(draws, len(given)))].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(given.mean()), float(low), float(high), len(given))
+
+
+def paired(first: Score, second: Score, key: Key) -> Interval:
+    """The difference first - second, network by network, both having begun alike, and its interval.
+
+    Args:
+        first, second: scores of one network, n and seed.
+        key: as for `interval`.
+
+    Returns:
+        In points of percent.
+
+    Raises:
+        InputError: the scores differ in network, n or seed, or are of one network.
+    """
+    if (first.network, first.n, first.seed) != (second.network, second.n, second.seed):
+        mine, theirs = (f"'{s.set}' by {s.n} of {s.network} from seed {s.seed}" for s in (first, second))
+        raise InputError(f"Scored are {mine} and {theirs}. Expected the same networks, begun alike.")
+    return interval([a - b for a, b in zip(first.accuracies, second.accuracies, strict=True)], key)
+
+
+class Comparison(NamedTuple):
+    """A set against a baseline beside it."""
+
+    set: str
+    network: str
+    baseline: str
+    protocol: str
+    """The set's; and the baseline's, where it has another."""
+    difference: float
+    """Points of percent, set - baseline, mean over networks."""
+    interval: tuple[float, float] | None
+    """The difference's, 95 %; None for one network."""
+    n: int
+
+    def __str__(self) -> str:
+        """As in 'runs/a - herding: +12.3 points [+11.0, +13.1] (convnet, n = 5, protocol idc)'."""
+        within = "" if self.interval is None else " [{:+.1f}, {:+.1f}]".format(*self.interval)
+        facts = f"({self.network}, n = {self.n}, protocol {self.protocol})"
+        return f"{self.set} - {self.baseline}: {self.difference:+.1f} points{within} {facts}"
+
+
+def comparisons(scores: Sequence[Score], key: Key) -> list[Comparison]:
+    """Every set against every baseline that stands beside it, paired by network."""
+    found = []
+    for own in (score for score in scores if score.beside is None):
+        for other in (score for score in scores if (score.beside, score.network) == (own.set, own.network)):
+            given = paired(own, other, key) if own.n > 1 else None
+            rule = own.protocol if own.protocol == other.protocol else f"{own.protocol} against {other.protocol}"
+            within = (round(given.low, 2), round(given.high, 2)) if given else None
+            difference = round(own.mean - other.mean, 2)
+            found.append(Comparison(own.set, own.network, other.set, rule, difference, within, own.n))
+    return found
+
+
+class LabelRobustness(NamedTuple):
+    """DD-Ranking's scores of a set by some protocol: as fractions; theirs where the protocol is `ddranking-hard`."""
+
+    set: str
+    network: str
+    protocol: str
+    n: int
+    hlr: float
+    ior: float
+    lrs: float
+
+    def __str__(self) -> str:
+        """As in 'runs/a: HLR 0.212, IOR 0.301, LRS 0.306 (convnet, n = 5, protocol ddranking-hard)'."""
+        facts = f"({self.network}, n = {self.n}, protocol {self.protocol})"
+        return f"{self.set}: HLR {self.hlr:.3f}, IOR {self.ior:.3f}, LRS {self.lrs:.3f} {facts}"
+
+
+def label_robustness(scores: Sequence[Score]) -> list[LabelRobustness]:
+    """HLR, IOR and LRS of every set beside which random images and the whole set were scored."""
+    found = []
+    for own in (score for score in scores if score.beside is None):
+        others = {each.set: each for each in scores if (each.beside, each.network) == (own.set, own.network)}
+        if {"random", "whole"} <= others.keys():
+            hlr = hard_label_recovery(others["whole"].mean / 100, own.mean / 100)
+            ior = improvement_over_random(own.mean / 100, others["random"].mean / 100)
+            rounded = [round(value, 4) for value in (hlr, ior, label_robust_score(hlr, ior))]
+            found.append(LabelRobustness(own.set, own.network, own.protocol, own.n, *rounded))
+    return found
+
+
+def _check_fractions(*accuracies: float) -> None:
+    for accuracy in accuracies:
+        if not 0 <= accuracy <= 1:
+            raise InputError(f"The accuracy {accuracy:g} is no fraction. Expected 0 to 1: percent divided by 100.")

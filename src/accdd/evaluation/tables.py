@@ -1,0 +1,90 @@
+"""Scores as a table: CSV, Markdown or LaTeX, every value with its protocol, n and deviation."""
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from accdd import config
+from accdd.evaluation.scores import Score
+
+Rows = list[list[str]]
+
+
+def table(scores: Sequence[Score], style: str) -> str:
+    """The scores as text, one row each, in their order; lines end with a newline.
+
+    Args:
+        scores: what to show.
+        style: a key of `STYLES`.
+
+    Raises:
+        InputError: there is no such style.
+    """
+    return config.choose("table", style, STYLES)(rows(scores))
+
+
+def rows(scores: Sequence[Score]) -> Rows:
+    """The header and a row per score: accuracies in percent, storage in bytes; columns that no row fills are left out.
+
+    The best on test has columns of its own, after those of the last epoch, and says so.
+    """
+    columns: dict[str, Callable[[Score], object]] = {
+        "set": lambda score: score.set,
+        "beside": lambda score: score.beside,
+        "network": lambda score: score.network,
+        "protocol": lambda score: score.protocol,
+        "epochs": lambda score: score.epochs,
+        "n": lambda score: score.n,
+        "accuracy, last epoch": lambda score: _mean(score.accuracies),
+        "deviation": lambda score: _deviation(score.accuracies),
+        "best on test": lambda score: _mean(score.best_on_test or ()),
+        "its deviation": lambda score: _deviation(score.best_on_test or ()),
+        "bytes": lambda score: score.bytes,
+    }
+    cells = {name: [_text(read(score)) for score in scores] for name, read in columns.items()}
+    kept = {name: column for name, column in cells.items() if any(column) or name in ("deviation", "n")}
+    return [list(kept), *(list(row) for row in zip(*kept.values(), strict=True))]
+
+
+def _mean(values: Sequence[float]) -> str | None:
+    return f"{statistics.fmean(values):.2f}" if values else None
+
+
+def _deviation(values: Sequence[float]) -> str | None:
+    return f"{statistics.stdev(values):.2f}" if len(values) > 1 else None
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def as_csv(rows: Rows) -> str:
+    """Comma-separated, quoted where needed (RFC 4180, but for the line ends)."""
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerows(rows)
+    return written.getvalue()
+
+
+def as_markdown(rows: Rows) -> str:
+    """A pipe table."""
+    header, *body = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"
+}  # fmt: skip
+"""Characters that mean something to LaTeX, and how to print them."""
+
+
+def as_latex(rows: Rows) -> str:
+    """A `tabular` with rules of the package booktabs."""
+    header, *body = [" & ".join("".join(LATEX.get(c, c) for c in cell) for cell in row) + r" \\" for row in rows]
+    columns = "l" * len(rows[0])
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
+STYLES: Mapping[str, Callable[[Rows], str]] = {"csv": as_csv, "markdown": as_markdown, "latex": as_latex}
