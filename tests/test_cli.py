@@ -180,7 +180,7 @@ DISTILL = [
 ]  # fmt: skip
 
 OTHERS = [
-    ("an out that holds a run", "distill {p}/good.npz --out {p}/run", "'{p}/run' holds a run; use --out {p}/run-2"),
+    ("an out that holds a run", "distill {p}/good.npz --out {p}/run", "'{p}/run' holds a finished run with other settings; use --out {p}/run-2"),
     ("an out that is full", "distill {p}/good.npz --out {p}/full", "'{p}/full' is not empty; use --out {p}/full-2"),
     ("an out that is a file", "distill {p}/good.npz --out {p}/junk.npz", "{p}/junk.npz' is a file; {p}/junk.npz-2"),
     ("an out in dots", "distill {p}/good.npz --out {p}/run/..", "is not empty; use --out {p}-2"),
@@ -242,7 +242,7 @@ def test_wrong_input_ends_with_one_message_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("distill digits", "Missing option '--out'"), ("distill --out out", "Missing argument 'DATA'"),
+    [("distill digits", "expected DATA and --out NEW_FOLDER"), ("distill --out out", "expected DATA and --out NEW_FOLDER"),
      ("distill digits --out out --ipc two", "'--ipc'; integer"),
      ("distill digits --out out --inner-step 2", "No such option: --inner-step; --inner-steps"),
      ("evaluate run --seeds 0", "Invalid value for '--seeds'; 1"), ("condense digits", "No such command 'condense'"),
@@ -451,7 +451,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         verb, *arguments = shlex.split(line, comments=True)[1:]
         words = ["digits" if word in ("DATA", "my_images/") else word for word in arguments]
         if verb == "distill" and "runs/mine" in made:
-            continue  # the same command stands for the user's own data and for the list of commands
+            continue  # it stands for the user's own data and for the list of commands; tests/test_resume.py resumes
         made |= set(words)
         result = CliRunner().invoke(app, [verb, *words, *tiny.get(verb, "").split()])
         assert result.exit_code == 0, (line, result.stderr)
