@@ -180,7 +180,7 @@ DISTILL = [
 ]  # fmt: skip
 
 OTHERS = [
-    ("an out that holds a run", "distill {p}/good.npz --out {p}/run", "'{p}/run' holds a finished run with other settings; use --out {p}/run-2"),
+    ("an out that holds a run", "distill {p}/good.npz --out {p}/run", "'{p}/run' holds a finished run; use --out {p}/run-2"),
     ("an out that is full", "distill {p}/good.npz --out {p}/full", "'{p}/full' is not empty; use --out {p}/full-2"),
     ("an out that is a file", "distill {p}/good.npz --out {p}/junk.npz", "{p}/junk.npz' is a file; {p}/junk.npz-2"),
     ("an out in dots", "distill {p}/good.npz --out {p}/run/..", "is not empty; use --out {p}-2"),
@@ -242,7 +242,8 @@ def test_wrong_input_ends_with_one_message_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("distill digits", "expected DATA and --out NEW_FOLDER"), ("distill --out out", "expected DATA and --out NEW_FOLDER"),
+    [("distill digits", "expected DATA and --out NEW_FOLDER"),
+     ("distill --out out", "expected DATA and --out NEW_FOLDER"),
      ("distill digits --out out --ipc two", "'--ipc'; integer"),
      ("distill digits --out out --inner-step 2", "No such option: --inner-step; --inner-steps"),
      ("evaluate run --seeds 0", "Invalid value for '--seeds'; 1"), ("condense digits", "No such command 'condense'"),
