@@ -180,7 +180,7 @@ DISTILL = [
 ]  # fmt: skip
 
 OTHERS = [
-    ("an out that holds a run", "distill {p}/good.npz --out {p}/run", "'{p}/run' finished run; --out {p}/run-2"),
+    ("an out that holds a run", "distill {p}/good.npz --out {p}/run", "{p}/run' holds a finished run; --out {p}/run-2"),
     ("an out that is full", "distill {p}/good.npz --out {p}/full", "'{p}/full' is not empty; use --out {p}/full-2"),
     ("an out that is a file", "distill {p}/good.npz --out {p}/junk.npz", "{p}/junk.npz' is a file; {p}/junk.npz-2"),
     ("an out in dots", "distill {p}/good.npz --out {p}/run/..", "is not empty; use --out {p}-2"),
