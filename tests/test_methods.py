@@ -20,6 +20,7 @@ from accdd.augmented_models import Fresh
 from accdd.config import InputError, Settings, override
 from accdd.data import Dataset
 from accdd.keys import Key
+from accdd.matching import DISTANCES
 from accdd.methods import METHODS, Method, sweeps_and_epochs
 from accdd.networks import Parameters
 
@@ -184,6 +185,16 @@ def test_what_a_network_is_trained_on_follows_from_the_method(method: str, expec
     for inner, wanted in ((5, expected), (1, (0, 0))):
         given = resolved(data, {"method": method, "loop.inner_steps": inner}).loop
         assert (given.train_images, given.train_epochs) == wanted
+
+
+def test_networks_are_trained_with_one_image_per_class_too_where_there_is_a_between():
+    assert resolved(several(3), {"method": "dc", "ipc": 1, "loop.inner_steps": 5}).loop.train_epochs == 500
+
+
+def test_a_summary_without_rows_has_one_angle():
+    real, own = ({"embedding": noise(7, seed=seed)} for seed in (0, 1))
+    expected = 1 - torch.cosine_similarity(real["embedding"], own["embedding"], 0)
+    torch.testing.assert_close(DISTANCES["cosine"](real, own), expected)
 
 
 def test_training_on_both_is_refused():

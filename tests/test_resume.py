@@ -19,7 +19,7 @@ from accdd.augmented_models import EarlyStage, EarlyStageModel, Perturbed
 from accdd.config import InputError, Perturb, Settings
 from accdd.data import Dataset
 from accdd.loop import State
-from accdd.run import Checkpoint, checkpoints
+from accdd.run import Checkpoint, checkpoints, learning
 
 IDC = {"loop.steps": 3, "loop.inner_steps": 3, "loop.train_images": 16}
 DC = {"method": "dc", "loop.steps": 2, "loop.inner_steps": 3, "loop.train_epochs": 2, "loop.train_images": 0}
@@ -50,9 +50,13 @@ def test_a_run_that_goes_on_after_any_sweep_ends_with_the_same_bits(
             assert_same(mine.losses, theirs.losses)
 
 
+def arrays() -> tuple[Any, Any]:
+    images = (torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    return images.numpy(), torch.arange(40).remainder(2).numpy()
+
+
 def distilled(out: Path, **kwargs: Any) -> accdd.Distilled:
-    images = (torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8).numpy()
-    return accdd.distill((images, torch.arange(40).remainder(2).numpy()), 2, out=out, settings=kwargs).distilled
+    return accdd.distill(arrays(), 2, out=out, settings=kwargs).distilled
 
 
 TINY = {
@@ -85,8 +89,7 @@ def test_a_run_folder_goes_on_to_the_same_set_and_the_same_metrics(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write('{"sweep": 9, "seco')  # what a kill leaves: a torn line after the checkpoint
-    images = (torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8).numpy()
-    source = (images, torch.arange(40).remainder(2).numpy())
+    source = arrays()
     rest = accdd.resume(tmp_path / "cut", source).distilled
     assert_same(rest.images, whole.images)
     assert_same(accdd.load(tmp_path / "cut").images, whole.images)
@@ -137,6 +140,83 @@ def test_two_are_kept_and_nothing_unknown_is_touched(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "notes.txt", "sweep-0000003", "sweep-0000004", "sweep-mine"
     ]  # fmt: skip
+
+
+def test_damaged_checkpoints_are_moved_aside_and_do_not_push_out_later_ones(tmp_path: Path):
+    saved(tmp_path)
+    for sweep in (1, 2):
+        (tmp_path / f"sweep-000000{sweep}" / "state.json").unlink()
+    found, problems = checkpoints.newest(tmp_path, CPU)
+    assert found is None and len(problems) == 2
+    saved(tmp_path, 2)
+    assert [path.name for path in checkpoints.listed(tmp_path)] == ["sweep-0000001", "sweep-0000000"]
+    assert len(list(tmp_path.glob("*.damaged-1"))) == 2
+
+
+def test_a_manifest_that_lists_nothing_vouches_for_nothing(tmp_path: Path):
+    saved(tmp_path, 2)
+    (tmp_path / "sweep-0000001" / "manifest.json").write_text("{}")
+    (tmp_path / "sweep-0000001" / "state.json").unlink()
+    found, problems = checkpoints.newest(tmp_path, CPU)
+    assert found and found.state.sweep == 0 and len(problems) == 1
+
+
+def test_a_signal_in_the_last_sweep_stops_before_scoring_and_the_set_is_scored_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real_checkpoint = accdd.api.RunFolder.checkpoint
+
+    def stopping(folder: Any, state: State, seconds: float) -> None:
+        real_checkpoint(folder, state, seconds)
+        if state.sweep == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    changes = {**TINY, **RUNS["idc"], "score.seeds": 1, "score.epochs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr("accdd.run.folder.RunFolder.checkpoint", stopping)
+        with pytest.raises(KeyboardInterrupt, match="Stopped after sweep 12"):
+            distilled(tmp_path / "run", **changes)
+    assert not (tmp_path / "run" / "distilled").exists()
+    source = arrays()
+    with monkeypatch.context() as patch:
+        patch.setattr("accdd.evaluation.beside_random", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            accdd.resume(tmp_path / "run", source)
+    learned = accdd.load(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("accdd.run.learn", lambda *args: pytest.fail("learned again"))
+        result = accdd.resume(tmp_path / "run", source)
+    assert_same(result.distilled.images, learned.images)
+    assert len(result.scores) == 2 and result.seconds["distilling"] > 0
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with learning._signals() as came:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not came and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_links_in_a_run_folder_are_not_followed(tmp_path: Path):
+    out, mine = tmp_path / "run", tmp_path / "mine.txt"
+    distilled(out, **TINY, **RUNS["idc"])
+    (out / "evaluation.json").unlink()
+    (out / "metrics.jsonl").unlink()
+    mine.write_text("precious")
+    (out / "metrics.jsonl").symlink_to(mine)
+    with pytest.raises(InputError, match=r"metrics\.jsonl is a link"):
+        accdd.resume(out, arrays())
+    assert mine.read_text() == "precious"
+
+
+def test_data_that_was_given_as_arrays_is_asked_for(tmp_path: Path):
+    distilled(tmp_path / "run", **TINY, **RUNS["idc"])
+    (tmp_path / "run" / "evaluation.json").unlink()
+    with pytest.raises(InputError, match="was given as arrays"):
+        accdd.resume(tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

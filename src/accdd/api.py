@@ -91,7 +91,7 @@ def distill(
     work.bank.check_room(resolved.targets.count or 0)
     folder = None
     if out is not None:
-        folder = RunFolder.create(out, _name(source), real.fingerprint, told, resolved, where, plan)
+        folder = RunFolder.create(out, _path_of(source), real.fingerprint, told, resolved, where, plan)
     return _carry_out(source, real, resolved, plan, work, folder, reporter)
 
 
@@ -99,6 +99,8 @@ def resume(
     out: str | Path, source: Any = None, *, network: str | None = None, reporter: Reporter | None = None
 ) -> Result:
     """Go on with a run that was killed or stopped, from its newest checkpoint, to what it would have become.
+
+    To the same bits on the same processor, in runs that end by steps; where the clock decides, or on a GPU, nearly.
 
     Args:
         out: the run's folder.
@@ -113,7 +115,7 @@ def resume(
     reporter = reporter or Quiet()
     folder, record = RunFolder.open(out)
     if (folder.path / "evaluation.json").exists():
-        raise InputError(f"'{out}' holds a finished run. Expected an unfinished one: look at it with accdd info {out}.")
+        raise InputError(f"'{out}' holds a finished run. Expected an unfinished one.")
     resolved = config.override(Settings(), config.flatten(record.resolved))
     for name in (resolved.network.name, *resolved.score.networks):
         if runs_code(name) and name != network:
@@ -121,19 +123,26 @@ def resume(
                 f"The run in '{out}' names the network {name!r}, which runs code. "
                 f"Expected --network {shlex.quote(name)} beside --resume, if you trust it."
             )
+    given = record.source if source is None else source
+    if given is None:
+        raise InputError(
+            f"The data of '{out}' was given as arrays. Expected it again: accdd.resume({str(out)!r}, data)."
+        )
     where, _ = _check(resolved)
     reporter.phase("reading data")
-    real = data.load(record.source if source is None else source, resolved.data).to(where)
+    real = data.load(given, resolved.data).to(where)
     reporter.update(1.0)
     if real.fingerprint != record.fingerprint:
         raise InputError(f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same.")
     work = _work(real, resolved, reporter)
     work.bank.check_room(resolved.targets.count or 0)
     since, problems = folder.newest(where)
+    here = f"{execution.machine(where)}, torch {torch.__version__}"
+    if here != record.machine:
+        reporter.note(f"Begun on {record.machine}, going on with {here}: the last bits will differ.")
     for problem in problems:
         reporter.note(f"Not used, because it is damaged: {problem}.")
-    reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No checkpoint yet: starting anew.")
-    given = record.source if source is None else source
+    reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
     return _carry_out(given, real, resolved, record.plan, work, folder, reporter, since)
 
 
@@ -411,15 +420,53 @@ def _carry_out(
     since: Checkpoint | None = None,
 ) -> Result:
     """Everything of a run that takes long, from its beginning or from where it was interrupted."""
-    where, bank, count = real.device, work.bank, resolved.targets.count or 0
     protocol = _suited(PROTOCOLS[resolved.score.protocol], real, resolved.ipc, resolved.images.factor or 1)
     scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
     for line in run.describe(real, resolved, work.architecture):
         reporter.note(line)
-    reporter.note(run.describe_plan(plan, where))
+    reporter.note(run.describe_plan(plan, real.device))
+    saved = folder.path / "distilled" if folder else None
+    if saved and saved.exists():  # the run was interrupted while it was scored
+        distilled = artifact.load(saved)
+    else:
+        distilled = _learned(source, real, resolved, plan, work, folder, reporter, since)
+        if saved:
+            artifact.save(distilled, saved)  # before scoring, which may take longer
+    seconds: dict[str, float] = dict(distilled.info["seconds"])
+
+    began, scores = time.perf_counter(), ()
+    for network in scored if resolved.score.seeds else ():
+        reporter.phase(f"scoring, {network.name}")
+        scores += evaluation.beside_random(
+            *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
+            seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
+            report=reporter.update,
+        )  # fmt: skip
+    seconds["scoring"] = round(time.perf_counter() - began, 2)
+
+    outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
+    distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
+    sentence = run.verdict(real, resolved, scores, distilled.info["sweeps"], seconds)
+    if folder:
+        artifact.annotate(distilled, folder.path / "distilled")
+        folder.evaluation({"verdict": sentence, **outcome})
+    return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
+
+
+def _learned(
+    source: Any,
+    real: Dataset,
+    resolved: Settings,
+    plan: Plan,
+    work: _Work,
+    folder: RunFolder | None,
+    reporter: Reporter,
+    since: Checkpoint | None,
+) -> Distilled:
+    """The set, with networks, targets and images made or gone on with; `info` says what each took."""
+    where, bank, count = real.device, work.bank, resolved.targets.count or 0
     if count:
         reporter.note(run.describe_bank(bank, count))
-
     # What networks and targets cost is said whether they were made now or found in the cache; a bank that was brought
     # along in a folder of its own needs no networks.
     brought = count and resolved.targets.folder and not resolved.targets.refresh and not bank.missing(count)
@@ -434,35 +481,14 @@ def _carry_out(
         begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, plan)
     images, sweeps, spent = run.learn(begin, where, resolved, reporter, folder, since)
     seconds["distilling"] = round(spent, 2)
-
     assert resolved.images.factor
-    distilled = Distilled(
+    return Distilled(
         images=images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
-        class_names=real.class_names, mean=real.mean, std=real.std, factor=resolved.images.factor,
-        formation=decoded_by(resolved.images.formation),
-        info=_info(real, source, resolved, plan, sweeps),
+        class_names=real.class_names, mean=real.mean, std=real.std,
+        factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
+        info=_info(real, source, resolved, plan, sweeps) | {"seconds": seconds},
     )  # fmt: skip
-    if folder and not (folder.path / "distilled").exists():  # a run that was killed while it was scored has one
-        artifact.save(distilled, folder.path / "distilled")  # before scoring, which may take longer
-
-    began, scores = time.perf_counter(), ()
-    for network in scored if resolved.score.seeds else ():
-        reporter.phase(f"scoring, {network.name}")
-        scores += evaluation.beside_random(
-            *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
-            seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
-            report=reporter.update,
-        )  # fmt: skip
-    seconds["scoring"] = round(time.perf_counter() - began, 2)
-
-    outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
-    distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
-    sentence = run.verdict(real, resolved, scores, sweeps, seconds)
-    if folder:
-        artifact.annotate(distilled, folder.path / "distilled")
-        folder.evaluation({"verdict": sentence, **outcome})
-    return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
 
 
 def _afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset, reporter: Reporter) -> Settings:

@@ -91,7 +91,8 @@ def _loop(settings: Settings, method: Method) -> Loop:
     if images is None:
         images = TRAIN_IMAGES if again and method.trains_on == "real" and not epochs else 0
     if epochs is None:
-        _, usual = methods.sweeps_and_epochs(settings.ipc)
+        _, published = methods.sweeps_and_epochs(settings.ipc)
+        usual = published or round(500 / settings.ipc)  # at IPC 1 the published loop is a single sweep
         epochs = usual if again and method.trains_on == "synthetic" and not images else 0
     return dataclasses.replace(loop, steps=steps, budget=budget, train_images=images, train_epochs=epochs)
 
@@ -138,9 +139,7 @@ def _gradient_lr(method: Method, match: Match, data: Dataset) -> float:
             f"There is no step size for this method with the distance '{match.distance}'. "
             f"Expected --set images.lr=NUMBER, or one of the distances {', '.join(method.lr)}."
         )
-    base = method.lr[match.distance]
-    small = method.clamped and data.size < 28  # checked on held-out training digits with IDC, see RESULTS.md
-    return 3 * base if small else base
+    return method.lr[match.distance] * (method.small if data.size < 28 else 1)
 
 
 def _targets(settings: Settings, loop: Loop, match: Match) -> int:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from accdd import augment, execution, formation, selection, training
 from accdd.augment import Draw
-from accdd.config import Settings
+from accdd.config import Settings, Train
 from accdd.data import Dataset
 from accdd.execution import Cost, Plan
 from accdd.formation import Decode
@@ -40,6 +40,8 @@ class Problem(NamedTuple):
     """(c,)."""
     frozen: bool = False
     """Whether BatchNorm uses frozen statistics (see `freeze`) and not those of each batch."""
+    recipe: Train = Train()
+    """How a network is trained on the synthetic set between sweeps, where it is."""
 
 
 class Sweep(NamedTuple):
@@ -275,16 +277,19 @@ def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
         data: the real set, where it will be.
         settings: resolved.
     """
-    where, loop, mode, recipe = data.device, settings.loop, settings.compile, settings.train
+    where, loop, mode = data.device, settings.loop, settings.compile
     assert loop.train_images is not None and loop.train_epochs is not None  # resolved
     outer = math.inf if loop.steps is None else loop.steps
     real, synthetic = half_costs(problem, settings)
     matching = (synthetic,) if settings.targets.count else (real, synthetic)
     plan = _matching_plan(matching, outer * loop.inner_steps, data, settings, loop.budget)
-    step = training.step_cost(problem.forward.architecture, recipe, recipe.batch)
-    seen = decoded(problem, settings.ipc) * data.num_classes
-    between = -(-loop.train_images // recipe.batch) or loop.train_epochs * (seen // recipe.batch)
-    warm_up = loop.warm_up * (len(data.images) // recipe.batch)
+    on_real = bool(loop.train_images) or not loop.train_epochs
+    recipe = settings.train if on_real else problem.recipe
+    seen = len(data.images) if on_real else decoded(problem, settings.ipc) * data.num_classes
+    batch = min(recipe.batch, seen)
+    step = training.step_cost(problem.forward.architecture, recipe, batch)
+    between = -(-loop.train_images // batch) if on_real else loop.train_epochs * (seen // batch)
+    warm_up = loop.warm_up * (len(data.images) // settings.train.batch)
     trained = (loop.inner_steps - 1) * between + warm_up  # not after the last sweep
     train = trained > 0 and execution.worth_compiling(
         mode, where, step, outer * trained, loop.budget, precision=plan.precision

@@ -26,7 +26,7 @@ class State(NamedTuple):
     sweep: int
     """Sweeps done, over all outer steps."""
     images: Tensor
-    """float32 (classes, ipc, c, h, w); clamp to [0, 1] before use, as is done at every outer step."""
+    """float32 (classes, ipc, c, h, w); clamp to [0, 1] before use elsewhere."""
     losses: Tensor
     """(classes,) of this sweep; empty before the first."""
     velocity: Tensor
@@ -197,7 +197,7 @@ def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan) -> 
 
 def training_between(data: Dataset, problem: Problem, settings: Settings, plan: Plan) -> TrainingBetween:
     """How a network is trained between two sweeps: on real data (IDC), on the synthetic set (DC), or not (DM)."""
-    loop, method = settings.loop, methods.named(settings.method)
+    loop = settings.loop
 
     def on_real(trained: Trained, images: Tensor, key: Key) -> Trained:
         order = train_order(data, settings, key)
@@ -214,7 +214,7 @@ def training_between(data: Dataset, problem: Problem, settings: Settings, plan: 
     if loop.train_images:
         recipe, seen = settings.train, len(data.images)
     elif loop.train_epochs:
-        recipe = dataclasses.replace(method.recipe, augment=augment.suited(method.recipe.augment, data.name))
+        recipe = dataclasses.replace(problem.recipe, augment=augment.suited(problem.recipe.augment, data.name))
         seen = data.num_classes * engine.decoded(problem, settings.ipc)
     else:
         return lambda trained, images, key: trained

@@ -53,15 +53,18 @@ class Method:
     factor: int | None = 1
     """Images stored in one, per side, unless `images.factor` says otherwise; None follows from the image size."""
     start: str | None = "random"
-    """What images begin as, unless `images.start` says otherwise; None is mixed where factor > 1, otherwise random."""
+    """What images begin as where factor is 1, unless `images.start` says otherwise; None is random. Above it, mixed."""
     step: synthetic.StepRule = synthetic.after_every_sweep
     """How a gradient step is sized: what a learning rate means in the method's released code."""
     clamped: bool = False
     """Whether images are kept in [0, 1] while they are learned by gradient steps (they always are at the end)."""
     trains_on: Literal["real", "synthetic"] | None = None
     """What the network is trained on between sweeps."""
+    small: float = 1.0
+    """Factor on `lr` for images below 28 pixels."""
     frozen: bool = True
-    """Whether BatchNorm is frozen while a network is matched, at the statistics of some real images of every class."""
+    """Whether BatchNorm is frozen while a network is matched, at the statistics of some real images of every class.
+    Where DM's code puts all classes in one batch instead, so do these statistics."""
     recipe: Train = PLAIN_SGD
     """How, on the synthetic set; on real data as the pool's networks (`train`)."""
 
@@ -77,6 +80,7 @@ IDC = Method(
     start=None,
     step=synthetic.after_every_class,
     clamped=True,
+    small=3.0,  # checked on held-out training digits, see RESULTS.md
     trains_on="real",
     frozen=False,
 )
@@ -155,4 +159,5 @@ def problem(settings: Settings, data: Dataset, architecture: Architecture) -> Pr
         mean=torch.tensor(data.mean, device=data.device),
         std=torch.tensor(data.std, device=data.device),
         frozen=method.frozen,
+        recipe=method.recipe,
     )

@@ -1,4 +1,4 @@
-"""How two gradients are compared, tensor by tensor, summed over tensors: (real, synthetic) -> scalar.
+"""How two gradients (or other summaries) are compared, summed over tensors: (real, synthetic) -> scalar.
 
 Sums, not means, as in the released codes: the image step size is therefore tied to the network's size.
 """
@@ -26,14 +26,15 @@ def l1(real: Parameters, synthetic: Parameters) -> Tensor:
 
 def cosine(real: Parameters, synthetic: Parameters) -> Tensor:
     """1 - cosine of each output row, summed over rows and tensors (DC's "ours", with its constant in the divisor)."""
-    return sum((_angles(real[name].flatten(1), synthetic[name].flatten(1)).sum() for name in real), start=_zero(real))
+    return sum((_angles(real[name], synthetic[name]).sum() for name in real), start=_zero(real))
 
 
 DISTANCES: dict[str, Distance] = {"mse": mse, "l1": l1, "cosine": cosine}
 
 
 def _angles(real: Tensor, synthetic: Tensor) -> Tensor:
-    """1 - cosine of each row of two (rows, columns)."""
+    """1 - cosine of each row of two tensors (rows, ...); one without rows is a row."""
+    real, synthetic = (each.flatten(1) if each.ndim > 1 else each[None] for each in (real, synthetic))
     lengths = torch.linalg.vector_norm(real, dim=1) * torch.linalg.vector_norm(synthetic, dim=1)
     return 1 - (real * synthetic).sum(1) / (lengths + 1e-6)
 

@@ -5,10 +5,13 @@
       state.json          positions, seconds, and how long metrics.jsonl was
       manifest.json       sizes and SHA-256
 
-A checkpoint appears whole or not at all. The newest two are kept; a damaged one is named and the one before it used.
+A checkpoint appears whole or not at all. The newest two are kept; a damaged one is named, moved aside, and the one
+before it used.
 """
 
+import itertools
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -41,7 +44,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write one into `folder`, durably, and drop all but the newest of those that are whole."""
+    """Write one into `folder`, durably, and drop all but the newest two."""
     state = checkpoint.state
     tensors = {"images": state.images, "velocity": state.velocity}
     if state.network is not None:
@@ -63,18 +66,25 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def newest(folder: Path, where: torch.device) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, if there is any, and what was wrong with newer ones."""
+    """The newest whole checkpoint, if there is any, and what was wrong with newer ones, which are moved aside.
+
+    Raises:
+        InputError: it is of another version.
+    """
     problems = []
     for path in listed(folder):
-        if found := files.verify_folder(path):
-            problems.append(f"{path}: {found[0]}")
-            continue
+        found = files.verify_folder(path)
         try:
-            return _read(path, where), problems
+            if not found:
+                return _read(path, where), problems
         except InputError:
             raise
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            problems.append(f"{path}: {error}")
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            found = [str(error)]
+        problems.append(f"{path}: {found[0]}")
+        # Left in place, it would count as one of the newest and make later ones be dropped.
+        names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))
     return None, problems
 
 
@@ -97,5 +107,8 @@ def _read(path: Path, where: torch.device) -> Checkpoint:
     images, velocity, names = tensors["images"], tensors["velocity"], about["names"]
     kinds = {kind: {name: tensors[f"network.{kind}/{name}"] for name in names} for kind in Trained._fields}
     network = Trained(**kinds) if names else None
-    state = State(about["sweep"], images, images.new_zeros(0), velocity, network, about["oldest"])
-    return Checkpoint(state, float(about["seconds"]), int(about["metrics"]))
+    sweep, oldest, metrics = (int(about[name]) for name in ("sweep", "oldest", "metrics"))
+    seconds = float(about["seconds"])
+    if min(sweep, oldest, metrics) < 0 or not math.isfinite(seconds) or images.shape != velocity.shape:
+        raise ValueError("state.json and state.safetensors hold no state")
+    return Checkpoint(State(sweep, images, images.new_zeros(0), velocity, network, oldest), seconds, metrics)

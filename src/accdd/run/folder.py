@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from pydantic import TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -49,8 +50,8 @@ class Snapshot(NamedTuple):
 class Record(NamedTuple):
     """What a run folder says of its run."""
 
-    source: str
-    """The data, as given."""
+    source: str | None
+    """The data, as given; None for arrays."""
     fingerprint: str
     """Of the data."""
     given: dict[str, Any]
@@ -58,6 +59,8 @@ class Record(NamedTuple):
     resolved: dict[str, Any]
     """All settings as they became, nested."""
     plan: Plan
+    machine: str
+    """Processor and torch."""
 
 
 class RunFolder:
@@ -70,7 +73,7 @@ class RunFolder:
     def create(
         cls,
         path: str | Path,
-        source: str,
+        source: str | None,
         fingerprint: str,
         given: Mapping[str, Any],
         resolved: Settings,
@@ -87,11 +90,11 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         config = {"data": source, "fingerprint": fingerprint, "given": dict(given), "resolved": to_dict(resolved)}
-        files.write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        (path / "snapshots").mkdir()
         files.write_text(
             path / "env.json", json.dumps(environment(device) | {"plan": dataclasses.asdict(plan)}, indent=1)
         )
-        (path / "snapshots").mkdir()
+        files.write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))  # last: now it is a run
         return folder
 
     @classmethod
@@ -104,8 +107,15 @@ class RunFolder:
         folder = cls(Path(path))
         try:
             config = yaml.safe_load((folder.path / "config.yaml").read_text())
-            plan = Plan(**json.loads((folder.path / "env.json").read_text())["plan"])
-            record = Record(config["data"], config["fingerprint"], dict(config["given"]), config["resolved"], plan)
+            about = json.loads((folder.path / "env.json").read_text())
+            plan = TypeAdapter(Plan).validate_python(about["plan"])
+            given, resolved = (
+                TypeAdapter(dict[str, Any]).validate_python(config[name]) for name in ("given", "resolved")
+            )
+            made_by = f"{about['machine']}, torch {about['torch']}"
+            record = Record(config["data"], config["fingerprint"], given, resolved, plan, made_by)
+            if links := [name for name in CONTENTS if (folder.path / name).is_symlink()]:
+                raise ValueError(f"{links[0]} is a link, which may lead anywhere")
         except FileNotFoundError as error:
             raise InputError(f"'{path}' is no run to go on with: {Path(error.filename).name} is missing.") from None
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
@@ -113,8 +123,12 @@ class RunFolder:
         return folder, record
 
     def newest(self, where: torch.device) -> tuple[Checkpoint | None, list[str]]:
-        """The checkpoint to go on from, and what was wrong with newer ones; metrics.jsonl is cut back to it."""
+        """The checkpoint to go on from, and what was wrong with newer ones; what came after it is taken back."""
         checkpoint, problems = checkpoints.newest(self.path / "checkpoints", where)
+        done = checkpoint.state.sweep if checkpoint else -1
+        for later in (self.path / "snapshots").glob("sweep-*.safetensors"):
+            if (number := later.stem.removeprefix("sweep-")).isdigit() and int(number) > done:
+                later.unlink()
         metrics = self.path / "metrics.jsonl"
         if metrics.exists():
             with metrics.open("r+b") as file:

@@ -98,13 +98,13 @@ def learn(
             if came or over or now - saved >= settings.loop.checkpoint:
                 save(state)
                 saved = time.perf_counter()
-            if over:
+            if came or over:
                 break
-            if came:
-                again = f" Go on with: accdd distill --resume {shlex.quote(str(folder.path))}" if folder else ""
-                raise Stopped(came[0], f"Stopped after sweep {state.sweep}.{again}")
             resumed = time.perf_counter()
     assert state is not None
+    if came:
+        again = f" Go on with: accdd distill --resume {shlex.quote(str(folder.path))}" if folder else ""
+        raise Stopped(came[0], f"Stopped after sweep {state.sweep}.{again}")
     return state.images.detach().clamp(0, 1), state.sweep, spent
 
 
@@ -121,7 +121,9 @@ def _signals() -> Iterator[list[int]]:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
 
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    # What the parent wants ignored stays ignored, as in a script's background jobs.
+    found = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: handler for each, handler in found.items() if handler not in (signal.SIG_IGN, None)}
     try:
         for each in before:
             signal.signal(each, note)

@@ -60,21 +60,24 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._name, self._began, self._said, self._next = "", 0.0, 0.0, 0.01
+        self._from: float | None = None  # the first share: a run that is gone on with does not begin at 0
 
     def note(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
         self._name, self._began, self._said, self._next = name, time.monotonic(), time.monotonic(), 0.01
+        self._from = None
 
     def update(self, share: float, detail: str = "") -> None:
         now = time.monotonic()
+        self._from = share if self._from is None else self._from
         if share < self._next and now - self._said < 300:
             return
         elapsed = now - self._began
         if now - self._said < 5:  # short phases need no commentary
             return
-        left = elapsed * (1 - share) / share if share > 0 else float("nan")
+        left = elapsed * (1 - share) / (share - self._from) if share > self._from else float("nan")
         self.note(f"{self._name}: {share:4.0%}  {detail}  {_clock(elapsed)} passed, about {_clock(left)} left")
         self._said = now
         marks = [0.01, 0.02, *(n / 20 for n in range(1, 21))]
