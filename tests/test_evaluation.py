@@ -13,7 +13,7 @@ from torch import Tensor
 from accdd import augment, cli, execution, selection, training
 from accdd.config import InputError, Train
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Protocol, Score, beside_random, network_keys, score, scores, suited
+from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, beside_random, network_keys, score, scores, suited
 from accdd.evaluation.protocols import no_exceptions, tenth_halfway
 from accdd.keys import Key
 from accdd.networks import Forward, Parameters
@@ -142,14 +142,14 @@ def test_scoring_changes_no_images(data: Dataset):
 def test_a_protocol_flips_except_where_a_mirrored_image_is_of_another_class(name: str):
     protocol = dataclasses.replace(PROTOCOLS[name], exceptions=no_exceptions)
     for data_name in ("digits", "mnist", "MNIST", "svhn", "owner/mnist", "mnist-png"):
-        unflipped = suited(protocol, data_name)
+        unflipped = suited(protocol, Case(data_name))
         assert set(unflipped.recipe.augment) == set(protocol.recipe.augment) - {"flip"}
         same = {"augment": protocol.recipe.augment}
         assert dataclasses.replace(unflipped.recipe, **same) == protocol.recipe  # pyright: ignore[reportArgumentType]
         assert unflipped.name.endswith(", no flip") == ("flip" in protocol.recipe.augment)
         assert unflipped.epochs_for(100) == protocol.epochs_for(100)
     for data_name in ("cifar10", "hf:owner/fashion-mnist", "animals"):
-        assert suited(protocol, data_name) == protocol
+        assert suited(protocol, Case(data_name)) == protocol
 
 
 @pytest.mark.parametrize(("count", "epochs"), [(8, 1000), (64, 1000), (65, 500), (640, 100), (100_000, 1)])
@@ -242,7 +242,7 @@ def test_the_schedule_of_the_protocol_is_the_one_that_is_used(data: Dataset, mon
 def test_idc_has_its_published_exceptions(
     data_name: str, facts: dict[str, int], words: str, augmented: set[str], cutmix: float
 ):
-    found = suited(PROTOCOLS["idc"], data_name, **facts)
+    found = suited(PROTOCOLS["idc"], Case(data_name, **facts))
     assert (found.name, set(found.recipe.augment), found.recipe.cutmix) == (words, augmented, cutmix)
     assert found.epochs == 1000
 
@@ -253,7 +253,7 @@ def test_idc_has_its_published_exceptions(
      (10, 1, 100, 1300), (10, 3, 100, 600), (20, 1, 100, 1000)],
 )  # fmt: skip
 def test_idc_trains_on_imagenet_for_as_long_as_published(ipc: int, factor: int, classes: int, epochs: int):
-    found = suited(PROTOCOLS["idc"], "imagenet-10", ipc=ipc, factor=factor, size=224, num_classes=classes)
+    found = suited(PROTOCOLS["idc"], Case("imagenet-10", ipc, factor, 224, classes))
     assert (found.epochs, found.recipe.cutmix) == (epochs, 1)
     expected = (0.1, 1e-4, 128) if classes == 100 else (0.01, 5e-4, 64)
     assert (found.recipe.lr, found.recipe.weight_decay, found.recipe.batch) == expected
@@ -261,9 +261,9 @@ def test_idc_trains_on_imagenet_for_as_long_as_published(ipc: int, factor: int, 
 
 
 def test_dc_augments_mnist_alone_and_then_trains_longer():
-    found = suited(PROTOCOLS["dc"], "mnist")
+    found = suited(PROTOCOLS["dc"], Case("mnist"))
     assert (found.epochs, set(found.recipe.augment)) == (1000, {"crop", "scale", "rotate"})
-    assert suited(PROTOCOLS["dc"], "fashion-mnist") == PROTOCOLS["dc"]
+    assert suited(PROTOCOLS["dc"], Case("fashion-mnist")) == PROTOCOLS["dc"]
 
 
 def test_the_best_on_test_is_the_highest_look_and_changes_nothing_else(data: Dataset, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ import accdd
 from accdd import defaults, engine, loop, methods, synthetic
 from accdd.augment import apply, at, draw
 from accdd.augmented_models import Fresh
-from accdd.config import InputError, Settings, override
+from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.keys import Key
 from accdd.matching import DISTANCES
@@ -130,10 +130,9 @@ def published(data: Dataset, given: Settings, rule: Any, lr: float, epochs: int,
 def test_the_first_sweeps_of_a_host_are_those_of_its_published_rule(method: str, rule: Any, lr: float, epochs: int):
     data = several(3)
     given = resolved(data, {"method": method, "loop.steps": 1, "loop.inner_steps": SWEEPS, "loop.train_epochs": epochs})
-    assert given.match.real_batch == METHODS[method].real_batch or given.match.real_batch == 6
     states = run(data, given)
     expected = list(published(data, given, rule, lr, epochs, states[0]))
-    for found, wanted, before in zip(states[1:], expected, states, strict=False):
+    for found, wanted, before in zip(states[1:], expected, states[:-1], strict=True):
         moved = (wanted - before).norm()
         assert moved > 0 and (found - wanted).norm() < 1e-3 * moved
 
@@ -304,7 +303,3 @@ def test_the_example_host_compares_means_and_deviations(monkeypatch: pytest.Monk
     changes = {"method": "moments", "loop.steps": 2, "loop.inner_steps": 1, "loop.train_images": None}
     states = run(data, resolved(data, changes))
     assert (states[-1] - states[0]).abs().max() > 0
-
-
-def test_settings_know_no_method_by_heart():
-    assert override(Settings(), {"method": "anything"}).method == "anything"

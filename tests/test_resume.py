@@ -303,7 +303,9 @@ def test_a_network_that_a_folder_names_is_not_imported_unasked(tmp_path: Path):
     (out / "evaluation.json").unlink()
     config = out / "config.yaml"
     config.write_text(config.read_text().replace("name: convnet", "name: os:kill"))
-    with pytest.raises(InputError, match=r"names the network 'os:kill', which runs code.*--network os:kill"):
+    with pytest.raises(
+        InputError, match=r"names the network 'os:kill', which is code to be imported.*--resume OUT --network os:kill"
+    ):
         accdd.resume(out)
 
 

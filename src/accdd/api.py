@@ -1,47 +1,25 @@
 """What Python users call: distill, evaluate, load. The command line calls the same functions."""
 
 import dataclasses
-import functools
 import itertools
 import shlex
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, data, defaults, engine, evaluation, execution, loop, methods, networks, presets, run
+from accdd import artifact, config, data, defaults, engine, evaluation, execution, methods, presets, run
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
-from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Protocol, Score
-from accdd.execution import Plan
-from accdd.formation import decoded_by
 from accdd.keys import Key
 from accdd.networks import Architecture, find, runs_code, settings_for
-from accdd.run import Checkpoint, Quiet, Reporter, RunFolder
+from accdd.run import Quiet, Reporter, Result, RunFolder, course
 from accdd.targets import Bank
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a distillation made."""
-
-    distilled: Distilled
-    """The learned set."""
-    scores: tuple[Score, ...]
-    """Of the distilled set and of random real images at the same number of stored images; empty if not scored."""
-    seconds: Mapping[str, float]
-    """Wall-clock time of each phase: pool, targets (where there are any), distilling, scoring."""
-    verdict: str
-    """One sentence."""
-    out: Path | None
-    """The run folder, if one was asked for."""
 
 
 def load(path: str | Path) -> Distilled:
@@ -80,19 +58,15 @@ def distill(
     told = {key: asked[key] for key in given}
     if out is not None:
         run.refuse_existing(Path(out), told)
-    where, _ = _check(wanted)
-    reporter.phase("reading data")
-    real = data.load(source, wanted.data).to(where)
-    reporter.update(1.0)
-    resolved = defaults.resolve(wanted, real)
-    work = _work(real, resolved, reporter)
-    resolved = _afford(work.bank, wanted, resolved, real, reporter)
+    real, resolved = _read(source, wanted, reporter)
+    work = course.prepare(real, resolved, reporter)
+    resolved = course.afford(work.bank, wanted, resolved, real, reporter)
     plan = engine.choose_plan(work.problem, real, resolved)
     work.bank.check_room(resolved.targets.count or 0)
     folder = None
     if out is not None:
-        folder = RunFolder.create(out, _path_of(source), real.fingerprint, told, resolved, where, plan)
-    return _carry_out(source, real, resolved, plan, work, folder, reporter)
+        folder = RunFolder.create(out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan)
+    return course.carry_out(source, real, resolved, plan, work, folder, reporter)
 
 
 def resume(
@@ -118,32 +92,27 @@ def resume(
         raise InputError(f"'{out}' holds a finished run. Expected an unfinished one.")
     resolved = config.override(Settings(), config.flatten(record.resolved))
     for name in (resolved.network.name, *resolved.score.networks):
-        if runs_code(name) and name != network:
-            raise InputError(
-                f"The run in '{out}' names the network {name!r}, which runs code. "
-                f"Expected --network {shlex.quote(name)} beside --resume, if you trust it."
-            )
+        if name != network:
+            _refuse_recorded_code(name, "--resume OUT --network")
     given = record.source if source is None else source
     if given is None:
         raise InputError(
             f"The data of '{out}' was given as arrays. Expected it again: accdd.resume({str(out)!r}, data)."
         )
-    where, _ = _check(resolved)
-    reporter.phase("reading data")
-    real = data.load(given, resolved.data).to(where)
-    reporter.update(1.0)
+    real, resolved = _read(given, resolved, reporter)
+    where = real.device
     if real.fingerprint != record.fingerprint:
         raise InputError(f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same.")
-    work = _work(real, resolved, reporter)
+    work = course.prepare(real, resolved, reporter)
     work.bank.check_room(resolved.targets.count or 0)
-    since, problems = folder.newest(where)
+    since, problems = folder.rewind(where)
     here = f"{execution.machine(where)}, torch {torch.__version__}"
     if here != record.machine:
         reporter.note(f"Begun on {record.machine}, going on with {here}: the last bits will differ.")
     for problem in problems:
         reporter.note(f"Not used, because it is damaged: {problem}.")
     reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
-    return _carry_out(given, real, resolved, record.plan, work, folder, reporter, since)
+    return course.carry_out(given, real, resolved, record.plan, work, folder, reporter, since)
 
 
 def evaluate(
@@ -208,7 +177,9 @@ def evaluate(
     # All of them before the first is scored, which may take long.
     opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in listed]
     for distilled in opened if not networks else ():
-        _refuse_recorded_code(config.override(settings, evaluation.recorded(distilled, "network")).network.name)
+        _refuse_recorded_code(
+            config.override(settings, evaluation.recorded(distilled, "network")).network.name, "--networks"
+        )
     keys = evaluation.network_keys(Key(seed), seeds)
     options = {"best_on_test": best_on_test, "compile": compile, "precision": precision, "report": reporter.update}
     scores: list[Score] = []
@@ -220,10 +191,12 @@ def evaluate(
         if real and baselines:
             evaluation.check_enough(real, distilled.ipc)
         called = evaluation.origin(distilled).get("name")
-        suited = _suited(rule, tested, distilled.ipc, distilled.factor, str(called) if called else None)
+        name = str(called) if called else tested.name
+        case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
+        suited = evaluation.suited(rule, case)
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
         names = networks or (made_with.network.name,)
-        scored = [_architecture(settings_for(name, made_with.network), tested) for name in names]
+        scored = [course.architecture_for(settings_for(name, made_with.network), tested) for name in names]
         rows: dict[str, Tensor] = {}
         if real:
             rows = _choose(baselines, real, distilled, scored[0], settings, seeds, reporter)
@@ -294,14 +267,12 @@ def build_pool(
     """Train the early-stage models for some data ahead of time, or find them in the cache."""
     reporter = reporter or Quiet()
     wanted = config.override(Settings(), _given(preset, settings))
-    where, _ = _check(wanted)
-    real = data.load(source, wanted.data).to(where)
-    resolved = defaults.resolve(wanted, real)
-    architecture = _architecture(resolved.network, real)
+    real, resolved = _read(source, wanted, reporter)
+    architecture = course.architecture_for(resolved.network, real)
     for line in run.describe(real, resolved, architecture)[:1]:
         reporter.note(line)
     resolved = dataclasses.replace(resolved, pool=dataclasses.replace(resolved.pool, use=True))
-    built = _pool(real, architecture, resolved, reporter)
+    built = course.early_stage_models(real, architecture, resolved, reporter)
     assert built
     return built
 
@@ -329,26 +300,19 @@ def build_targets(
     if count is not None:
         given["targets.count"] = count
     given.setdefault("targets.count", defaults.TARGETS)
-    given |= {
-        "loop.inner_steps": 1,
-        "loop.train_images": 0,
-        "loop.train_epochs": 0,
-        "loop.warm_up": 0,
-    }  # the only loop that targets are for
+    # The only loop that targets are for.
+    given |= {"loop.inner_steps": 1, "loop.train_images": 0, "loop.train_epochs": 0, "loop.warm_up": 0}
     wanted = config.override(Settings(), given)
     if not (count := wanted.targets.count):
         raise InputError(f"--count {count}: that makes no targets. Expected at least 1.")
-    where, _ = _check(wanted)
-    real = data.load(source, wanted.data).to(where)
-    resolved = defaults.resolve(wanted, real)
-    architecture = _architecture(resolved.network, real)
-    _, _, bank, pool = _work(real, resolved, reporter)
+    real, resolved = _read(source, wanted, reporter)
+    architecture, _, bank, pool = course.prepare(real, resolved, reporter)
     bank.check_room(count)
     for line in (*run.describe(real, resolved, architecture)[:1], run.describe_bank(bank, count)):
         reporter.note(line)
     if bank.missing(count):
         pool()
-    _build(bank, count, reporter)
+    course.build_bank(bank, count, reporter)
     return bank, count
 
 
@@ -375,191 +339,22 @@ def _check(settings: Settings) -> tuple[torch.device, Protocol]:
     return where, protocol
 
 
-def _refuse_recorded_code(name: str) -> None:
+def _read(source: Any, settings: Settings, reporter: Reporter) -> tuple[Dataset, Settings]:
+    """The data, where it is worked on, and the settings resolved for it; what is wrong with them is said before."""
+    where, _ = _check(settings)
+    reporter.phase("reading data")
+    real = data.load(source, settings.data).to(where)
+    reporter.update(1.0)
+    return real, defaults.resolve(settings, real)
+
+
+def _refuse_recorded_code(name: str, flag: str) -> None:
     """Refuse to import what only a file of results names."""
     if runs_code(name):
         raise InputError(
-            f"The set says that it was matched with the network '{name}', which is code to be imported. "
-            f"Expected --networks {shlex.quote(name)} (networks=... in Python) if you trust it, or another network."
+            f"What was made names the network {name!r}, which is code to be imported. "
+            f"Expected {flag} {shlex.quote(name)} if you trust it."
         )
-
-
-class _Work(NamedTuple):
-    """What a run is made of, before anything long begins."""
-
-    architecture: Architecture
-    problem: Problem
-    bank: Bank
-    pool: Callable[[], models.ModelPool | None]
-    """The early-stage models, trained or found when they are first asked for."""
-
-
-def _work(real: Dataset, settings: Settings, reporter: Reporter) -> _Work:
-    architecture = _architecture(settings.network, real)
-    problem = methods.problem(settings, real, architecture)
-
-    @functools.cache
-    def pool() -> models.ModelPool | None:
-        return _pool(real, architecture, settings, reporter)
-
-    @functools.cache
-    def source() -> models.Source:
-        return models.source(architecture, real.device, settings, pool())
-
-    return _Work(architecture, problem, Bank(real, problem, lambda key: source()(key), settings), pool)
-
-
-def _carry_out(
-    source: Any,
-    real: Dataset,
-    resolved: Settings,
-    plan: Plan,
-    work: _Work,
-    folder: RunFolder | None,
-    reporter: Reporter,
-    since: Checkpoint | None = None,
-) -> Result:
-    """Everything of a run that takes long, from its beginning or from where it was interrupted."""
-    protocol = _suited(PROTOCOLS[resolved.score.protocol], real, resolved.ipc, resolved.images.factor or 1)
-    scored = [_architecture(settings_for(n, resolved.network), real) for n in resolved.score.networks]
-    for line in run.describe(real, resolved, work.architecture):
-        reporter.note(line)
-    reporter.note(run.describe_plan(plan, real.device))
-    saved = folder.path / "distilled" if folder else None
-    if saved and saved.exists():  # the run was interrupted while it was scored
-        distilled = artifact.load(saved)
-    else:
-        distilled = _learned(source, real, resolved, plan, work, folder, reporter, since)
-        if saved:
-            artifact.save(distilled, saved)  # before scoring, which may take longer
-    seconds: dict[str, float] = dict(distilled.info["seconds"])
-
-    began, scores = time.perf_counter(), ()
-    for network in scored if resolved.score.seeds else ():
-        reporter.phase(f"scoring, {network.name}")
-        scores += evaluation.beside_random(
-            *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
-            seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
-            report=reporter.update,
-        )  # fmt: skip
-    seconds["scoring"] = round(time.perf_counter() - began, 2)
-
-    outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
-    distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
-    sentence = run.verdict(real, resolved, scores, distilled.info["sweeps"], seconds)
-    if folder:
-        artifact.annotate(distilled, folder.path / "distilled")
-        folder.evaluation({"verdict": sentence, **outcome})
-    return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
-
-
-def _learned(
-    source: Any,
-    real: Dataset,
-    resolved: Settings,
-    plan: Plan,
-    work: _Work,
-    folder: RunFolder | None,
-    reporter: Reporter,
-    since: Checkpoint | None,
-) -> Distilled:
-    """The set, with networks, targets and images made or gone on with; `info` says what each took."""
-    where, bank, count = real.device, work.bank, resolved.targets.count or 0
-    if count:
-        reporter.note(run.describe_bank(bank, count))
-    # What networks and targets cost is said whether they were made now or found in the cache; a bank that was brought
-    # along in a folder of its own needs no networks.
-    brought = count and resolved.targets.folder and not resolved.targets.refresh and not bank.missing(count)
-    trained = None if brought else work.pool()
-    seconds = {"pool": trained.seconds if trained else 0.0}
-    if count:
-        _build(bank, count, reporter)
-        seconds["targets"] = round(bank.seconds(count), 2)
-        begin = functools.partial(loop.distill_on_targets, real, work.problem, bank, resolved, plan)
-    else:
-        next_network = models.source(work.architecture, where, resolved, trained)
-        begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, plan)
-    images, sweeps, spent = run.learn(begin, where, resolved, reporter, folder, since)
-    seconds["distilling"] = round(spent, 2)
-    assert resolved.images.factor
-    return Distilled(
-        images=images.flatten(0, 1).cpu(),
-        labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
-        class_names=real.class_names, mean=real.mean, std=real.std,
-        factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
-        info=_info(real, source, resolved, plan, sweeps) | {"seconds": seconds},
-    )  # fmt: skip
-
-
-def _afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset, reporter: Reporter) -> Settings:
-    """The resolved settings with as many targets as the budget pays for, where nothing was said of them."""
-    count, budget = resolved.targets.count, resolved.loop.budget
-    said = wanted.targets.count is not None or wanted.targets.folder or wanted.targets.refresh
-    if said or not count or budget is None:
-        return resolved
-    paid = bank.afford(count, budget)
-    if paid < count:
-        reporter.note(f"{paid or 'No'} targets instead of {count}: a budget of {budget:g} s pays for no more.")
-    return defaults.resolve(config.override(wanted, {"targets.count": paid}), real)
-
-
-def _pool(real: Dataset, architecture: Architecture, settings: Settings, reporter: Reporter) -> models.ModelPool | None:
-    """The early-stage models, trained or found; None where the settings want fresh networks."""
-    if not settings.pool.use:
-        return None
-    reporter.phase("early-stage models")
-    built = models.load_or_build(real, architecture, settings, reporter.update)
-    reporter.update(1.0)
-    return built
-
-
-def _build(bank: Bank, count: int, reporter: Reporter) -> None:
-    reporter.phase("targets")
-    bank.build(count, reporter.update)
-    reporter.update(1.0)
-
-
-def _architecture(settings: config.Network, real: Dataset) -> Architecture:
-    """The network for this data."""
-    return networks.architecture(settings, real.channels, real.size, real.num_classes)
-
-
-def _suited(protocol: Protocol, real: Dataset, ipc: int, factor: int, name: str | None = None) -> Protocol:
-    """The protocol as its source applies it to a set of such images, made of `real` or of the data called `name`."""
-    return evaluation.suited(
-        protocol, name or real.name, ipc=ipc, factor=factor, size=real.size, num_classes=real.num_classes
-    )
-
-
-def _info(real: Dataset, source: Any, settings: Settings, plan: Plan, sweeps: int) -> dict[str, Any]:
-    """What the artefact says about itself."""
-    # What is worth training on the set for, however it was scored.
-    idc = _suited(PROTOCOLS["idc"], real, settings.ipc, settings.images.factor or 1)
-    recipe = {"epochs": idc.epochs, **config.to_dict(idc.recipe)}
-    return {
-        "method": settings.method,
-        "source": {"name": real.name, "path": _path_of(source), "fingerprint": real.fingerprint},
-        "settings": config.to_dict(settings),
-        "plan": dataclasses.asdict(plan),
-        "sweeps": sweeps,
-        "recipe": recipe,
-        "versions": {"accdd": version("accdd"), "torch": torch.__version__},
-        "scores": [],
-    }
-
-
-def _name(source: Any) -> str:
-    """How to name the data again: its name, its path (absolute), its hub id, or the kind of object it was."""
-    if isinstance(source, str) and (data.is_name(source) or source.startswith("hf:")):
-        return source
-    if isinstance(source, str | Path):
-        return str(Path(source).expanduser().absolute())
-    return type(source).__name__
-
-
-def _path_of(source: Any) -> str | None:
-    """Where the data can be loaded from again; None for what was only in memory."""
-    return _name(source) if isinstance(source, str | Path) else None
 
 
 def _choose(
@@ -573,7 +368,7 @@ def _choose(
     """
     recorded = {**evaluation.recorded(distilled, "train"), **evaluation.recorded(distilled, "pool")}
     matched = config.override(settings, evaluation.recorded(distilled, "network")).network
-    seen = architecture if runs_code(matched.name) else _architecture(matched, real)
+    seen = architecture if runs_code(matched.name) else course.architecture_for(matched, real)
     looking = evaluation.Real(real, seen, config.override(settings, recorded), reporter.update)
     rows: dict[str, Tensor] = {}
     for name in baselines:

@@ -102,7 +102,7 @@ def distill(
         if resume is not None:
             _refuse_beside_resume({"--out": out, "--preset": preset, "--config": config, "--set": set_}, flags)
         elif data is None or out is None:
-            raise typer.BadParameter("expected DATA and --out NEW_FOLDER, or --resume OUT alone")
+            raise typer.BadParameter("expected DATA and --out NEW_FOLDER, or --resume OUT")
         settings = _settings(config, set_, flags)
         from accdd import api, run
 
@@ -470,7 +470,10 @@ def _refuse_beside_resume(options: dict[str, Any], flags: dict[str, Any]) -> Non
     given = [name for name, value in options.items() if value]
     given += [key for key, value in flags.items() if value is not None and key != "network.name"]
     if given:
-        raise InputError(f"--resume goes on with a run as it began. Expected it without {', '.join(given)}.")
+        raise InputError(
+            f"--resume goes on with a run as it began, and {', '.join(given)} would change it. "
+            "Expected --resume OUT, beside it at most DATA and --network where the run needs to be told."
+        )
 
 
 def _seconds(text: str) -> float:

@@ -62,7 +62,7 @@ def decoded(problem: Problem, ipc: int) -> int:
 
 
 FROZEN_ON = 16
-"""Real images of each class whose statistics BatchNorm is frozen at (DC and DSA)."""
+"""Real images of each class whose statistics BatchNorm is frozen at: DC's and DSA's number."""
 
 
 def freeze(problem: Problem, parameters: Parameters, data: Dataset, key: Key) -> Parameters:

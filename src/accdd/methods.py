@@ -123,10 +123,10 @@ def named(name: str) -> Method:
     Raises:
         InputError: there is none, or what the entry point names is none.
     """
+    if name in METHODS:
+        return METHODS[name]
     others = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-    found: Any = choose("method", name, {**METHODS, **others} if name not in METHODS else METHODS)
-    if isinstance(found, Method):
-        return found
+    found: Any = choose("method", name, {**METHODS, **others})
     try:
         method = found.load()
     except Exception as error:  # anything may go wrong in a stranger's module

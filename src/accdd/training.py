@@ -48,7 +48,7 @@ def begin(networks: Sequence[Parameters]) -> Trained:
 
 
 def contiguous(trained: Trained) -> Trained:
-    """The same numbers in the order in which they are saved: in another, sums of theirs differ in the last bit."""
+    """The same numbers as they lie after being saved and read, so that a run that goes on computes with the same."""
     return Trained(*({name: value.contiguous() for name, value in values.items()} for values in trained))
 
 

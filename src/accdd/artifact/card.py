@@ -20,14 +20,21 @@ _MIN_WIDTH, _MAX_WIDTH, _MAX_HEIGHT = 200, 1200, 6000  # of the whole picture, i
 _MIN_TILE = 64  # smaller images are hard to see
 _BACKGROUND = 255
 
-_CARD = """\
----
+TAGS = """\
 task_categories:
 - image-classification
 tags:
 - dataset-distillation
 - accdd
+"""
+LIMITS = """\
+A distilled set is not a privacy guarantee: learned images can resemble real ones closely. Whatever licence and
+conditions hold for the source hold here too.
+"""
+
+_CARD = """\
 ---
+{tags}---
 # Distilled set
 
 {count} learned images ({shape}) that stand in for a whole training set of {classes} classes: a network trained on
@@ -68,9 +75,7 @@ Before training, subtract the mean {mean} and divide by the standard deviation {
 
 ## Limits
 
-A distilled set is not a privacy guarantee: learned images can resemble real ones closely. Whatever licence and
-conditions hold for the source hold here too.
-"""
+{limits}"""
 
 
 def preview(distilled: Distilled) -> Image.Image:
@@ -96,6 +101,8 @@ def card(distilled: Distilled) -> str:
     """The README.md: markdown in which no name taken from the data acts as markup."""
     count, channels, height, width = distilled.images.shape
     return _CARD.format(
+        tags=TAGS,
+        limits=LIMITS,
         count=count,
         shape=f"{channels} x {height} x {width}, float32 in [0, 1]",
         classes=distilled.num_classes,

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from accdd import files
-from accdd.artifact.card import escape
+from accdd.artifact.card import LIMITS, TAGS, escape
 from accdd.artifact.distilled import Distilled
 from accdd.artifact.names import distinct_names, folder_names
 from accdd.config import InputError, choose
@@ -182,12 +182,7 @@ def _hf(distilled: Distilled, folder: Path) -> int:
 
 _CARD = """\
 ---
-task_categories:
-- image-classification
-tags:
-- dataset-distillation
-- accdd
-configs:
+{tags}configs:
 - config_name: default
   data_files:
   - split: train
@@ -207,13 +202,13 @@ train = load_dataset("this/folder", split="train")  # image (PIL, {height} x {wi
 Before training, scale pixels to [0, 1], subtract the mean ({mean}) and divide by the standard deviation ({std}) of
 each channel. {off}.
 
-A distilled set is not a privacy guarantee: learned images can resemble real ones closely. Whatever licence and
-conditions hold for the source hold here too.
-"""
+{limits}"""
 
 
 def _card(distilled: Distilled, count: int) -> str:
     return _CARD.format(
+        tags=TAGS,
+        limits=LIMITS,
         count=count,
         classes=distilled.num_classes,
         method=escape(distilled.info.get("method", "not recorded")),

@@ -12,15 +12,7 @@ from accdd.artifact import torch_file
 from accdd.artifact.torch_archive import refused
 from accdd.artifact.torch_file import Stored
 from accdd.config import InputError
-
-CONSTANTS = {
-    "MNIST": ((0.1307,), (0.3081,)),
-    "FashionMNIST": ((0.2861,), (0.3530,)),
-    "SVHN": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    "CIFAR-10 and -100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "Tiny ImageNet and ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
-"""Mean and std that DC, DSA, DM and MTT normalise by."""
+from accdd.data import NAMED
 
 MAX_OUTSIDE = 1 / 3
 """Share of pixels that may lie outside [0, 1]; about half of what is still normalised does."""
@@ -112,9 +104,9 @@ def _check_channels(told: Told, channels: int) -> None:
 def constants(channels: int) -> str:
     """What to type for the data sets that the field normalises."""
     known = (
-        f"--mean {','.join(map(str, mean))} --std {','.join(map(str, std))} for {name}"
-        for name, (mean, std) in CONSTANTS.items()
-        if len(mean) == channels
+        f"--mean {','.join(map(str, facts.mean))} --std {','.join(map(str, facts.std))} for {facts.title}"
+        for facts in NAMED.values()
+        if len(facts.mean) == channels
     )
     return f"the constants they were normalised by ({'; '.join(known)})"
 

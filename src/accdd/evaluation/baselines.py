@@ -19,7 +19,7 @@ from accdd import augmented_models as models
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation.metrics import storage
-from accdd.evaluation.protocols import WHOLE, Protocol, suited
+from accdd.evaluation.protocols import WHOLE, Case, Protocol, suited
 from accdd.evaluation.scores import Score, score
 from accdd.keys import SCHEME, Key
 from accdd.networks import Architecture, Forward, Parameters, calibrated, identity
@@ -232,7 +232,7 @@ def whole(
         test: where it is tested.
         architecture, keys, compile, precision, options: as for `score`.
     """
-    rule = suited(WHOLE, data.name)
+    rule = suited(WHOLE, Case(data.name))
     parts = {
         "scheme": SCHEME,
         "data": data.fingerprint,

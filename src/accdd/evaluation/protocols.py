@@ -93,10 +93,10 @@ def idc_exceptions(protocol: Protocol, case: Case) -> Protocol:
     if case.is_of("svhn") and (case.ipc, case.factor) == (1, 1):
         return protocol.changed("no CutMix, cutout", augment=(*protocol.recipe.augment, "cutout"), cutmix=0.0)
     if case.is_of("imagenet") and case.size >= 128 and case.ipc:
-        many = case.num_classes >= 100
+        many = case.num_classes >= 100  # ImageNet-100
         rates = {"lr": 0.1, "weight_decay": 1e-4, "batch": 128} if many else {}
         epochs = imagenet_epochs(case.ipc * case.factor**2)
-        epochs = epochs * 2 // 3 // 100 * 100 if case.num_classes == 100 else epochs
+        epochs = epochs * 2 // 3 // 100 * 100 if many else epochs
         return protocol.changed("ImageNet with augmentation of small images", epochs=epochs, cutmix=1.0, **rates)
     return protocol
 
@@ -183,25 +183,11 @@ WHOLE = Protocol(
 """How networks are trained on the whole set. Not among `PROTOCOLS`: sets of a few images are not scored by it."""
 
 
-def suited(
-    protocol: Protocol,
-    data_name: str,
-    *,
-    ipc: int | None = None,
-    factor: int = 1,
-    size: int = 32,
-    num_classes: int = 10,
-) -> Protocol:
-    """The protocol as its source applies it to such data, and without flips where mirroring changes the class.
+def suited(protocol: Protocol, case: Case) -> Protocol:
+    """The protocol as its source applies it to what is scored, and without flips where mirroring changes the class.
 
     What differs from the protocol as stated is said in its name.
-
-    Args:
-        protocol: as stated.
-        data_name: the data set's name, with or without its owner's.
-        ipc, factor, size, num_classes: of the set that is scored, as in `Case`.
     """
-    case = Case(data_name, ipc, factor, size, num_classes)
     protocol = protocol.exceptions(protocol, case)
-    names = augment.suited(protocol.recipe.augment, data_name)
+    names = augment.suited(protocol.recipe.augment, case.data)
     return protocol if names == protocol.recipe.augment else protocol.changed("no flip", augment=names)

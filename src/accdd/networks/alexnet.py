@@ -3,14 +3,14 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accdd.networks.layers import first_padding, maps_from
+from accdd.networks.layers import Classifier, first_padding, maps_from
 from accdd.networks.shape import Shape, refuse_smaller, settle
 
 POOLED = (0, 1, 4)
 """The convolutions after which maps are halved."""
 
 
-class AlexNet(nn.Module):
+class AlexNet(Classifier):
     """Five convolutions with biases and ReLU, three of them followed by 2x2 max pooling; then a linear classifier.
 
     28-pixel images are padded so that maps start at 32. Weights are drawn as PyTorch does.
@@ -34,10 +34,6 @@ class AlexNet(nn.Module):
             x = F.relu(conv(x))
             x = self.pool(x) if index in POOLED else x
         return x.flatten(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
-        return self.classifier(self.embed(x))
 
     @staticmethod
     def shape(size: int, given: Shape) -> Shape:

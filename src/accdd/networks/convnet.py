@@ -5,11 +5,11 @@ import math
 from torch import Tensor, nn
 
 from accdd.config import InputError
-from accdd.networks.layers import ACTIVATIONS, NORMS, POOLINGS, first_padding, maps_from
+from accdd.networks.layers import ACTIVATIONS, NORMS, POOLINGS, Classifier, first_padding, maps_from
 from accdd.networks.shape import Shape, settle
 
 
-class ConvNet(nn.Module):
+class ConvNet(Classifier):
     """`depth` blocks of 3x3 convolution, norm, activation, 2x2 pooling; then a linear classifier.
 
     Instance norm, ReLU and average pooling unless told otherwise; norm, activation and pooling by name are those of
@@ -37,10 +37,6 @@ class ConvNet(nn.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = self.pool(self.activation(norm(conv(x))))
         return x.flatten(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
-        return self.classifier(self.embed(x))
 
     @staticmethod
     def shape(size: int, given: Shape) -> Shape:

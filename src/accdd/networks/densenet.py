@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accdd.networks.layers import NORMS, Layer, MeanPool
+from accdd.networks.layers import NORMS, Classifier, Layer, MeanPool
 from accdd.networks.resnet import stem
 from accdd.networks.shape import Shape, refuse_smaller, settle
 
@@ -12,7 +12,7 @@ STAGES = (6, 12, 24, 16)
 """Layers in each."""
 
 
-class DenseNet121(nn.Module):
+class DenseNet121(Classifier):
     """Four stages of layers, each of which adds `width / 2` channels (the growth, 12) to all before it; between
     stages channels and sides are halved. BatchNorm, no biases but the norms' and the classifier's.
 
@@ -43,10 +43,6 @@ class DenseNet121(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return F.relu(self.norm(x)).mean((2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
-        return self.classifier(self.embed(x))
 
     @staticmethod
     def shape(size: int, given: Shape) -> Shape:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accdd.networks.layers import NORMS, Layer
+from accdd.networks.layers import NORMS, Classifier, Layer
 from accdd.networks.shape import Shape, refuse_smaller, settle
 
 STAGES = (
@@ -20,7 +20,7 @@ STAGES = (
 HEAD = 1280
 
 
-class EfficientNetB0(nn.Module):
+class EfficientNetB0(Classifier):
     """A stem, 16 inverted bottlenecks with squeeze-and-excitation, a 1x1 convolution, global pooling, linear.
 
     BatchNorm, SiLU. The stem strides only above 64 pixels. Without dropout and stochastic depth, which make the network
@@ -51,10 +51,6 @@ class EfficientNetB0(nn.Module):
         for block in self.blocks:
             x = block(x)
         return F.silu(self.head(x)).mean((2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
-        return self.classifier(self.embed(x))
 
     @staticmethod
     def shape(size: int, given: Shape) -> Shape:

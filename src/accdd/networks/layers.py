@@ -8,6 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Classifier(nn.Module):
+    """A network that is features, by `embed`, and a linear `classifier` of them; every network here is one."""
+
+    classifier: nn.Linear
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images (n, c, h, w) to features (n, m)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
+        return self.classifier(self.embed(x))
+
+
 class GroupNorm(nn.GroupNorm):
     """Normalises groups of channels of each image by themselves, with a learned scale and shift per channel.
 

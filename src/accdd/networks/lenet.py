@@ -3,11 +3,11 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accdd.networks.layers import first_padding
+from accdd.networks.layers import Classifier, first_padding
 from accdd.networks.shape import Shape, refuse_smaller, settle
 
 
-class LeNet(nn.Module):
+class LeNet(Classifier):
     """Two 5x5 convolutions of 6 and 16 filters, each with ReLU and pooling; linear layers of 120, 84 and the classes.
 
     28-pixel images are padded by 2, so that maps end as 5 x 5 as for 32 pixels. Weights are drawn as PyTorch does.
@@ -29,10 +29,6 @@ class LeNet(nn.Module):
         for conv in (self.conv1, self.conv2):
             x = self.pool(F.relu(conv(x)))
         return F.relu(self.hidden2(F.relu(self.hidden1(x.flatten(1)))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
-        return self.classifier(self.embed(x))
 
     @staticmethod
     def shape(size: int, given: Shape) -> Shape:

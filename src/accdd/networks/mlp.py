@@ -3,10 +3,11 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from accdd.networks.layers import Classifier
 from accdd.networks.shape import Shape, settle
 
 
-class MLP(nn.Module):
+class MLP(Classifier):
     """Pixels, two hidden layers of `width` with ReLU, a linear classifier. Weights are drawn as PyTorch does."""
 
     def __init__(self, channels: int, size: int, num_classes: int, *, width: int = 128) -> None:
@@ -18,10 +19,6 @@ class MLP(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Images (n, c, h, w) to features (n, width)."""
         return F.relu(self.hidden2(F.relu(self.hidden1(x.flatten(1)))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
-        return self.classifier(self.embed(x))
 
     @staticmethod
     def shape(size: int, given: Shape) -> Shape:

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accdd.networks.layers import NORMS, Layer, MeanPool
+from accdd.networks.layers import NORMS, Classifier, Layer, MeanPool
 from accdd.networks.shape import Shape, refuse_smaller, settle
 
 
-class ResNet(nn.Module):
+class ResNet(Classifier):
     """A stem, four stages of residual blocks, each but the first twice as wide and half as large, global pooling,
     linear.
 
@@ -48,10 +48,6 @@ class ResNet(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x.mean((2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
-        return self.classifier(self.embed(x))
 
     @classmethod
     def shape(cls, size: int, given: Shape) -> Shape:

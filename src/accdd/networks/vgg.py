@@ -2,14 +2,14 @@
 
 from torch import Tensor, nn
 
-from accdd.networks.layers import NORMS, first_padding, maps_from
+from accdd.networks.layers import NORMS, Classifier, first_padding, maps_from
 from accdd.networks.shape import Shape, refuse_smaller, settle
 
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Filters of the convolutions of each stage, in widths; each stage ends with max pooling."""
 
 
-class VGG11(nn.Module):
+class VGG11(Classifier):
     """Eight 3x3 convolutions with biases, instance norm and ReLU in five stages; then one linear classifier.
 
     28-pixel images are padded so that maps start at 32. Weights are drawn as PyTorch does.
@@ -37,10 +37,6 @@ class VGG11(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return x.flatten(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
-        return self.classifier(self.embed(x))
 
     @staticmethod
     def shape(size: int, given: Shape) -> Shape:

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accdd.config import InputError
+from accdd.networks.layers import Classifier
 from accdd.networks.shape import Shape, settle
 
 HEAD_WIDTH = 64
 
 
-class ViTTiny(nn.Module):
+class ViTTiny(Classifier):
     """Patches, a class token, learned positions, `depth` blocks of attention and perceptron, norm, linear.
 
     Patches are of 16 pixels in photographs, as published, and of an eighth of the side in smaller images. Attention
@@ -49,10 +50,6 @@ class ViTTiny(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x[:, 0])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (n, c, h, w) to logits (n, num_classes)."""
-        return self.classifier(self.embed(x))
 
     @staticmethod
     def shape(size: int, given: Shape) -> Shape:

@@ -1,6 +1,7 @@
 """A run on disk and on the screen."""
 
 from accdd.run.checkpoints import Checkpoint
+from accdd.run.course import Result
 from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
 from accdd.run.learning import Stopped, learn
 from accdd.run.progress import Quiet, Reporter, reporter
@@ -10,6 +11,7 @@ __all__ = [
     "Checkpoint",
     "Quiet",
     "Reporter",
+    "Result",
     "RunFolder",
     "Snapshot",
     "Stopped",

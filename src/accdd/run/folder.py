@@ -122,7 +122,7 @@ class RunFolder:
             raise InputError(f"'{path}' is no run to go on with: config.yaml or env.json: {error}.") from None
         return folder, record
 
-    def newest(self, where: torch.device) -> tuple[Checkpoint | None, list[str]]:
+    def rewind(self, where: torch.device) -> tuple[Checkpoint | None, list[str]]:
         """The checkpoint to go on from, and what was wrong with newer ones; what came after it is taken back."""
         checkpoint, problems = checkpoints.newest(self.path / "checkpoints", where)
         done = checkpoint.state.sweep if checkpoint else -1

@@ -58,7 +58,6 @@ def learn(
     """
     steps, budget = settings.loop.steps, settings.loop.budget
     total = None if steps is None else steps * settings.loop.inner_steps
-    marks = _marks(settings.loop.snapshots)
     reporter.phase("distilling")
     state, spent = (since.state, since.seconds) if since else (None, 0.0)  # `spent` leaves out what saving takes
     logged, loss = spent - 1, None
@@ -66,13 +65,9 @@ def learn(
     def progress(sweeps: int) -> float:
         return max(spent / budget if budget else 0.0, sweeps / total if total else float(total == 0))
 
-    def save(state: State) -> None:
-        if folder:
-            folder.checkpoint(state, spent)
-
     if since and progress(since.state.sweep) >= 1:
         return since.state.images.clamp(0, 1), since.state.sweep, spent
-    marks = [mark for mark in marks if not since or mark > progress(since.state.sweep)]
+    marks = [mark for mark in _marks(settings.loop.snapshots) if not since or mark > progress(since.state.sweep)]
     with _signals() as came:
         saved = resumed = time.perf_counter()
         for state in begin(progress, since and since.state):
@@ -95,8 +90,8 @@ def learn(
             reporter.update(
                 min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}")
             )
-            if came or over or now - saved >= settings.loop.checkpoint:
-                save(state)
+            if folder and (came or over or now - saved >= settings.loop.checkpoint):
+                folder.checkpoint(state, spent)
                 saved = time.perf_counter()
             if came or over:
                 break

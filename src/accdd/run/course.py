@@ -1,0 +1,216 @@
+"""The course of a run: networks, targets, images, scores, from its beginning or from where it was interrupted."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from accdd import artifact, config, data, defaults, evaluation, loop, methods, networks
+from accdd import augmented_models as models
+from accdd.artifact import Distilled
+from accdd.config import Settings
+from accdd.data import Dataset
+from accdd.engine import Problem
+from accdd.evaluation import PROTOCOLS, Case, Score
+from accdd.execution import Plan
+from accdd.formation import decoded_by
+from accdd.networks import Architecture, settings_for
+from accdd.run import words
+from accdd.run.checkpoints import Checkpoint
+from accdd.run.folder import RunFolder
+from accdd.run.learning import learn
+from accdd.run.progress import Reporter
+from accdd.targets import Bank
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a distillation made."""
+
+    distilled: Distilled
+    """The learned set."""
+    scores: tuple[Score, ...]
+    """Of the distilled set and of random real images at the same number of stored images; empty if not scored."""
+    seconds: Mapping[str, float]
+    """Wall-clock time of each phase: pool, targets (where there are any), distilling, scoring."""
+    verdict: str
+    """One sentence."""
+    out: Path | None
+    """The run folder, if one was asked for."""
+
+
+class Work(NamedTuple):
+    """What a run is made of, before anything long begins."""
+
+    architecture: Architecture
+    problem: Problem
+    bank: Bank
+    pool: Callable[[], models.ModelPool | None]
+    """The early-stage models, trained or found when they are first asked for."""
+
+
+def prepare(real: Dataset, settings: Settings, reporter: Reporter) -> Work:
+    """The pieces that the (resolved) settings name, for some data."""
+    architecture = architecture_for(settings.network, real)
+    problem = methods.problem(settings, real, architecture)
+
+    @functools.cache
+    def pool() -> models.ModelPool | None:
+        return early_stage_models(real, architecture, settings, reporter)
+
+    @functools.cache
+    def source() -> models.Source:
+        return models.source(architecture, real.device, settings, pool())
+
+    return Work(architecture, problem, Bank(real, problem, lambda key: source()(key), settings), pool)
+
+
+def afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset, reporter: Reporter) -> Settings:
+    """The resolved settings with as many targets as the budget pays for, where nothing was said of them."""
+    count, budget = resolved.targets.count, resolved.loop.budget
+    said = wanted.targets.count is not None or wanted.targets.folder or wanted.targets.refresh
+    if said or not count or budget is None:
+        return resolved
+    paid = bank.afford(count, budget)
+    if paid < count:
+        reporter.note(f"{paid or 'No'} targets instead of {count}: a budget of {budget:g} s pays for no more.")
+    return defaults.resolve(config.override(wanted, {"targets.count": paid}), real)
+
+
+def carry_out(
+    source: Any,
+    real: Dataset,
+    resolved: Settings,
+    plan: Plan,
+    work: Work,
+    folder: RunFolder | None,
+    reporter: Reporter,
+    since: Checkpoint | None = None,
+) -> Result:
+    """Everything of a run that takes long, from its beginning or from where it was interrupted."""
+    protocol = evaluation.suited(PROTOCOLS[resolved.score.protocol], _case(real, resolved))
+    scored = [architecture_for(settings_for(n, resolved.network), real) for n in resolved.score.networks]
+    for line in words.describe(real, resolved, work.architecture):
+        reporter.note(line)
+    reporter.note(words.describe_plan(plan, real.device))
+    saved = folder.path / "distilled" if folder else None
+    if saved and saved.exists():  # the run was interrupted while it was scored
+        distilled = artifact.load(saved)
+    else:
+        distilled = _learned(source, real, resolved, plan, work, folder, reporter, since)
+        if saved:
+            artifact.save(distilled, saved)  # before scoring, which may take longer
+    seconds: dict[str, float] = dict(distilled.info["seconds"])
+
+    began, scores = time.perf_counter(), ()
+    for network in scored if resolved.score.seeds else ():
+        reporter.phase(f"scoring, {network.name}")
+        scores += evaluation.beside_random(
+            *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
+            seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
+            report=reporter.update,
+        )  # fmt: skip
+    seconds["scoring"] = round(time.perf_counter() - began, 2)
+
+    outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
+    distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
+    sentence = words.verdict(real, resolved, scores, distilled.info["sweeps"], seconds)
+    if folder:
+        artifact.annotate(distilled, folder.path / "distilled")
+        folder.evaluation({"verdict": sentence, **outcome})
+    return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
+
+
+def early_stage_models(
+    real: Dataset, architecture: Architecture, settings: Settings, reporter: Reporter
+) -> models.ModelPool | None:
+    """The early-stage models, trained or found; None where the settings want fresh networks."""
+    if not settings.pool.use:
+        return None
+    reporter.phase("early-stage models")
+    built = models.load_or_build(real, architecture, settings, reporter.update)
+    reporter.update(1.0)
+    return built
+
+
+def build_bank(bank: Bank, count: int, reporter: Reporter) -> None:
+    """Make what is missing of the first `count` targets."""
+    reporter.phase("targets")
+    bank.build(count, reporter.update)
+    reporter.update(1.0)
+
+
+def architecture_for(settings: config.Network, real: Dataset) -> Architecture:
+    """The network for this data."""
+    return networks.architecture(settings, real.channels, real.size, real.num_classes)
+
+
+def path_of(source: Any) -> str | None:
+    """How the data is found again: its name, its hub id, or its path (absolute); None for what was only in memory."""
+    if isinstance(source, str) and (data.is_name(source) or source.startswith("hf:")):
+        return source
+    return str(Path(source).expanduser().absolute()) if isinstance(source, str | Path) else None
+
+
+def _learned(
+    source: Any,
+    real: Dataset,
+    resolved: Settings,
+    plan: Plan,
+    work: Work,
+    folder: RunFolder | None,
+    reporter: Reporter,
+    since: Checkpoint | None,
+) -> Distilled:
+    """The set, with networks, targets and images made or gone on with; `info` says what each took."""
+    where, bank, count = real.device, work.bank, resolved.targets.count or 0
+    if count:
+        reporter.note(words.describe_bank(bank, count))
+    # What networks and targets cost is said whether they were made now or found in the cache; a bank that was brought
+    # along in a folder of its own needs no networks.
+    brought = count and resolved.targets.folder and not resolved.targets.refresh and not bank.missing(count)
+    trained = None if brought else work.pool()
+    seconds = {"pool": trained.seconds if trained else 0.0}
+    if count:
+        build_bank(bank, count, reporter)
+        seconds["targets"] = round(bank.seconds(count), 2)
+        begin = functools.partial(loop.distill_on_targets, real, work.problem, bank, resolved, plan)
+    else:
+        next_network = models.source(work.architecture, where, resolved, trained)
+        begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, plan)
+    images, sweeps, spent = learn(begin, where, resolved, reporter, folder, since)
+    seconds["distilling"] = round(spent, 2)
+    assert resolved.images.factor
+    return Distilled(
+        images=images.flatten(0, 1).cpu(),
+        labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
+        class_names=real.class_names, mean=real.mean, std=real.std,
+        factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
+        info=_info(real, source, resolved, plan, sweeps) | {"seconds": seconds},
+    )  # fmt: skip
+
+
+def _case(real: Dataset, settings: Settings) -> Case:
+    return Case(real.name, settings.ipc, settings.images.factor or 1, real.size, real.num_classes)
+
+
+def _info(real: Dataset, source: Any, settings: Settings, plan: Plan, sweeps: int) -> dict[str, Any]:
+    """What the artefact says about itself."""
+    # What is worth training on the set for, however it was scored.
+    idc = evaluation.suited(PROTOCOLS["idc"], _case(real, settings))
+    recipe = {"epochs": idc.epochs, **config.to_dict(idc.recipe)}
+    return {
+        "method": settings.method,
+        "source": {"name": real.name, "path": path_of(source), "fingerprint": real.fingerprint},
+        "settings": config.to_dict(settings),
+        "plan": dataclasses.asdict(plan),
+        "sweeps": sweeps,
+        "recipe": recipe,
+        "versions": {"accdd": version("accdd"), "torch": torch.__version__},
+        "scores": [],
+    }
