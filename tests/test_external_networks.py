@@ -161,7 +161,7 @@ def test_it_can_be_distilled_with_and_evaluated_on(tmp_path: Path):
     assert [score.network for score in scores] == ["mine_net:Small", "convnet"]
     forget()
     with pytest.raises(
-        InputError, match=r"matched with the network 'mine_net:Small'.*--networks mine_net:Small.*trust"
+        InputError, match=r"names the network 'mine_net:Small'.*--networks mine_net:Small.*trust"
     ):
         accdd.evaluate(tmp_path / "run", **options)
     assert "mine_net" not in sys.modules
