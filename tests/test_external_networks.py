@@ -160,9 +160,7 @@ def test_it_can_be_distilled_with_and_evaluated_on(tmp_path: Path):
     scores = accdd.evaluate(tmp_path / "run", networks=["mine_net:Small", "convnet"], **options)
     assert [score.network for score in scores] == ["mine_net:Small", "convnet"]
     forget()
-    with pytest.raises(
-        InputError, match=r"names the network 'mine_net:Small'.*--networks mine_net:Small.*trust"
-    ):
+    with pytest.raises(InputError, match=r"names the network 'mine_net:Small'.*--networks mine_net:Small.*trust"):
         accdd.evaluate(tmp_path / "run", **options)
     assert "mine_net" not in sys.modules
     accdd.evaluate(tmp_path / "run", networks=["convnet"], **options)
