@@ -16,6 +16,7 @@ import accdd
 from accdd import api, engine, evaluation
 from accdd.data import Dataset
 from accdd.execution import PLAIN
+from accdd.keys import Key
 
 TINY = {"pool.networks": 1, "pool.epochs": 1, "network.width": 4, "train.batch": 8, "loop.steps": 2}
 SCORED = {**TINY, "score.seeds": 2, "score.epochs": 1}
@@ -189,6 +190,15 @@ def test_paths_and_values_are_scored_alike_on_given_data(scored: accdd.Result, a
     assert all((score.n, score.protocol, score.epochs) == (2, "idc, 1 epochs", 1) for score in scores)
     (single,) = accdd.evaluate(scored.distilled, test=arrays, seeds=2, epochs=1)
     assert single.accuracies == scores[0].accuracies
+
+
+def test_one_network_in_several_shapes(scored: accdd.Result, arrays: tuple[np.ndarray, np.ndarray]):
+    names = ["convnet", "convnet/width=2", "convnet/width=6/depth=1"]
+    scores = accdd.evaluate(
+        scored.distilled, test=arrays, networks=names, seeds=2, epochs=3, data=arrays, baselines=["random"]
+    )
+    assert [score.network for score in scores] == [name for name in names for _ in range(2)]
+    assert len(evaluation.comparisons(scores, Key(0))) == len(names)
 
 
 def test_the_test_split_of_the_given_data_decides_the_score(scored: accdd.Result, data: Dataset):

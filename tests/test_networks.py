@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -108,6 +109,28 @@ def test_a_matched_network_s_shape_serves_itself_alone(name: str):
     assert settings_for(name, matched) == matched
     for other in set(NETWORKS) - {name}:
         assert settings_for(other, matched) == NetworkSettings(name=other)
+
+
+def test_a_name_may_say_a_shape():
+    matched = NetworkSettings(width=32, norm="group")
+    assert settings_for("convnet/depth=4", matched) == NetworkSettings(width=32, depth=4, norm="group")
+    assert settings_for("convnet/width=8/norm=batch", matched) == NetworkSettings(width=8, norm="batch")
+    assert settings_for("resnet10/width=8", matched) == NetworkSettings(name="resnet10", width=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("convnet/32", "'32' is no option. Expected one as in convnet/width=32"),
+        ("convnet/name=mlp", "'name=mlp' is no option"),
+        ("convnet/widht=32", "Did you mean 'network.width'?"),
+        ("convnet/width=wide", "'network.width' = 'wide'"),
+        ("convnett/width=32", "Unknown network 'convnett'"),
+    ],
+)
+def test_a_shape_that_cannot_be_said(name: str, said: str):
+    with pytest.raises(InputError, match=re.escape(said)):
+        settings_for(name, NetworkSettings())
 
 
 def test_28_pixel_images_begin_as_32_pixel_maps():

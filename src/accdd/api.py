@@ -140,8 +140,9 @@ def evaluate(
         sets: distilled sets: folders of runs or of sets, or `Distilled` values.
         test: real data, whose test split is used, or all of it if it has none; None takes the data that each set
             was made from, if it is unchanged.
-        networks: names from `accdd.networks.NETWORKS`, or of your own (`module:callable`, `timm:NAME`); None takes the
-            network the set was matched with, unless using that would run code that a file names.
+        networks: names from `accdd.networks.NETWORKS`, with what is to be special about them, as in
+            `convnet/width=32/depth=4`; or of your own (`module:callable`, `timm:NAME`). None takes the network the
+            set was matched with, unless using that would run code that a file names.
         seeds: fresh networks per score.
         protocol: a name from `accdd.evaluation.PROTOCOLS`.
         epochs: instead of the protocol's own number.
@@ -171,7 +172,7 @@ def evaluate(
     settings = config.override(Settings(), changes)
     where, rule = _check(settings)
     for name in networks or ():
-        find(name)
+        settings_for(name, settings.network)
     for name in baselines:
         config.choose("baseline", name, evaluation.BASELINES)
     # All of them before the first is scored, which may take long.
@@ -196,12 +197,11 @@ def evaluate(
         suited = evaluation.suited(rule, case)
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
         names = networks or (made_with.network.name,)
-        scored = [course.architecture_for(settings_for(name, made_with.network), tested) for name in names]
+        scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
         rows: dict[str, Tensor] = {}
         if real:
-            rows = _choose(baselines, real, distilled, scored[0], settings, seeds, reporter)
-        for architecture in scored:
-            name = architecture.name
+            rows = _choose(baselines, real, distilled, scored[names[0]], settings, seeds, reporter)
+        for name, architecture in scored.items():
             for version_label, images, labels in _versions(entry, label, distilled, snapshots):
                 reporter.phase(f"{Path(version_label).name} on {name}")
                 found = evaluation.score(
@@ -209,7 +209,7 @@ def evaluate(
                     mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs, **options,
                 )  # fmt: skip
                 stored = evaluation.storage(distilled.images, distilled.labels)
-                scores.append(dataclasses.replace(found, bytes=stored))
+                scores.append(dataclasses.replace(found, network=name, bytes=stored))
             if not real:
                 continue
             others: list[Score] = []
@@ -224,7 +224,7 @@ def evaluate(
                 reporter.phase(f"the whole set on {name}")
                 others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
                 reporter.update(1.0)
-            scores += [dataclasses.replace(each, beside=label) for each in others]
+            scores += [dataclasses.replace(each, network=name, beside=label) for each in others]
     return scores
 
 
@@ -331,8 +331,9 @@ def _given(preset: str | None, settings: Mapping[str, Any] | None) -> dict[str, 
 def _check(settings: Settings) -> tuple[torch.device, Protocol]:
     """What can be found wrong before any data is read."""
     methods.named(settings.method)
-    for name in (settings.network.name, *settings.score.networks):
-        find(name)
+    find(settings.network.name)
+    for name in settings.score.networks:
+        settings_for(name, settings.network)
     where, protocol = execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
     execution.check(settings.compile, where)
     execution.prepare(where)

@@ -48,6 +48,7 @@ PrecisionOption = Annotated[
 CompileOption = Annotated[str | None, typer.Option("--compile", help="auto, always or never: steps as one graph.")]
 NETWORKS = """convnet, resnet10, resnet18, resnet_ap10, resnet_ap18, densenet121, alexnet, vgg11, mlp, lenet,
 efficientnet_b0, vit_tiny; your own, module:callable, which is imported; or timm:NAME."""
+SHAPED = "A shape of its own as in convnet/width=32/depth=4."
 PROTOCOLS = "idc, quick, dc, dsa, mtt, ddranking-hard."
 BASELINES = "random, kmeans, herding, herding-pixels, kcenter, kcenter-pixels, forgetting, el2n."
 NetworkOption = Annotated[str | None, typer.Option("--network", help=f"Network to match against: {NETWORKS}")]
@@ -137,7 +138,7 @@ def evaluate(
     test: Annotated[
         str | None, typer.Option("--test", help="DATA to test on (default: what the set came from).")
     ] = None,
-    networks: Annotated[str | None, typer.Option("--networks", help=f"Comma-separated: {NETWORKS}")] = None,
+    networks: Annotated[str | None, typer.Option("--networks", help=f"Comma-separated: {NETWORKS} {SHAPED}")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh networks per score.")] = 3,
     protocol: Annotated[str, typer.Option("--protocol", help=f"How networks are trained: {PROTOCOLS}")] = "idc",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the protocol's own number.")] = None,

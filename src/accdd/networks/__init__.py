@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accdd.config import InputError, choose
+from accdd.config import InputError, Settings, choose, override
 from accdd.config import Network as NetworkSettings
 from accdd.keys import Key
 from accdd.networks import external
@@ -135,5 +135,22 @@ def identity(network: NetworkSettings | Architecture) -> dict[str, Any]:
 
 
 def settings_for(name: str, matched: NetworkSettings) -> NetworkSettings:
-    """The settings of a network that is trained on what another was matched with: no shape is lent to another."""
-    return matched if name == matched.name else NetworkSettings(name=name)
+    """The settings of a network that is trained on what another was matched with: no shape is lent to another.
+
+    Args:
+        name: a network's, with what is to be special about it, as in `convnet/width=32/depth=4`.
+        matched: says what `name` leaves open, where it is the same network.
+
+    Raises:
+        InputError: there is no such network, or no such option.
+    """
+    base, *options = [name] if runs_code(name) else name.split("/")
+    find(base)
+    settings = Settings(network=matched if base == matched.name else NetworkSettings(name=base))
+    changes: dict[str, int | str] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or key == "name":
+            raise InputError(f"Network '{name}': '{option}' is no option. Expected one as in {base}/width=32.")
+        changes[f"network.{key}"] = int(value) if value.isdecimal() else value
+    return override(settings, changes).network

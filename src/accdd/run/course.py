@@ -94,7 +94,7 @@ def carry_out(
 ) -> Result:
     """Everything of a run that takes long, from its beginning or from where it was interrupted."""
     protocol = evaluation.suited(PROTOCOLS[resolved.score.protocol], _case(real, resolved))
-    scored = [architecture_for(settings_for(n, resolved.network), real) for n in resolved.score.networks]
+    scored = {n: architecture_for(settings_for(n, resolved.network), real) for n in resolved.score.networks}
     for line in words.describe(real, resolved, work.architecture):
         reporter.note(line)
     reporter.note(words.describe_plan(plan, real.device))
@@ -108,13 +108,14 @@ def carry_out(
     seconds: dict[str, float] = dict(distilled.info["seconds"])
 
     began, scores = time.perf_counter(), ()
-    for network in scored if resolved.score.seeds else ():
-        reporter.phase(f"scoring, {network.name}")
-        scores += evaluation.beside_random(
+    for name, network in scored.items() if resolved.score.seeds else ():
+        reporter.phase(f"scoring, {name}")
+        found = evaluation.beside_random(
             *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
             seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
             report=reporter.update,
         )  # fmt: skip
+        scores += tuple(dataclasses.replace(each, network=name) for each in found)
     seconds["scoring"] = round(time.perf_counter() - began, 2)
 
     outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
