@@ -28,6 +28,8 @@ class Cell(NamedTuple):
     distill: Sequence[str]
     evaluate: Sequence[str]
     threads: int = 1
+    result: str = "scores.json"
+    """Where its scores are kept: cells of one name share a run."""
 
 
 def distill(cell: Cell, out: Path) -> None:
@@ -42,7 +44,7 @@ def distill(cell: Cell, out: Path) -> None:
 
 def score(cell: Cell, out: Path) -> None:
     """Score a cell's run unless it is scored."""
-    result = out / cell.name / "scores.json"
+    result = out / cell.name / cell.result
     if result.exists():
         return
     scores = accdd(["evaluate", str(out / cell.name / "run"), *cell.evaluate, "--json"], cell, out)
@@ -64,7 +66,7 @@ def table(cells: Sequence[Cell], out: Path) -> None:
     """Mean, deviation and n: over sets where a cell has seeds (each set by its mean), otherwise over networks."""
     groups: dict[str, list[float]] = defaultdict(list)
     for cell in cells:
-        result = out / cell.name / "scores.json"
+        result = out / cell.name / cell.result
         if not result.exists():
             continue
         parent, _, last = cell.name.rpartition("/")
@@ -72,7 +74,8 @@ def table(cells: Sequence[Cell], out: Path) -> None:
         for score in json.loads(result.read_text())["scores"]:
             moment = score["set"].partition("@")[2]
             values = [score["mean"]] if last.isdigit() else score["accuracies"]
-            groups[f"{name} {moment.split('@')[0]}".strip()] += values
+            network = score["network"].removeprefix("convnet").strip("/")
+            groups[" ".join(filter(None, (name, moment.split("@")[0], network)))] += values
     for name, values in groups.items():
         deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         print(f"{name:60} {statistics.fmean(values):5.1f}{deviation} (n = {len(values)})")

@@ -2,9 +2,8 @@
 
     python benchmarks/target_studies.py STUDY --out RESULTS_FOLDER [--only TEXT]
 
-`step`, `count`, `real-batch`, `snapshots` and `mini-batch` choose settings on 5,000 images held out of the training
-data of CIFAR-10 (JPEG), never on its test images; `headline` and `methods` are scored on those. One cell at a time:
-their seconds count.
+`headline`, `methods` and `transfer` are scored on test images; the others choose settings on 5,000 images held out of
+the training data of CIFAR-10 (JPEG), never on its test images. One cell at a time: their seconds count.
 """
 
 import os
@@ -142,9 +141,29 @@ def methods() -> list[Cell]:
     ]  # fmt: skip
 
 
+def transfer() -> list[Cell]:
+    """Whether sets made from targets serve other networks as well as the paper's: runs of `methods`, scored on them."""
+    networks = "--networks=" + ",".join(("convnet", "convnet/width=128", "convnet/depth=4", "resnet10", "mlp"))
+    return [
+        cell._replace(evaluate=[networks, "--seeds=3", "--epochs=300"], result="transfer.json")
+        for cell in methods()
+        if cell.name.endswith(("/AccDD", "/targets"))
+    ]
+
+
+def refresh() -> list[Cell]:
+    """A bank that stays, whose over-fitting is only looked at, and one whose oldest targets are replaced."""
+    shares = {"never": 1000, "above 5 %": 0.05}
+    return [
+        screened(f"refresh/{n}, {name}", f"--targets={n}", "--steps=3000", f"--set=targets.refresh={share}")
+        for n in (30, 100)
+        for name, share in shares.items()
+    ]
+
+
 if __name__ == "__main__":
     studies = {
         "step": step, "count": count, "real-batch": real_batch, "snapshots": snapshots, "mini-batch": mini_batch,
-        "headline": headline, "methods": methods,
+        "headline": headline, "methods": methods, "transfer": transfer, "refresh": refresh,
     }  # fmt: skip
     main(__doc__ or "", studies, pictures={"methods": Path("docs/targets.png")})
