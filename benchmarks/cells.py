@@ -11,6 +11,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ class Cell(NamedTuple):
     name: str
     distill: Sequence[str]
     evaluate: Sequence[str]
+    """Without any, it is not scored."""
     threads: int = 1
     result: str = "scores.json"
     """Where its scores are kept: cells of one name share a run."""
@@ -45,7 +47,7 @@ def distill(cell: Cell, out: Path) -> None:
 def score(cell: Cell, out: Path) -> None:
     """Score a cell's run unless it is scored."""
     result = out / cell.name / cell.result
-    if result.exists():
+    if result.exists() or not cell.evaluate:
         return
     scores = accdd(["evaluate", str(out / cell.name / "run"), *cell.evaluate, "--json"], cell, out)
     result.write_text(scores)
@@ -57,9 +59,17 @@ def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> str:
     (out / cell.name).mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(cell.threads)}
     command = [sys.executable, "-m", "accdd", *arguments]
+    began = time.perf_counter()
     with (out / cell.name / "log.txt").open("a") as log:
-        done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
-    return done.stdout
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert process.stdout
+        printed = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        log.write(f"{arguments[0]}: {time.perf_counter() - began:.0f} s, {used.ru_maxrss * 1024 / 1e9:.2f} GB at most\n")
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return printed
 
 
 def table(cells: Sequence[Cell], out: Path) -> None:
@@ -75,7 +85,8 @@ def table(cells: Sequence[Cell], out: Path) -> None:
             moment = score["set"].partition("@")[2]
             values = [score["mean"]] if last.isdigit() else score["accuracies"]
             network = score["network"].removeprefix("convnet").strip("/")
-            groups[" ".join(filter(None, (name, moment.split("@")[0], network)))] += values
+            real = score["set"] if score.get("beside") else ""
+            groups[" ".join(filter(None, (name, moment.split("@")[0], network, real)))] += values
     for name, values in groups.items():
         deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         print(f"{name:60} {statistics.fmean(values):5.1f}{deviation} (n = {len(values)})")
