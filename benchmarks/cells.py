@@ -66,7 +66,8 @@ def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> str:
         printed = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        log.write(f"{arguments[0]}: {time.perf_counter() - began:.0f} s, {used.ru_maxrss * 1024 / 1e9:.2f} GB at most\n")
+        took, peak = time.perf_counter() - began, used.ru_maxrss * 1024 / 1e9
+        log.write(f"{arguments[0]}: {took:.0f} s, {peak:.2f} GB at most\n")
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return printed
