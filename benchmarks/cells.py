@@ -74,17 +74,18 @@ def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> str:
 
 
 def table(cells: Sequence[Cell], out: Path) -> None:
-    """Mean, deviation and n: over sets where a cell has seeds (each set by its mean), otherwise over networks."""
+    """Mean, deviation and n: over sets where cells end in a seed (each set by its mean), otherwise over networks."""
     groups: dict[str, list[float]] = defaultdict(list)
     for cell in cells:
         result = out / cell.name / cell.result
         if not result.exists():
             continue
         parent, _, last = cell.name.rpartition("/")
-        name = parent if last.isdigit() else cell.name
+        of_a_set = len(last) == 1 and last.isdigit()
+        name = parent if of_a_set else cell.name
         for score in json.loads(result.read_text())["scores"]:
             moment = score["set"].partition("@")[2]
-            values = [score["mean"]] if last.isdigit() else score["accuracies"]
+            values = [score["mean"]] if of_a_set else score["accuracies"]
             network = score["network"].removeprefix("convnet").strip("/")
             real = score["set"] if score.get("beside") else ""
             groups[" ".join(filter(None, (name, moment.split("@")[0], network, real)))] += values

@@ -64,6 +64,14 @@ def step() -> list[Cell]:
     ]  # fmt: skip
 
 
+def step_at_ten() -> list[Cell]:
+    """The size of normalised steps with ten images per class, and so with fewer sweeps for the time: 1,000 of them."""
+    return [
+        screened(f"step, IPC 10/{lr}", "--ipc=10", "--targets=300", "--steps=1000", f"--set=images.lr={lr}")
+        for lr in (0.005, 0.02, 0.04)
+    ]
+
+
 def count() -> list[Cell]:
     """How many targets: 3,000 sweeps."""
     step = ["--set=images.step=gradient", "--set=images.lr=0.1", "--set=images.schedule=cosine"]
@@ -163,7 +171,7 @@ def refresh() -> list[Cell]:
 
 if __name__ == "__main__":
     studies = {
-        "step": step, "count": count, "real-batch": real_batch, "snapshots": snapshots, "mini-batch": mini_batch,
-        "headline": headline, "methods": methods, "transfer": transfer, "refresh": refresh,
+        "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "snapshots": snapshots,
+        "mini-batch": mini_batch, "refresh": refresh, "headline": headline, "methods": methods, "transfer": transfer,
     }  # fmt: skip
     main(__doc__ or "", studies, pictures={"methods": Path("docs/targets.png")})
