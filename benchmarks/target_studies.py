@@ -86,8 +86,10 @@ def real_batch() -> list[Cell]:
     ]
 
 
-POOLS = {"2": [2], "1 to 4": [1, 1.5, 2, 2.5, 3, 3.5, 4], "0.5 to 2": [0.5, 1, 1.5, 2], "4": [4], "10": [10]}
+FEW, MANY = [0.5, 1, 1.5, 2], [1, 1.5, 2, 2.5, 3, 3.5, 4]
+POOLS = {"0.5": [0.5], "1": [1], "2": [2], "0.5 to 2": FEW, "1 to 4": MANY, "4": [4], "10": [10]}
 MAGNITUDES = {"0": [0, 0], "0.01 to 0.09": [0.01, 0.09], "0.1 to 0.2": [0.1, 0.2]}
+LARGER = {"0.1 to 0.2": [0.1, 0.2], "0.2 to 0.3": [0.2, 0.3], "0.3 to 0.5": [0.3, 0.5]}
 
 
 def snapshots() -> list[Cell]:
@@ -98,7 +100,12 @@ def snapshots() -> list[Cell]:
         screened(f"snapshots/magnitude {name}", *common, f"--set=perturb.magnitude={m}")
         for name, m in MAGNITUDES.items()
     ]
-    return ages + moved
+    further = [
+        screened(f"snapshots/epochs 0.5 to 2, magnitude {name}", *common, f"--set=pool.epochs={FEW}",
+                 f"--set=perturb.magnitude={m}")
+        for name, m in LARGER.items()
+    ]  # fmt: skip
+    return ages + moved + further
 
 
 def mini_batch() -> list[Cell]:
