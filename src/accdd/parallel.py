@@ -1,0 +1,211 @@
+"""More than one process on one run: a share of the classes each, and the few things they tell each other.
+
+`torchrun` launches them and says to each who it is; here is what PyTorch's collectives are used for. Alone, a process
+is rank 0 of 1 and none of this does anything. Matching is not wrapped in DistributedDataParallel, which has no
+gradients of gradients.
+"""
+
+import contextlib
+import datetime
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from accdd.config import InputError
+
+Result = TypeVar("Result")
+
+PATIENCE = datetime.timedelta(days=1)
+"""How long a rank waits for what another makes, as early-stage models; that a rank is gone is noticed otherwise."""
+BEAT, SILENCE = 2.0, 20.0
+"""Seconds between two signs of life of a rank, and without any, after which it is taken for gone."""
+
+
+class Lost(RuntimeError):
+    """A rank is gone, and with it its share of the classes."""
+
+
+class Ranks(NamedTuple):
+    """This process among those that work on one run."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what is written and says what is said."""
+        return self.rank == 0
+
+    def share(self, classes: int) -> slice:
+        """Which classes are this rank's: neighbours, as many as every other rank has or one less. All cost alike."""
+        return slice(classes * self.rank // self.count, classes * (self.rank + 1) // self.count)
+
+    def whole(self, own: Tensor, classes: int) -> Tensor:
+        """The shares of all ranks put together, on each of them.
+
+        Args:
+            own: this rank's, (its classes, ...).
+            classes: of all ranks.
+
+        Raises:
+            Lost: a rank is gone.
+        """
+        if self.count == 1:
+            return own
+        shares = [Ranks(rank, self.count).share(classes) for rank in range(self.count)]
+        largest = -(-classes // self.count)
+        padded = own.new_zeros(largest, *own.shape[1:])  # collectives want them of one size
+        padded[: len(own)] = own.detach()
+        parts = [torch.empty_like(padded) for _ in shares]
+        with _noticing():
+            dist.all_gather(parts, padded)
+        return torch.cat([part[: own.stop - own.start] for part, own in zip(parts, shares, strict=True)])
+
+    def told(self, numbers: list[float]) -> list[float]:
+        """What rank 0 says, on every rank: as many numbers as each brings."""
+        if self.count == 1:
+            return numbers
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        with _noticing():
+            dist.broadcast(tensor, src=0)
+        return tensor.tolist()
+
+    def any(self, sign: bool) -> bool:
+        """Whether it is so on any rank."""
+        if self.count == 1:
+            return sign
+        tensor = torch.tensor(float(sign))
+        with _noticing():
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return bool(tensor)
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """`work` on every rank; what goes wrong on one is raised on all, after all have tried.
+
+        Raises:
+            InputError: the user's mistake, with the rank where it showed if it is not everywhere.
+        """
+        if self.count == 1:
+            return work()
+        result, problem = None, None
+        try:
+            result = work()
+        except InputError as error:
+            problem = str(error)
+        problems = self._all(problem)
+        found = {rank: each for rank, each in enumerate(problems) if each is not None}
+        if found:
+            first, message = next(iter(found.items()))
+            where = "" if len(found) == self.count else f"On rank {first} of {self.count}: "
+            raise InputError(f"{where}{message}")
+        return result  # pyright: ignore[reportReturnType]
+
+    def leader(self, work: Callable[[], Result]) -> Result | None:
+        """`work` on rank 0 alone, while the others wait; its mistake is everyone's, its result its own."""
+        return self.together(work if self.leads else lambda: None)  # pyright: ignore[reportReturnType]
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Refuse ranks that were told something else, or see other data.
+
+        Raises:
+            InputError: naming what differs, and where.
+        """
+        for rank, others in enumerate(self._all(dict(facts))):
+            for name, value in facts.items():
+                if others.get(name) != value:
+                    raise InputError(
+                        f"Ranks disagree: {name} is {value!r} here and {others.get(name)!r} on rank {rank}. "
+                        "Expected the same command and the same data on every rank."
+                    )
+
+    def _all(self, mine: Any) -> list[Any]:
+        """What every rank brings, in their order, on each of them."""
+        if self.count == 1:
+            return [mine]
+        gathered: list[Any] = [None] * self.count
+        with _noticing():
+            dist.all_gather_object(gathered, mine)
+        return gathered
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def joined(where: torch.device) -> Iterator[Ranks]:
+    """The processes that `torchrun` launched together, for the length of a block; alone without it.
+
+    Args:
+        where: the device: collectives of its tensors go through NCCL on a GPU, others through gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=PATIENCE
+    )
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(store.clone(), Ranks(rank, count), over), daemon=True)
+    watch.start()
+    try:
+        yield Ranks(rank, count)
+    finally:
+        over.set()
+        watch.join()
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Which of this machine's processes this is: the index of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+_gone: list[int] = []
+"""Ranks that have not been heard of for `SILENCE`."""
+
+
+def _watch(store: dist.Store, ranks: Ranks, over: threading.Event) -> None:
+    """Give signs of life, look for those of others, and end this process when one is gone and its word is awaited."""
+    heard = {rank: (b"", time.monotonic()) for rank in range(ranks.count) if rank != ranks.rank}
+    beats = 0
+    while not over.wait(BEAT):
+        beats += 1
+        try:
+            store.set(f"alive/{ranks.rank}", str(beats))
+            for rank, (last, since) in heard.items():
+                found = store.get(f"alive/{rank}") if store.check([f"alive/{rank}"]) else b""
+                heard[rank] = (found, time.monotonic() if found != last else since)
+        except (RuntimeError, OSError):  # the store lives with rank 0, or with torchrun beside it
+            heard[0] = (b"", 0.0)
+        silent = [rank for rank, (last, since) in heard.items() if time.monotonic() - since > SILENCE]
+        if silent and not over.is_set():
+            _gone.extend(silent)
+            print(f"error: {_words(silent)}", file=sys.stderr, flush=True)
+            os._exit(1)  # the main thread may wait in a collective, for as long as its patience lasts
+
+
+@contextlib.contextmanager
+def _noticing() -> Iterator[None]:
+    """Turn the failure of a collective into the name of the rank that is gone, once its silence shows who."""
+    try:
+        yield
+    except (RuntimeError, dist.DistBackendError) as error:
+        time.sleep(SILENCE + 2 * BEAT)  # the watch ends this process before, if it can say who
+        raise Lost(f"Ranks no longer hear each other: {str(error).splitlines()[0]}") from error
+
+
+def _words(silent: list[int]) -> str:
+    named = ", ".join(map(str, silent))
+    return (
+        f"Rank {named} is gone (no sign of life for {SILENCE:g} s), so the others stop. The run is saved up to its "
+        "last checkpoint: go on with --resume, or let torchrun do so with --max-restarts."
+    )
