@@ -1,12 +1,16 @@
 """What test_parallel.py launches on every rank: short runs of all hosts, and what ranks tell each other.
 
     python tests/divided.py FOLDER
+    python tests/divided.py wait RANK
 
-Rank 0 leaves what it saw in FOLDER/RANKS.pt, beside the cache.
+With a folder, rank 0 leaves what it saw in FOLDER/RANKS.pt, beside the cache; otherwise RANK dies while others wait.
 """
 
+import math
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +88,30 @@ def words(ranks: Ranks) -> dict[str, Any]:
 
     ranks.agree({"seed": 0})
     return {
-        "told": ranks.told([ranks.rank + 0.5, 7]),
-        "any": [ranks.any(sign) for sign in (False, ranks.rank == ranks.count - 1)],
+        "largest": ranks.largest([ranks.rank, 0.1 if ranks.leads else -math.inf, -ranks.rank]),
         "together": [fail(), fail(ranks.count - 1), fail(*range(ranks.count))],
         "leader": ranks.leader(lambda: f"by {ranks.rank}"),
         "agree": disagree(),
     }
 
 
+def wait(ranks: Ranks) -> None:
+    """Everyone works a while on what others wait for; then the last rank dies and is waited for."""
+    for rank in range(ranks.count):
+        ranks.together(lambda rank=rank: time.sleep(2 * parallel.SILENCE if rank == ranks.rank else 0))
+    print("heard", flush=True)
+    if ranks.rank == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.whole(torch.zeros(1), ranks.count)
+    print("not reached", flush=True)
+
+
 def main() -> None:
+    if sys.argv[1] == "wait":
+        parallel.BEAT, parallel.SILENCE = 0.1, 1.5
+        with parallel.joined(torch.device("cpu")) as ranks:
+            wait(ranks)
+        return
     folder = Path(sys.argv[1])
     os.environ["XDG_CACHE_HOME"] = str(folder / f"cache of {os.environ['WORLD_SIZE']}")
     with parallel.joined(torch.device("cpu")) as ranks:

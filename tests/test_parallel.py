@@ -1,6 +1,7 @@
 """Ranks: the same images on any number of them, to the last bit, and what they tell each other."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -80,8 +81,7 @@ def test_hosts_do_not_learn_the_same(alone: dict[str, tuple[Tensor, Tensor]]):
 def test_what_ranks_tell_each_other(divided):
     count, found = divided
     words, last = found["words"], count - 1
-    assert words["told"] == [0.5, 7]
-    assert words["any"] == [False, True]
+    assert words["largest"] == [last, 0.1, 0]
     assert words["together"] == ["0", f"On rank {last} of {count}: no good on {last}", "no good on 0"]
     assert words["leader"] == "by 0"
     assert words["agree"].startswith("Ranks disagree: ipc is 1 here and 2 on rank 1.")
@@ -89,7 +89,20 @@ def test_what_ranks_tell_each_other(divided):
 
 def test_alone_nothing_is_told():
     assert ALONE.leads and ALONE.share(7) == slice(0, 7)
-    assert (ALONE.told([3.0]), ALONE.any(True), ALONE.any(False), ALONE.leader(lambda: 5)) == ([3.0], True, False, 5)
+    assert (ALONE.largest([3.0, 1.0]), ALONE.leader(lambda: 5)) == ([3.0, 1.0], 5)
     tensor = torch.arange(3)
     assert ALONE.whole(tensor, 3) is tensor
     ALONE.agree({"seed": 0})
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_rank_that_dies_is_named_by_all_others_and_one_that_works_is_not(victim: int):
+    ranks = launch(3, DIVIDED, "wait", str(victim))
+    said = [process.communicate(timeout=100)[0] for process in ranks]
+    for rank, (process, words) in enumerate(zip(ranks, said, strict=True)):
+        assert "heard" in words and "not reached" not in words
+        if rank == victim:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 1
+            assert f"error: Rank {victim} is gone (no sign of life for 1.5 s), so the others stop." in words

@@ -7,16 +7,19 @@ gradients of gradients.
 
 import contextlib
 import datetime
+import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from accdd.config import InputError
 
@@ -68,23 +71,14 @@ class Ranks(NamedTuple):
             dist.all_gather(parts, padded)
         return torch.cat([part[: own.stop - own.start] for part, own in zip(parts, shares, strict=True)])
 
-    def told(self, numbers: list[float]) -> list[float]:
-        """What rank 0 says, on every rank: as many numbers as each brings."""
+    def largest(self, numbers: Sequence[float]) -> list[float]:
+        """The largest that any rank says, on every rank, of each number; -inf has nothing to say."""
         if self.count == 1:
-            return numbers
+            return list(numbers)
         tensor = torch.tensor(numbers, dtype=torch.float64)
         with _noticing():
-            dist.broadcast(tensor, src=0)
-        return tensor.tolist()
-
-    def any(self, sign: bool) -> bool:
-        """Whether it is so on any rank."""
-        if self.count == 1:
-            return sign
-        tensor = torch.tensor(float(sign))
-        with _noticing():
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return bool(tensor)
+        return tensor.tolist()
 
     def together(self, work: Callable[[], Result]) -> Result:
         """`work` on every rank; what goes wrong on one is raised on all, after all have tried.
@@ -148,16 +142,16 @@ def joined(where: torch.device) -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    store, rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
     backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=PATIENCE
-    )
-    over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(store.clone(), Ranks(rank, count), over), daemon=True)
+    dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=count, timeout=PATIENCE)
+    ranks, over = Ranks(rank, count), threading.Event()
+    # A store of its own: one that waits for another rank lets no other thread in.
+    watch = threading.Thread(target=_watch, args=(cast(Any, store).clone(), ranks, over), daemon=True)
     watch.start()
     try:
-        yield Ranks(rank, count)
+        yield ranks
+        ranks.together(lambda: None)  # rank 0 leaves with the others, and with it what they meet at
     finally:
         over.set()
         watch.join()
@@ -169,27 +163,25 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-_gone: list[int] = []
-"""Ranks that have not been heard of for `SILENCE`."""
-
-
-def _watch(store: dist.Store, ranks: Ranks, over: threading.Event) -> None:
+def _watch(store: Store, ranks: Ranks, over: threading.Event) -> None:
     """Give signs of life, look for those of others, and end this process when one is gone and its word is awaited."""
-    heard = {rank: (b"", time.monotonic()) for rank in range(ranks.count) if rank != ranks.rank}
-    beats = 0
-    while not over.wait(BEAT):
-        beats += 1
+    heard = {rank: ("", time.monotonic()) for rank in range(ranks.count) if rank != ranks.rank}
+    for beat in itertools.count():
+        if over.wait(BEAT):
+            return
         try:
-            store.set(f"alive/{ranks.rank}", str(beats))
-            for rank, (last, since) in heard.items():
-                found = store.get(f"alive/{rank}") if store.check([f"alive/{rank}"]) else b""
-                heard[rank] = (found, time.monotonic() if found != last else since)
+            store.set(f"alive/{ranks.rank}", str(beat))
+            for rank, (last, _) in heard.items():
+                sign = store.get(f"alive/{rank}").decode() if store.check([f"alive/{rank}"]) else ""
+                if sign != last:
+                    heard[rank] = (sign, time.monotonic())
+            candidates = list(heard)
         except (RuntimeError, OSError):  # the store lives with rank 0, or with torchrun beside it
-            heard[0] = (b"", 0.0)
-        silent = [rank for rank, (last, since) in heard.items() if time.monotonic() - since > SILENCE]
-        if silent and not over.is_set():
-            _gone.extend(silent)
-            print(f"error: {_words(silent)}", file=sys.stderr, flush=True)
+            candidates = [0]
+        gone = [rank for rank in candidates if time.monotonic() - heard[rank][1] > SILENCE]
+        if gone and not over.is_set():
+            print(f"error: {_words(gone)}", file=sys.stderr, flush=True)
+            time.sleep(4 * BEAT if ranks.leads else 0)  # until the others have found out at the store
             os._exit(1)  # the main thread may wait in a collective, for as long as its patience lasts
 
 
@@ -203,8 +195,8 @@ def _noticing() -> Iterator[None]:
         raise Lost(f"Ranks no longer hear each other: {str(error).splitlines()[0]}") from error
 
 
-def _words(silent: list[int]) -> str:
-    named = ", ".join(map(str, silent))
+def _words(gone: list[int]) -> str:
+    named = ", ".join(map(str, gone))
     return (
         f"Rank {named} is gone (no sign of life for {SILENCE:g} s), so the others stop. The run is saved up to its "
         "last checkpoint: go on with --resume, or let torchrun do so with --max-restarts."
