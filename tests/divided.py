@@ -61,7 +61,7 @@ def runs(ranks: Ranks) -> dict[str, tuple[Tensor, Tensor]]:
     found = {}
     for name, changes in HOSTS.items():
         last = run(data, models, changes, ranks)
-        found[name] = tuple(ranks.whole(each, CLASSES) for each in (last.images, last.losses))
+        found[name] = tuple(ranks.whole(each) for each in (last.images, last.losses))
     return found
 
 
@@ -102,19 +102,19 @@ def wait(ranks: Ranks) -> None:
     print("heard", flush=True)
     if ranks.rank == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-    ranks.whole(torch.zeros(1), ranks.count)
+    ranks.whole(torch.zeros(1))
     print("not reached", flush=True)
 
 
 def main() -> None:
     if sys.argv[1] == "wait":
         parallel.BEAT, parallel.SILENCE = 0.1, 1.5
-        with parallel.joined(torch.device("cpu")) as ranks:
+        with parallel.joined() as ranks:
             wait(ranks)
         return
     folder = Path(sys.argv[1])
     os.environ["XDG_CACHE_HOME"] = str(folder / f"cache of {os.environ['WORLD_SIZE']}")
-    with parallel.joined(torch.device("cpu")) as ranks:
+    with parallel.joined() as ranks:
         found = {"runs": runs(ranks), "words": words(ranks)}
         if ranks.leads:
             torch.save(found, folder / f"{ranks.count}.pt")

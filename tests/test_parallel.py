@@ -91,7 +91,7 @@ def test_alone_nothing_is_told():
     assert ALONE.leads and ALONE.share(7) == slice(0, 7)
     assert (ALONE.largest([3.0, 1.0]), ALONE.leader(lambda: 5)) == ([3.0, 1.0], 5)
     tensor = torch.arange(3)
-    assert ALONE.whole(tensor, 3) is tensor
+    assert ALONE.whole(tensor) is tensor
     ALONE.agree({"seed": 0})
 
 

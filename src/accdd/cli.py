@@ -6,6 +6,7 @@ Nothing heavy is imported here: `accdd --help` and wrong flags must answer at on
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -105,15 +106,17 @@ def distill(
         elif data is None or out is None:
             raise typer.BadParameter("expected DATA and --out NEW_FOLDER, or --resume OUT")
         settings = _settings(config, set_, flags)
-        from accdd import api, run
+        from accdd import api, parallel, run
 
-        with _reporter(quiet) as reporter:
+        with _reporter(quiet or not parallel.leads()) as reporter:
             if resume is not None:
                 result, folder = api.resume(resume, data, network=network, reporter=reporter), resume
             else:
                 assert out is not None
                 result = api.distill(data, out=out, preset=preset, settings=settings, reporter=reporter)
                 folder = out
+        if not parallel.leads():
+            return
         if as_json:
             scores = [score.to_dict() for score in result.scores]
             _print_json(verdict=result.verdict, out=str(folder), scores=scores, seconds=dict(result.seconds))
@@ -532,7 +535,8 @@ def _guard(body: Callable[[], None], debug: bool) -> None:
     except InputError as error:
         if debug:
             raise
-        typer.echo(f"error: {_printable(str(error))}", err=True)
+        if not _said_elsewhere(error):
+            typer.echo(f"error: {_printable(str(error))}", err=True)
         sys.exit(2)
     except (OSError, ArithmeticError) as error:  # the disk refuses, or the run diverged
         if debug:
@@ -540,8 +544,18 @@ def _guard(body: Callable[[], None], debug: bool) -> None:
         typer.echo(f"error: {_printable(str(error))}", err=True)
         sys.exit(1)
     except KeyboardInterrupt as stop:  # or SIGTERM, while a run learns
-        typer.echo(_printable(str(stop)) or "interrupted", err=True)
+        if not _said_elsewhere(stop):
+            typer.echo(_printable(str(stop)) or "interrupted", err=True)
         sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+
+
+def _said_elsewhere(error: BaseException) -> bool:
+    """Whether another of several processes says it."""
+    if os.environ.get("RANK", "0") == "0":
+        return False
+    from accdd import parallel, run
+
+    return isinstance(error, parallel.Everywhere | run.Stopped)
 
 
 def _command() -> str:

@@ -114,7 +114,7 @@ def distill_on_targets(
         return sweep(target.parameters, target.gradients, images, labels, target.siamese, subset[share])
 
     def loss_on(number: int, images: Tensor, subset: Tensor) -> Tensor:
-        return ranks.whole(matched(number, images, subset)[0], data.num_classes).sum()
+        return ranks.whole(matched(number, images, subset)[0]).sum()
 
     if since is None:
         yield State(0, images, images.new_zeros(0), velocity)
@@ -212,7 +212,7 @@ def training_between(data: Dataset, problem: Problem, settings: Settings, plan: 
         return _train(step, trained, data.images, data.labels, order, data, recipe, key)
 
     def on_synthetic(trained: Trained, images: Tensor, key: Key, ranks: Ranks) -> Trained:
-        decoded = [problem.decode(own) for own in ranks.whole(images, data.num_classes)]
+        decoded = [problem.decode(own) for own in ranks.whole(images)]
         labels = torch.arange(len(decoded), device=data.device).repeat_interleave(len(decoded[0]))
         for epoch in range(loop.train_epochs or 0):
             order = torch.randperm(len(labels), generator=key.at(epoch).generator("order"))

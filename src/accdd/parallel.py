@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from accdd import execution
 from accdd.config import InputError
 
 Result = TypeVar("Result")
@@ -29,6 +30,10 @@ PATIENCE = datetime.timedelta(days=1)
 """How long a rank waits for what another makes, as early-stage models; that a rank is gone is noticed otherwise."""
 BEAT, SILENCE = 2.0, 20.0
 """Seconds between two signs of life of a rank, and without any, after which it is taken for gone."""
+
+
+class Everywhere(InputError):
+    """The user's mistake, raised on all ranks, of which one should say it."""
 
 
 class Lost(RuntimeError):
@@ -50,26 +55,25 @@ class Ranks(NamedTuple):
         """Which classes are this rank's: neighbours, as many as every other rank has or one less. All cost alike."""
         return slice(classes * self.rank // self.count, classes * (self.rank + 1) // self.count)
 
-    def whole(self, own: Tensor, classes: int) -> Tensor:
+    def whole(self, own: Tensor) -> Tensor:
         """The shares of all ranks put together, on each of them.
 
         Args:
             own: this rank's, (its classes, ...).
-            classes: of all ranks.
 
         Raises:
             Lost: a rank is gone.
         """
         if self.count == 1:
             return own
-        shares = [Ranks(rank, self.count).share(classes) for rank in range(self.count)]
-        largest = -(-classes // self.count)
-        padded = own.new_zeros(largest, *own.shape[1:])  # collectives want them of one size
-        padded[: len(own)] = own.detach()
-        parts = [torch.empty_like(padded) for _ in shares]
         with _noticing():
+            sizes = [torch.tensor(0) for _ in range(self.count)]
+            dist.all_gather(sizes, torch.tensor(len(own)))
+            padded = own.new_zeros(max(map(int, sizes)), *own.shape[1:])  # collectives want them of one size
+            padded[: len(own)] = own.detach()
+            parts = [torch.empty_like(padded) for _ in sizes]
             dist.all_gather(parts, padded)
-        return torch.cat([part[: own.stop - own.start] for part, own in zip(parts, shares, strict=True)])
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def largest(self, numbers: Sequence[float]) -> list[float]:
         """The largest that any rank says, on every rank, of each number; -inf has nothing to say."""
@@ -84,7 +88,7 @@ class Ranks(NamedTuple):
         """`work` on every rank; what goes wrong on one is raised on all, after all have tried.
 
         Raises:
-            InputError: the user's mistake, with the rank where it showed if it is not everywhere.
+            Everywhere: the user's mistake, with the rank where it showed if it is not everywhere.
         """
         if self.count == 1:
             return work()
@@ -93,31 +97,44 @@ class Ranks(NamedTuple):
             result = work()
         except InputError as error:
             problem = str(error)
-        problems = self._all(problem)
-        found = {rank: each for rank, each in enumerate(problems) if each is not None}
+        found = {rank: each for rank, each in enumerate(self._all(problem)) if each is not None}
         if found:
             first, message = next(iter(found.items()))
             where = "" if len(found) == self.count else f"On rank {first} of {self.count}: "
-            raise InputError(f"{where}{message}")
-        return result  # pyright: ignore[reportReturnType]
+            raise Everywhere(f"{where}{message}")
+        return cast(Result, result)
 
-    def leader(self, work: Callable[[], Result]) -> Result | None:
-        """`work` on rank 0 alone, while the others wait; its mistake is everyone's, its result its own."""
-        return self.together(work if self.leads else lambda: None)  # pyright: ignore[reportReturnType]
+    def leader(self, work: Callable[[], Result]) -> Result:
+        """`work` on rank 0 alone, while the others wait: its result, or its mistake, is everyone's."""
+        if self.count == 1:
+            return work()
+        result, problem = None, None
+        if self.leads:
+            try:
+                result = work()
+            except InputError as error:
+                problem = str(error)
+        sent = [(result, problem)]
+        with _noticing():
+            dist.broadcast_object_list(sent, src=0)
+        result, problem = sent[0]
+        if problem is not None:
+            raise Everywhere(problem)
+        return cast(Result, result)
 
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Refuse ranks that were told something else, or see other data.
 
         Raises:
-            InputError: naming what differs, and where.
+            Everywhere: naming what differs, and where.
         """
-        for rank, others in enumerate(self._all(dict(facts))):
-            for name, value in facts.items():
-                if others.get(name) != value:
-                    raise InputError(
-                        f"Ranks disagree: {name} is {value!r} here and {others.get(name)!r} on rank {rank}. "
-                        "Expected the same command and the same data on every rank."
-                    )
+        first, *others = self._all(dict(facts))
+        for rank, other in enumerate(others, start=1):
+            for name in (each for each in {**first, **other} if first.get(each) != other.get(each)):
+                raise Everywhere(
+                    f"Ranks disagree: {name} is {first.get(name)!r} on rank 0 and {other.get(name)!r} on rank {rank}. "
+                    "Expected the same command and the same data on every rank."
+                )
 
     def _all(self, mine: Any) -> list[Any]:
         """What every rank brings, in their order, on each of them."""
@@ -133,17 +150,19 @@ ALONE = Ranks()
 
 
 @contextlib.contextmanager
-def joined(where: torch.device) -> Iterator[Ranks]:
+def joined() -> Iterator[Ranks]:
     """The processes that `torchrun` launched together, for the length of a block; alone without it.
 
-    Args:
-        where: the device: collectives of its tensors go through NCCL on a GPU, others through gloo.
+    What is on GPUs travels by NCCL, everything else by gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
     store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
-    backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(execution.device("cuda"))
+        backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=count, timeout=PATIENCE)
     ranks, over = Ranks(rank, count), threading.Event()
     # A store of its own: one that waits for another rank lets no other thread in.
@@ -158,9 +177,14 @@ def joined(where: torch.device) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def local_rank() -> int:
-    """Which of this machine's processes this is: the index of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+def leads() -> bool:
+    """Whether this process is the one to speak, also before and after they have joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def restarted() -> bool:
+    """Whether torchrun has launched the processes again, after some had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _watch(store: Store, ranks: Ranks, over: threading.Event) -> None:
