@@ -74,6 +74,11 @@ def learn(
     marks = [mark for mark in _marks(settings.loop.snapshots) if not since or mark > progress(since.state.sweep)]
     stop, keeping, nothing = 0.0, ranks.largest([float(folder is not None)]) == [1.0], -math.inf
     with _signals() as came:
+
+        def stopping() -> bool:
+            """Whether a signal came; of several ranks to any, by the beginning of this sweep's end."""
+            return bool(came if ranks.count == 1 else stop)
+
         saved = resumed = time.perf_counter()
         for state in begin(progress, since and since.state):
             must = state.sweep in (0, total) or state.overfit is not None or came or ranks.count > 1
@@ -99,16 +104,16 @@ def learn(
             reporter.update(
                 min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}")
             )
-            if keeping and (stop or over or unsaved >= settings.loop.checkpoint):
+            if keeping and (stopping() or over or unsaved >= settings.loop.checkpoint):
                 whole = state._replace(images=ranks.whole(state.images), velocity=ranks.whole(state.velocity))
                 if folder:
                     folder.checkpoint(whole, spent)
                 saved = time.perf_counter()
-            if stop or over:
+            if stopping() or over:
                 break
             resumed = time.perf_counter()
     assert state is not None
-    if stop:
+    if stopping():
         again = f" Go on with: accdd distill --resume {shlex.quote(str(folder.path))}" if folder else ""
         number = came[0] if came else signal.SIGTERM  # it came to another rank
         raise Stopped(number, f"Stopped after sweep {state.sweep}.{again}")
