@@ -159,6 +159,8 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    # torchrun's store outlives the processes: what an earlier launch left there is not to be found.
+    store = PrefixStore(f"launch {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(execution.device("cuda"))
