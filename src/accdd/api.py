@@ -65,6 +65,7 @@ def distill(
         reporter = reporter if ranks.leads else Quiet()
         ranks.leader(lambda: run.refuse_existing(Path(out), told) if out is not None else None)
         real, resolved = ranks.together(lambda: _read(source, wanted, reporter))
+        ranks = _shard(ranks, resolved)
         work = course.prepare(real, resolved, reporter)
         resolved = course.afford(work.bank, wanted, resolved, real, reporter)
         plan = engine.choose_plan(work.problem, real, resolved)
@@ -111,6 +112,7 @@ def resume(
             raise InputError(
                 f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same."
             )
+        ranks = _shard(ranks, resolved)
         work = course.prepare(real, resolved, reporter)
         _agree(ranks, real, resolved, record.plan)
         ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
@@ -239,6 +241,16 @@ def evaluate(
     return scores
 
 
+def merge(shards: Sequence[str | Path | Distilled]) -> Distilled:
+    """The set of all classes, of those that runs with `shard` have learned; see `accdd.artifact.merge`.
+
+    Args:
+        shards: folders of runs or of sets, or `Distilled` values, in any order.
+    """
+    opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in shards]
+    return artifact.merge(dict(zip(_labels(shards), opened, strict=True)))
+
+
 def import_set(path: str | Path, kind: str, **told: Any) -> Distilled:
     """A distilled set that another program made; see `accdd.artifact.import_set` for what can be told.
 
@@ -330,8 +342,20 @@ def build_targets(
 # What several of the above need.
 
 
+def _shard(ranks: Ranks, settings: Settings) -> Ranks:
+    """Who this is where a shard is wanted."""
+    if settings.shard is None:
+        return ranks
+    if not ranks.alone:
+        raise Everywhere("--shard with torchrun: each divides the classes by itself. Expected one of the two.")
+    part, parts = settings.shard
+    return Ranks(part - 1, parts, apart=True)
+
+
 def _agree(ranks: Ranks, real: Dataset, settings: Settings, plan: Plan) -> None:
     """Refuse ranks that would not make one set together."""
+    if ranks.alone:
+        return
     if ranks.count > real.num_classes:
         raise Everywhere(
             f"{ranks.count} processes for {real.num_classes} classes: some would have none. "

@@ -82,6 +82,9 @@ def distill(
         str | None, typer.Option("--budget", help="Wall-clock limit of the distilling loop, as in 90s, 10m, 2h.")
     ] = None,
     seed: SeedOption = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="k/n", help="Only part k of n of the classes; see merge.")
+    ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     compile: CompileOption = None,
@@ -99,7 +102,7 @@ def distill(
             "ipc": ipc, "method": method, "pool.use": early_stage, "perturb.use": perturb, "images.factor": factor,
             "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps, "targets.count": targets,
             "loop.budget": None if budget is None else _seconds(budget), "seed": seed, "device": device,
-            "precision": precision, "compile": compile,
+            "precision": precision, "compile": compile, "shard": None if shard is None else _part(shard),
         }  # fmt: skip
         if resume is not None:
             _refuse_beside_resume({"--out": out, "--preset": preset, "--config": config, "--set": set_}, flags)
@@ -405,6 +408,30 @@ def import_(
 
 
 @app.command()
+def merge(
+    shards: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of all runs of one --shard k/n.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the distilled set.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make one distilled set of those that runs with --shard k/n have learned apart."""
+
+    def body() -> None:
+        from accdd import api
+
+        distilled = api.merge(shards)
+        distilled.save(out)
+        if as_json:
+            _print_json(path=str(out), images=list(distilled.images.shape), shards=len(shards))
+            return
+        typer.echo(f"{out}: {len(distilled.labels)} stored images of {distilled.num_classes} classes")
+        typer.echo(f"\nLook at {out / 'preview.png'}. Next:")
+        typer.echo(f"  {_command()} evaluate {shlex.quote(str(out))} --baselines random")
+
+    _guard(body, debug)
+
+
+@app.command()
 def settings(as_json: JsonOption = False) -> None:
     """List every setting with its default and its meaning."""
     from accdd.config import Settings, describe
@@ -488,6 +515,16 @@ def _seconds(text: str) -> float:
     if not match:
         raise InputError(f"--budget {text} is not a duration. Expected a number with s, m or h, as in 10m.")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _part(text: str) -> list[int]:
+    """'2/4' to numbers."""
+    from accdd.config import InputError
+
+    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if not match:
+        raise InputError(f"--shard {text} is no part. Expected k/n, as in 2/4.")
+    return [int(match[1]), int(match[2])]
 
 
 def _floats(flag: str, text: str | None) -> tuple[float, ...] | None:

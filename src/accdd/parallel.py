@@ -45,11 +45,18 @@ class Ranks(NamedTuple):
 
     rank: int = 0
     count: int = 1
+    apart: bool = False
+    """Whether each works on its share for itself, to be merged later: an offline shard."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody to talk to."""
+        return self.count == 1 or self.apart
 
     @property
     def leads(self) -> bool:
         """Whether this process writes what is written and says what is said."""
-        return self.rank == 0
+        return self.rank == 0 or self.apart
 
     def share(self, classes: int) -> slice:
         """Which classes are this rank's: neighbours, as many as every other rank has or one less. All cost alike."""
@@ -64,7 +71,7 @@ class Ranks(NamedTuple):
         Raises:
             Lost: a rank is gone.
         """
-        if self.count == 1:
+        if self.alone:
             return own
         with _noticing():
             sizes = [torch.tensor(0) for _ in range(self.count)]
@@ -77,7 +84,7 @@ class Ranks(NamedTuple):
 
     def largest(self, numbers: Sequence[float]) -> list[float]:
         """The largest that any rank says, on every rank, of each number; -inf has nothing to say."""
-        if self.count == 1:
+        if self.alone:
             return list(numbers)
         tensor = torch.tensor(numbers, dtype=torch.float64)
         with _noticing():
@@ -90,7 +97,7 @@ class Ranks(NamedTuple):
         Raises:
             Everywhere: the user's mistake, with the rank where it showed if it is not everywhere.
         """
-        if self.count == 1:
+        if self.alone:
             return work()
         result, problem = None, None
         try:
@@ -106,7 +113,7 @@ class Ranks(NamedTuple):
 
     def leader(self, work: Callable[[], Result]) -> Result:
         """`work` on rank 0 alone, while the others wait: its result, or its mistake, is everyone's."""
-        if self.count == 1:
+        if self.alone:
             return work()
         result, problem = None, None
         if self.leads:
@@ -138,7 +145,7 @@ class Ranks(NamedTuple):
 
     def _all(self, mine: Any) -> list[Any]:
         """What every rank brings, in their order, on each of them."""
-        if self.count == 1:
+        if self.alone:
             return [mine]
         gathered: list[Any] = [None] * self.count
         with _noticing():

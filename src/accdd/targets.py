@@ -120,7 +120,7 @@ class Bank:
             InputError: they do not fit on the disk.
         """
         self.check_room(count)
-        own = _blocks(count)[ranks.rank :: ranks.count]
+        own = _blocks(count) if ranks.alone else _blocks(count)[ranks.rank :: ranks.count]
         for done, block in enumerate(own):
             self._ensure(block, lambda share, done=done: report((done + share) / len(own)))
             report((done + 1) / len(own))

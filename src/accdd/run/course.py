@@ -103,7 +103,7 @@ def carry_out(
     for line in words.describe(real, resolved, work.architecture):
         reporter.note(line)
     reporter.note(words.describe_plan(plan, real.device))
-    if ranks.count > 1:
+    if not ranks.alone:
         reporter.note(f"The classes are divided among {ranks.count} processes.")
     saved = folder.path / "distilled" if folder else None
     distilled = ranks.leader(lambda: artifact.load(saved) if saved and saved.exists() else None)
@@ -116,7 +116,7 @@ def carry_out(
     seconds: dict[str, float] = dict(distilled.info["seconds"])
 
     began, scores = time.perf_counter(), ()
-    for name, network in scored.items() if resolved.score.seeds else ():
+    for name, network in scored.items() if resolved.score.seeds and not resolved.shard else ():
         reporter.phase(f"scoring, {name}")
         found = evaluation.beside_random(
             *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
@@ -200,7 +200,8 @@ def _learned(
     assert resolved.images.factor
     return Distilled(
         images=images.flatten(0, 1).cpu(),
-        labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
+        labels=torch.arange(real.num_classes)[ranks.share(real.num_classes) if ranks.apart else slice(None)]
+        .repeat_interleave(resolved.ipc),
         class_names=real.class_names, mean=real.mean, std=real.std,
         factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
         info=_info(real, source, resolved, plan, sweeps) | {"seconds": seconds},

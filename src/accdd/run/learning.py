@@ -77,11 +77,11 @@ def learn(
 
         def stopping() -> bool:
             """Whether a signal came; of several ranks to any, by the beginning of this sweep's end."""
-            return bool(came if ranks.count == 1 else stop)
+            return bool(came if ranks.alone else stop)
 
         saved = resumed = time.perf_counter()
         for state in begin(progress, since and since.state):
-            must = state.sweep in (0, total) or state.overfit is not None or came or ranks.count > 1
+            must = state.sweep in (0, total) or state.overfit is not None or came or not ranks.alone
             if where.type != "cpu" and not must and time.perf_counter() - resumed < LOOK_SECONDS:
                 continue
             execution.synchronise(where)  # without it, seconds would count launches
