@@ -27,7 +27,7 @@ def synthetic(case: Case) -> Work:
     parameters, drawn = given.parameters, given.drawn
     chunks = [
         (labels, augment.at(drawn.siamese, labels))
-        for labels in engine.label_chunks(len(given.stored), given.plan, given.real.device)
+        for labels in engine.row_chunks(len(given.stored), given.plan, given.real.device)
     ]
     targets = [halves.real(parameters, given.real.images[drawn.real[own]], own, siamese) for own, siamese in chunks]
 

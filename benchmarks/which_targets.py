@@ -39,8 +39,8 @@ class Chosen:
     def __init__(self, bank: Bank, numbers: Sequence[int]) -> None:
         self._bank, self._numbers = bank, numbers
 
-    def __getitem__(self, place: int) -> Target:
-        return self._bank[self._numbers[place]]
+    def of(self, place: int, classes: slice) -> Target:
+        return self._bank.of(self._numbers[place], classes)
 
 
 def strength(target: Target) -> float:

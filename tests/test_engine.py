@@ -134,7 +134,7 @@ def test_a_plan_without_compilation_gives_the_same_bytes_twice(data: Dataset, mo
 
 
 def test_the_last_chunk_is_padded_and_what_pads_it_is_dropped(data: Dataset):
-    found = [labels.tolist() for labels in engine.label_chunks(5, Plan(classes=3), CPU)]
+    found = [rows.tolist() for rows in engine.row_chunks(5, Plan(classes=3), CPU)]
     assert found == [[0, 1, 2], [3, 4, 4]]
     problem = problem_of(data)
     ((drawn, stored),) = draws(data, problem, 1)

@@ -36,7 +36,7 @@ def draws(data: Dataset, factor: int, seed: int = 0) -> Sweep:
     siamese = doubled(draw(("color", "crop", "cutout"), (2, 1), SIZE, generator(seed)))
     count = IPC * factor**2
     subset = torch.stack([torch.randperm(count, generator=generator(seed + label))[: count - 1] for label in (0, 1)])
-    return Sweep(real, siamese, subset)
+    return Sweep(torch.arange(2), real, siamese, subset)
 
 
 def halves(given: Problem, parameters: Parameters, data: Dataset, stored: Tensor, drawn: Sweep, label: int):

@@ -52,12 +52,13 @@ def test_a_sweep_on_a_target_is_the_sweep_that_computes_the_real_half(data: Data
     target = bank(data, early_models, {"targets.real_batch": 12})[0]
     stored = torch.rand(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     rows, subset = torch.stack(list(data.class_index)), torch.arange(12).expand(2, -1)
-    drawn = Sweep(rows, target.siamese, subset)
+    labels = torch.arange(2)
+    drawn = Sweep(labels, rows, target.siamese, subset)
     exact = engine.real_sweeper(pieces, PLAIN)(target.parameters, data.images, rows, target.siamese)
     sweep = engine.synthetic_sweeper(pieces, PLAIN)
     expected = engine.sweep(pieces, target.parameters, data.images, stored, drawn)
-    assert_same(sweep(target.parameters, exact, stored, target.siamese, subset), expected)
-    losses, slopes = sweep(target.parameters, target.gradients, stored, target.siamese, subset)
+    assert_same(sweep(target.parameters, exact, stored, labels, target.siamese, subset), expected)
+    losses, slopes = sweep(target.parameters, target.gradients, stored, labels, target.siamese, subset)
     torch.testing.assert_close(losses, expected[0], rtol=1e-2, atol=0)  # bfloat16 keeps 8 bits
     assert torch.cosine_similarity(slopes.flatten(), expected[1].flatten(), dim=0) > 0.9999
 
@@ -171,9 +172,9 @@ def run(data: Dataset, pool: Pool, changes: Mapping[str, Any] | None = None) -> 
     given, made, asked = resolved(data, changes), bank(data, pool, changes), []
 
     class Watched:
-        def __getitem__(self, number: int) -> targets.Target:
+        def of(self, number: int, classes: slice) -> targets.Target:
             asked.append(number)
-            return made[number]
+            return made.of(number, classes)
 
     pieces = problem(data, factor=given.images.factor or 1)
     return list(distill_on_targets(data, pieces, Watched(), given)), asked  # type: ignore[arg-type]

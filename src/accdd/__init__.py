@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         import_set,
         load,
         measure_rounding,
+        merge,
         resume,
     )
     from accdd.artifact import Distilled
@@ -38,6 +39,7 @@ _HOMES = {
     "import_set": "accdd.api",
     "load": "accdd.api",
     "measure_rounding": "accdd.api",
+    "merge": "accdd.api",
     "resume": "accdd.api",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "import_set",
     "load",
     "measure_rounding",
+    "merge",
     "resume",
 ]
 

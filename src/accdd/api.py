@@ -9,16 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from accdd import artifact, config, data, defaults, engine, evaluation, execution, methods, presets, run
+from accdd import artifact, config, data, defaults, engine, evaluation, execution, methods, parallel, presets, run
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import PROTOCOLS, Protocol, Score
+from accdd.execution import Plan
 from accdd.keys import Key
 from accdd.networks import Architecture, find, runs_code, settings_for
-from accdd.run import Quiet, Reporter, Result, RunFolder, course
+from accdd.parallel import Everywhere, Ranks
+from accdd.run import Quiet, Record, Reporter, Result, RunFolder, course
 from accdd.targets import Bank
 
 
@@ -56,17 +59,25 @@ def distill(
     reporter = reporter or Quiet()
     asked = config.flatten(config.to_dict(wanted))
     told = {key: asked[key] for key in given}
-    if out is not None:
-        run.refuse_existing(Path(out), told)
-    real, resolved = _read(source, wanted, reporter)
-    work = course.prepare(real, resolved, reporter)
-    resolved = course.afford(work.bank, wanted, resolved, real, reporter)
-    plan = engine.choose_plan(work.problem, real, resolved)
-    work.bank.check_room(resolved.targets.count or 0)
-    folder = None
-    if out is not None:
-        folder = RunFolder.create(out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan)
-    return course.carry_out(source, real, resolved, plan, work, folder, reporter)
+    if out is not None and parallel.restarted() and (Path(out) / "config.yaml").exists():
+        return resume(out, source, network=wanted.network.name, reporter=reporter)
+    with parallel.joined() as ranks:
+        reporter = reporter if ranks.leads else Quiet()
+        ranks.leader(lambda: run.refuse_existing(Path(out), told) if out is not None else None)
+        real, resolved = ranks.together(lambda: _read(source, wanted, reporter))
+        ranks = _shard(ranks, resolved)
+        work = course.prepare(real, resolved, reporter)
+        resolved = course.afford(work.bank, wanted, resolved, real, reporter)
+        plan = engine.choose_plan(work.problem, real, resolved)
+        _agree(ranks, real, resolved, plan)
+        ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
+        folder = ranks.leader(
+            lambda: RunFolder.create(
+                out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan
+            ) if out is not None else None
+        )  # fmt: skip
+        folder = folder if ranks.leads else None
+        return course.carry_out(source, real, resolved, plan, work, folder, reporter, ranks=ranks)
 
 
 def resume(
@@ -87,32 +98,34 @@ def resume(
         ArithmeticError: the images diverged.
     """
     reporter = reporter or Quiet()
-    folder, record = RunFolder.open(out)
-    if (folder.path / "evaluation.json").exists():
-        raise InputError(f"'{out}' holds a finished run. Expected an unfinished one.")
-    resolved = config.override(Settings(), config.flatten(record.resolved))
-    for name in (resolved.network.name, *resolved.score.networks):
-        if name != network:
-            _refuse_recorded_code(name, "--resume OUT --network")
-    given = record.source if source is None else source
-    if given is None:
-        raise InputError(
-            f"The data of '{out}' was given as arrays. Expected it again: accdd.resume({str(out)!r}, data)."
-        )
-    real, resolved = _read(given, resolved, reporter)
-    where = real.device
-    if real.fingerprint != record.fingerprint:
-        raise InputError(f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same.")
-    work = course.prepare(real, resolved, reporter)
-    work.bank.check_room(resolved.targets.count or 0)
-    since, problems = folder.rewind(where)
-    here = f"{execution.machine(where)}, torch {torch.__version__}"
-    if here != record.machine:
-        reporter.note(f"Begun on {record.machine}, going on with {here}: the last bits will differ.")
-    for problem in problems:
-        reporter.note(f"Not used, because it is damaged: {problem}.")
-    reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
-    return course.carry_out(given, real, resolved, record.plan, work, folder, reporter, since)
+    with parallel.joined() as ranks:
+        reporter = reporter if ranks.leads else Quiet()
+        folder, record, resolved = ranks.leader(lambda: _unfinished(out, network))
+        given = record.source if source is None else source
+        if given is None:
+            raise InputError(
+                f"The data of '{out}' was given as arrays. Expected it again: accdd.resume({str(out)!r}, data)."
+            )
+        real, resolved = ranks.together(lambda: _read(given, resolved, reporter))
+        where = real.device
+        if real.fingerprint != record.fingerprint:
+            raise InputError(
+                f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same."
+            )
+        ranks = _shard(ranks, resolved)
+        work = course.prepare(real, resolved, reporter)
+        _agree(ranks, real, resolved, record.plan)
+        ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
+        since, problems = ranks.leader(lambda: folder.rewind(torch.device("cpu")))
+        since = tree_map_only(Tensor, lambda tensor: tensor.to(where), since)
+        here = f"{execution.machine(where)}, torch {torch.__version__}"
+        if here != record.machine:
+            reporter.note(f"Begun on {record.machine}, going on with {here}: the last bits will differ.")
+        for problem in problems:
+            reporter.note(f"Not used, because it is damaged: {problem}.")
+        reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
+        writes = folder if ranks.leads else None
+        return course.carry_out(given, real, resolved, record.plan, work, writes, reporter, since, ranks)
 
 
 def evaluate(
@@ -228,6 +241,16 @@ def evaluate(
     return scores
 
 
+def merge(shards: Sequence[str | Path | Distilled]) -> Distilled:
+    """The set of all classes, of those that runs with `shard` have learned; see `accdd.artifact.merge`.
+
+    Args:
+        shards: folders of runs or of sets, or `Distilled` values, in any order.
+    """
+    opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in shards]
+    return artifact.merge(dict(zip(_labels(shards), opened, strict=True)))
+
+
 def import_set(path: str | Path, kind: str, **told: Any) -> Distilled:
     """A distilled set that another program made; see `accdd.artifact.import_set` for what can be told.
 
@@ -317,6 +340,43 @@ def build_targets(
 
 
 # What several of the above need.
+
+
+def _shard(ranks: Ranks, settings: Settings) -> Ranks:
+    """Who this is where a shard is wanted."""
+    if settings.shard is None:
+        return ranks
+    if not ranks.alone:
+        raise Everywhere("--shard with torchrun: each divides the classes by itself. Expected one of the two.")
+    part, parts = settings.shard
+    return Ranks(part - 1, parts, apart=True)
+
+
+def _agree(ranks: Ranks, real: Dataset, settings: Settings, plan: Plan) -> None:
+    """Refuse ranks that would not make one set together."""
+    if ranks.alone:
+        return
+    if ranks.count > real.num_classes:
+        raise Everywhere(
+            f"{ranks.count} processes for {real.num_classes} classes: some would have none. "
+            f"Expected --nproc-per-node {real.num_classes} or fewer."
+        )
+    ranks.agree({
+        "the data": real.fingerprint, **config.flatten(config.to_dict(settings)), "the plan": str(plan),
+        "torch": torch.__version__,
+    })  # fmt: skip
+
+
+def _unfinished(out: str | Path, network: str | None) -> tuple[RunFolder, Record, Settings]:
+    """The folder of a run to go on with, what it says of itself, and its settings."""
+    folder, record = RunFolder.open(out)
+    if (folder.path / "evaluation.json").exists():
+        raise InputError(f"'{out}' holds a finished run. Expected an unfinished one.")
+    resolved = config.override(Settings(), config.flatten(record.resolved))
+    for name in (resolved.network.name, *resolved.score.networks):
+        if name != network:
+            _refuse_recorded_code(name, "--resume OUT --network")
+    return folder, record, resolved
 
 
 def _given(preset: str | None, settings: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Nothing heavy is imported here: `accdd --help` and wrong flags must answer at on
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -81,6 +82,9 @@ def distill(
         str | None, typer.Option("--budget", help="Wall-clock limit of the distilling loop, as in 90s, 10m, 2h.")
     ] = None,
     seed: SeedOption = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="k/n", help="Only part k of n of the classes; see merge.")
+    ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     compile: CompileOption = None,
@@ -98,22 +102,24 @@ def distill(
             "ipc": ipc, "method": method, "pool.use": early_stage, "perturb.use": perturb, "images.factor": factor,
             "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps, "targets.count": targets,
             "loop.budget": None if budget is None else _seconds(budget), "seed": seed, "device": device,
-            "precision": precision, "compile": compile,
+            "precision": precision, "compile": compile, "shard": None if shard is None else _part(shard),
         }  # fmt: skip
         if resume is not None:
             _refuse_beside_resume({"--out": out, "--preset": preset, "--config": config, "--set": set_}, flags)
         elif data is None or out is None:
             raise typer.BadParameter("expected DATA and --out NEW_FOLDER, or --resume OUT")
         settings = _settings(config, set_, flags)
-        from accdd import api, run
+        from accdd import api, parallel, run
 
-        with _reporter(quiet) as reporter:
+        with _reporter(quiet or not parallel.leads()) as reporter:
             if resume is not None:
                 result, folder = api.resume(resume, data, network=network, reporter=reporter), resume
             else:
                 assert out is not None
                 result = api.distill(data, out=out, preset=preset, settings=settings, reporter=reporter)
                 folder = out
+        if not parallel.leads():
+            return
         if as_json:
             scores = [score.to_dict() for score in result.scores]
             _print_json(verdict=result.verdict, out=str(folder), scores=scores, seconds=dict(result.seconds))
@@ -402,6 +408,30 @@ def import_(
 
 
 @app.command()
+def merge(
+    shards: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of all runs of one --shard k/n.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the distilled set.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make one distilled set of those that runs with --shard k/n have learned apart."""
+
+    def body() -> None:
+        from accdd import api
+
+        distilled = api.merge(shards)
+        distilled.save(out)
+        if as_json:
+            _print_json(path=str(out), images=list(distilled.images.shape), shards=len(shards))
+            return
+        typer.echo(f"{out}: {len(distilled.labels)} stored images of {distilled.num_classes} classes")
+        typer.echo(f"\nLook at {out / 'preview.png'}. Next:")
+        typer.echo(f"  {_command()} evaluate {shlex.quote(str(out))} --baselines random")
+
+    _guard(body, debug)
+
+
+@app.command()
 def settings(as_json: JsonOption = False) -> None:
     """List every setting with its default and its meaning."""
     from accdd.config import Settings, describe
@@ -487,6 +517,16 @@ def _seconds(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def _part(text: str) -> list[int]:
+    """'2/4' to numbers."""
+    from accdd.config import InputError
+
+    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if not match:
+        raise InputError(f"--shard {text} is no part. Expected k/n, as in 2/4.")
+    return [int(match[1]), int(match[2])]
+
+
 def _floats(flag: str, text: str | None) -> tuple[float, ...] | None:
     """'0.49,0.48,0.45' to numbers."""
     from accdd.config import InputError
@@ -532,7 +572,8 @@ def _guard(body: Callable[[], None], debug: bool) -> None:
     except InputError as error:
         if debug:
             raise
-        typer.echo(f"error: {_printable(str(error))}", err=True)
+        if not _said_elsewhere(error):
+            typer.echo(f"error: {_printable(str(error))}", err=True)
         sys.exit(2)
     except (OSError, ArithmeticError) as error:  # the disk refuses, or the run diverged
         if debug:
@@ -540,8 +581,18 @@ def _guard(body: Callable[[], None], debug: bool) -> None:
         typer.echo(f"error: {_printable(str(error))}", err=True)
         sys.exit(1)
     except KeyboardInterrupt as stop:  # or SIGTERM, while a run learns
-        typer.echo(_printable(str(stop)) or "interrupted", err=True)
+        if not _said_elsewhere(stop):
+            typer.echo(_printable(str(stop)) or "interrupted", err=True)
         sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+
+
+def _said_elsewhere(error: BaseException) -> bool:
+    """Whether another of several processes says it."""
+    if os.environ.get("RANK", "0") == "0":
+        return False
+    from accdd import parallel, run
+
+    return isinstance(error, parallel.Everywhere | run.Stopped)
 
 
 def _command() -> str:

@@ -259,6 +259,8 @@ class Settings:
     """Host method: a name from `accdd.methods.METHODS`, or of another package (entry point `accdd.methods`)."""
     seed: int = Field(default=0, ge=0)
     """All draws follow from this number, but for those of the pool and its targets (`pool.seed`)."""
+    shard: tuple[int, int] | None = None
+    """Learn the classes of part k of n alone, as in [2, 4], in a run that is merged with the others; None is all."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

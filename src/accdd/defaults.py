@@ -32,6 +32,7 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     _check_images(settings, data)
     match = _match(settings.match, method, data)
     loop = _loop(settings, method)
+    _check_shard(settings, loop, data)
     real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
     bank = dataclasses.replace(settings.targets, count=_targets(settings, loop, match), real_batch=real_batch)
     images = _images(settings, method, match, data, on_targets=bool(bank.count))
@@ -140,6 +141,27 @@ def _gradient_lr(method: Method, match: Match, data: Dataset) -> float:
             f"Expected --set images.lr=NUMBER, or one of the distances {', '.join(method.lr)}."
         )
     return method.lr[match.distance] * (method.small if data.size < 28 else 1)
+
+
+def _check_shard(settings: Settings, loop: Loop, data: Dataset) -> None:
+    """A part of the classes is learned alone only where it needs to know nothing of the others."""
+    if settings.shard is None:
+        return
+    part, parts = settings.shard
+    if not 1 <= part <= parts <= data.num_classes:
+        raise InputError(
+            f"--shard {part}/{parts} of {data.num_classes} classes. Expected k/n with k from 1 to n, and n at most "
+            f"{data.num_classes}, so that every part has a class."
+        )
+    if loop.inner_steps > 1 and loop.train_epochs:
+        raise InputError(
+            "--shard: this method trains its networks on the images of all classes between sweeps, and a shard has "
+            "only some. Expected --inner-steps 1, or the same command with torchrun and without --shard."
+        )
+    if settings.targets.refresh is not None:
+        raise InputError(
+            "--shard: targets.refresh follows the loss of all classes. Expected a run without one of the two."
+        )
 
 
 def _targets(settings: Settings, loop: Loop, match: Match) -> int:

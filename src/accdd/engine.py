@@ -45,8 +45,10 @@ class Problem(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """What is drawn for one sweep; leading dimension: classes."""
+    """What is drawn for one sweep; leading dimension: the classes that take part, those of the images."""
 
+    labels: Tensor
+    """int64 (classes,): which they are."""
     real: Tensor
     """int64 (classes, real_batch): indices into the real images."""
     siamese: Draw
@@ -137,12 +139,11 @@ def sweep(
         Losses (classes,) and gradients of the shape of `stored`.
     """
     losses, slopes = [], []
-    labels = torch.arange(len(stored), device=stored.device)
-    for label, images in enumerate(stored):
-        siamese, truth = augment.at(drawn.siamese, label), labels[label]
-        real = execution.gather(real_images, drawn.real[label], stored.device)
-        target = real_half(problem, parameters, real, truth, siamese)
-        loss, slope = synthetic_half(problem, parameters, target, images, truth, siamese, drawn.subset[label])
+    for row, images in enumerate(stored):
+        siamese, label = augment.at(drawn.siamese, row), drawn.labels[row]
+        real = execution.gather(real_images, drawn.real[row], stored.device)
+        target = real_half(problem, parameters, real, label, siamese)
+        loss, slope = synthetic_half(problem, parameters, target, images, label, siamese, drawn.subset[row])
         losses.append(loss)
         slopes.append(slope)
     return torch.stack(losses), torch.stack(slopes)
@@ -165,11 +166,11 @@ def sweeper(problem: Problem, plan: Plan) -> Sweeper:
     real, synthetic = halves(problem, plan)
 
     def planned(parameters: Parameters, real_images: Tensor, stored: Tensor, drawn: Sweep) -> tuple[Tensor, Tensor]:
-        def match(labels: Tensor) -> tuple[Tensor, Tensor]:
-            siamese = augment.at(drawn.siamese, labels)
-            batch = execution.gather(real_images, drawn.real[labels], stored.device)
+        def match(rows: Tensor) -> tuple[Tensor, Tensor]:
+            labels, siamese = drawn.labels[rows], augment.at(drawn.siamese, rows)
+            batch = execution.gather(real_images, drawn.real[rows], stored.device)
             target = real(parameters, batch, labels, siamese)
-            return synthetic(parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
+            return synthetic(parameters, target, stored[rows], labels, siamese, drawn.subset[rows])
 
         return _over_chunks(match, len(stored), plan, stored.device)
 
@@ -195,19 +196,21 @@ def real_sweeper(problem: Problem, plan: Plan) -> Callable[[Parameters, Tensor, 
 
 def synthetic_sweeper(
     problem: Problem, plan: Plan
-) -> Callable[[Parameters, Parameters, Tensor, Draw, Tensor], tuple[Tensor, Tensor]]:
-    """The synthetic half of a sweep alone: (parameters, what to match, stored, siamese draw, subset) -> as `sweep`.
+) -> Callable[[Parameters, Parameters, Tensor, Tensor, Draw, Tensor], tuple[Tensor, Tensor]]:
+    """The synthetic half of a sweep alone.
 
-    What to match is as `real_sweeper` returns it, in any floating format.
+    It is called with (parameters, what to match, stored, labels, siamese draw, subset), of which all but the first
+    begin with the classes that take part, and returns what `sweep` does. What to match is as `real_sweeper` returns
+    it, in any floating format.
     """
     _, synthetic = halves(problem, plan)
 
     def planned(
-        parameters: Parameters, target: Parameters, stored: Tensor, siamese: Draw, subset: Tensor
+        parameters: Parameters, target: Parameters, stored: Tensor, labels: Tensor, siamese: Draw, subset: Tensor
     ) -> tuple[Tensor, Tensor]:
-        def half(labels: Tensor) -> tuple[Tensor, Tensor]:
-            own, drawn = augment.at(target, labels), augment.at(siamese, labels)
-            return synthetic(parameters, own, stored[labels], labels, drawn, subset[labels])
+        def half(rows: Tensor) -> tuple[Tensor, Tensor]:
+            own, drawn = augment.at(target, rows), augment.at(siamese, rows)
+            return synthetic(parameters, own, stored[rows], labels[rows], drawn, subset[rows])
 
         return _over_chunks(half, len(stored), plan, stored.device)
 
@@ -242,15 +245,15 @@ def halves(problem: Problem, plan: Plan) -> Halves:
 
 
 def _over_chunks(half: Callable[[Tensor], Any], classes: int, plan: Plan, device: torch.device) -> Any:
-    """`half` of the labels of each chunk, put together again; tensors begin with the classes."""
-    parts = [half(labels) for labels in label_chunks(classes, plan, device)]
+    """`half` of the rows of each chunk, put together again; tensors begin with the classes."""
+    parts = [half(rows) for rows in row_chunks(classes, plan, device)]
     return tree_map(lambda *pieces: torch.cat(pieces)[:classes], *parts)
 
 
 @functools.cache
-def label_chunks(classes: int, plan: Plan, device: torch.device) -> list[Tensor]:
-    """Class indices in the plan's chunks, all of one size; what the last repeats is to be dropped."""
-    return [torch.tensor(labels, device=device) for labels in execution.chunks(classes, plan.classes)]
+def row_chunks(classes: int, plan: Plan, device: torch.device) -> list[Tensor]:
+    """Places of classes in the plan's chunks, all of one size; what the last repeats is to be dropped."""
+    return [torch.tensor(rows, device=device) for rows in execution.chunks(classes, plan.classes)]
 
 
 def _executed(problem: Problem, plan: Plan) -> Problem:

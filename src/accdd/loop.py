@@ -16,7 +16,8 @@ from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.execution import PLAIN, Plan
 from accdd.keys import Key
-from accdd.targets import Bank, Target
+from accdd.parallel import ALONE, Ranks
+from accdd.targets import Bank
 from accdd.training import Trained
 
 
@@ -26,7 +27,8 @@ class State(NamedTuple):
     sweep: int
     """Sweeps done, over all outer steps."""
     images: Tensor
-    """float32 (classes, ipc, c, h, w); clamp to [0, 1] before use elsewhere."""
+    """float32 (classes, ipc, c, h, w); clamp to [0, 1] before use elsewhere. Of the rank's own classes, as is all that
+    begins with classes here, while a run is divided among several."""
     losses: Tensor
     """(classes,) of this sweep; empty before the first."""
     velocity: Tensor
@@ -45,7 +47,7 @@ Progress = Callable[[int], float]
 
 def distill(
     data: Dataset, problem: Problem, source: Source, settings: Settings, plan: Plan = PLAIN,
-    progress: Progress = lambda sweeps: 0.0, since: State | None = None,
+    progress: Progress = lambda sweeps: 0.0, since: State | None = None, ranks: Ranks = ALONE,
 ) -> Iterator[State]:  # fmt: skip
     """Learn synthetic images by matching; yields the start and then the state after every sweep.
 
@@ -56,10 +58,11 @@ def distill(
         settings: resolved, nothing None that the loop reads.
         plan: how sweeps and training are executed.
         progress: where the run stands, for a step size that falls.
-        since: a state that was yielded before, after which to go on.
+        since: a state that was yielded before, after which to go on; of all classes.
+        ranks: who this process is among those that share the classes; all walk the same network.
     """
     loop, root = settings.loop, Key(settings.seed)
-    images, velocity, step_down, kept = begin(data, problem, settings, since)
+    images, velocity, step_down, kept = begin(data, problem, settings, since, ranks)
     sweep = engine.sweeper(problem, plan)
     warm_up, train_between = warming(data, problem, settings, plan), training_between(data, problem, settings, plan)
     if since is None:
@@ -69,14 +72,14 @@ def distill(
     first, skipped = divmod(done, loop.inner_steps)
     for step in itertools.count(first) if loop.steps is None else range(first, loop.steps):
         key = root.at("step", step)
-        drawn = draw(data, problem, settings, key)
+        drawn = draw(data, problem, settings, key, ranks)
         for inner in range(skipped, loop.inner_steps):
             if inner == 0:
                 trained = warm_up(training.begin([source(key)]), key)  # early-stage, perturbed
                 images = kept(images)
             else:
                 assert trained is not None
-                trained = train_between(trained, images, key.at(inner - 1))
+                trained = train_between(trained, images, key.at(inner - 1), ranks)
             (parameters,) = training.networks(trained)
             parameters = engine.freeze(problem, parameters, data, key.at("frozen", inner))
             losses, slopes = sweep(parameters, data.images, images, drawn[inner])
@@ -89,7 +92,7 @@ def distill(
 
 def distill_on_targets(
     data: Dataset, problem: Problem, bank: Bank, settings: Settings, plan: Plan = PLAIN,
-    progress: Progress = lambda sweeps: 0.0, since: State | None = None,
+    progress: Progress = lambda sweeps: 0.0, since: State | None = None, ranks: Ranks = ALONE,
 ) -> Iterator[State]:  # fmt: skip
     """`distill` with the real half of every sweep taken from a bank, in a new order at every pass through it.
 
@@ -97,16 +100,21 @@ def distill_on_targets(
     with that on a block of the bank; where it is larger by that share, those take the place of the oldest.
 
     Args:
-        data, problem, settings, plan, progress, since: as for `distill`; `plan` is for the synthetic half.
+        data, problem, settings, plan, progress, since, ranks: as for `distill`; `plan` is for the synthetic half.
         bank: with `targets.count` targets or more.
     """
     count, root = settings.targets.count, Key(settings.seed)
     assert count  # resolved
-    images, velocity, step_down, kept = begin(data, problem, settings, since)
-    sweep = engine.synthetic_sweeper(problem, plan)
+    images, velocity, step_down, kept = begin(data, problem, settings, since, ranks)
+    sweep, share = engine.synthetic_sweeper(problem, plan), ranks.share(data.num_classes)
+    labels = torch.arange(data.num_classes, device=data.device)[share]
 
-    def loss_on(target: Target, images: Tensor, subset: Tensor) -> Tensor:
-        return sweep(target.parameters, target.gradients, images, target.siamese, subset)[0].sum()
+    def matched(number: int, images: Tensor, subset: Tensor) -> tuple[Tensor, Tensor]:
+        target = bank.of(number, share)
+        return sweep(target.parameters, target.gradients, images, labels, target.siamese, subset[share])
+
+    def loss_on(number: int, images: Tensor, subset: Tensor) -> Tensor:
+        return ranks.whole(matched(number, images, subset)[0]).sum()
 
     if since is None:
         yield State(0, images, images.new_zeros(0), velocity)
@@ -119,16 +127,15 @@ def distill_on_targets(
         for position in range(skipped, count):
             if done == settings.loop.steps:
                 return
-            target, subset = bank[int(order[position])], subsets[position]
-            images = kept(images)
-            losses, slopes = sweep(target.parameters, target.gradients, images, target.siamese, subset)
+            images, subset = kept(images), subsets[position]
+            losses, slopes = matched(int(order[position]), images, subset)
             images, velocity = step_down(images, velocity, slopes, progress(done))
             done += 1
             overfit = None
             if settings.targets.refresh and position + 1 == count:
                 ahead = range(oldest + count, oldest + count + targets.BLOCK)
                 fresh, used = (
-                    torch.stack([loss_on(bank[each], kept(images), subset) for each in indices]).mean()
+                    torch.stack([loss_on(each, kept(images), subset) for each in indices]).mean()
                     for indices in (ahead, order[: targets.BLOCK].tolist())
                 )
                 overfit = (fresh / used).item()
@@ -142,17 +149,18 @@ Descent = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def begin(
-    data: Dataset, problem: Problem, settings: Settings, since: State | None = None
+    data: Dataset, problem: Problem, settings: Settings, since: State | None = None, ranks: Ranks = ALONE
 ) -> tuple[Tensor, Tensor, Descent, Callable[[Tensor], Tensor]]:
-    """The first images, their velocity, how they go on from there, and how they are kept in range (if they are)."""
-    given, method = settings.images, methods.named(settings.method)
+    """The rank's first images, their velocity, how they go on from there, and how they are kept in range (if so)."""
+    given, method, share = settings.images, methods.named(settings.method), ranks.share(data.num_classes)
     assert given.factor and given.start and given.lr and given.step and given.schedule  # resolved
     if since:
-        images, velocity = since.images, since.velocity
+        images, velocity = since.images[share], since.velocity[share]
     else:
         images = synthetic.start(
-            data, given.start, ipc=settings.ipc, factor=given.factor, shrink=given.shrink, key=Key(settings.seed)
-        )
+            data, given.start, ipc=settings.ipc, factor=given.factor, shrink=given.shrink, key=Key(settings.seed),
+            classes=share,
+        )  # fmt: skip
         velocity = torch.zeros_like(images)
     schedule, lr, momentum = given.schedule, given.lr, given.momentum
     by_gradient = given.step == "gradient"
@@ -170,8 +178,8 @@ def begin(
 
 
 Training = Callable[[Trained, Key], Trained]
-TrainingBetween = Callable[[Trained, Tensor, Key], Trained]
-"""(network, images (classes, ipc, c, h, w), key) -> the network after training"""
+TrainingBetween = Callable[[Trained, Tensor, Key, Ranks], Trained]
+"""(network, images (classes, ipc, c, h, w), key, whose classes they are) -> the network after training"""
 
 
 def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan) -> Training:
@@ -199,12 +207,12 @@ def training_between(data: Dataset, problem: Problem, settings: Settings, plan: 
     """How a network is trained between two sweeps: on real data (IDC), on the synthetic set (DC), or not (DM)."""
     loop = settings.loop
 
-    def on_real(trained: Trained, images: Tensor, key: Key) -> Trained:
+    def on_real(trained: Trained, images: Tensor, key: Key, ranks: Ranks) -> Trained:
         order = train_order(data, settings, key)
         return _train(step, trained, data.images, data.labels, order, data, recipe, key)
 
-    def on_synthetic(trained: Trained, images: Tensor, key: Key) -> Trained:
-        decoded = [problem.decode(own) for own in images]
+    def on_synthetic(trained: Trained, images: Tensor, key: Key, ranks: Ranks) -> Trained:
+        decoded = [problem.decode(own) for own in ranks.whole(images)]
         labels = torch.arange(len(decoded), device=data.device).repeat_interleave(len(decoded[0]))
         for epoch in range(loop.train_epochs or 0):
             order = torch.randperm(len(labels), generator=key.at(epoch).generator("order"))
@@ -217,7 +225,7 @@ def training_between(data: Dataset, problem: Problem, settings: Settings, plan: 
         recipe = dataclasses.replace(problem.recipe, augment=augment.suited(problem.recipe.augment, data.name))
         seen = data.num_classes * engine.decoded(problem, settings.ipc)
     else:
-        return lambda trained, images, key: trained
+        return lambda trained, images, key, ranks: trained
     step = _train_step(data, problem, recipe, plan, seen)
     return on_real if loop.train_images else on_synthetic
 
@@ -242,8 +250,8 @@ def _train(
     return training.last(steps)
 
 
-def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[engine.Sweep]:
-    """Everything random in the sweeps of one outer step, drawn at once on the CPU."""
+def draw(data: Dataset, problem: Problem, settings: Settings, key: Key, ranks: Ranks = ALONE) -> list[engine.Sweep]:
+    """Everything random in the sweeps of one outer step, drawn at once on the CPU; of all classes, then shared out."""
     inner, classes, match = settings.loop.inner_steps, data.num_classes, settings.match
     assert match.real_batch  # resolved
     generator = key.generator("real batches")
@@ -257,7 +265,9 @@ def draw(data: Dataset, problem: Problem, settings: Settings, key: Key) -> list[
     siamese = augment.draw(names, shape, data.size, key.generator("siamese"), one_of=one_of)
     siamese = augment.to(siamese, data.device)
     subset = draw_subsets(data, problem, settings, key, inner)
-    return [engine.Sweep(real[i], augment.at(siamese, i), subset[i]) for i in range(inner)]
+    own = ranks.share(classes)
+    labels = torch.arange(classes, device=data.device)[own]
+    return [engine.Sweep(labels, real[i, own], augment.at(siamese, i, own), subset[i, own]) for i in range(inner)]
 
 
 def draw_subsets(data: Dataset, problem: Problem, settings: Settings, key: Key, sweeps: int) -> Tensor:

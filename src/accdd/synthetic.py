@@ -11,7 +11,9 @@ from accdd.data import Dataset
 from accdd.keys import Key
 
 
-def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: Key) -> Tensor:
+def start(
+    data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: Key, classes: slice = slice(None)
+) -> Tensor:
     """Images to begin from.
 
     Args:
@@ -23,13 +25,14 @@ def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: 
         factor: tiles per side.
         shrink: how `mixed` and `kmeans` shrink, see `formation.encode`.
         key: decides the draws.
+        classes: whose images; those of each are the same whichever others there are.
 
     Returns:
         float32 (classes, ipc, c, h, w) in [0, 1] (but for `normal`), on the data's device.
     """
     shape = (data.num_classes, ipc, data.channels, data.size, data.size)
     if kind in ("noise", "normal"):
-        noise = torch.randn(shape, generator=key.generator("noise")).to(data.device)
+        noise = torch.randn(shape, generator=key.generator("noise"))[classes].to(data.device)
         if kind == "noise":
             return (0.5 + 0.25 * noise).clamp(0, 1)
         mean, std = (noise.new_tensor(each)[:, None, None] for each in (data.mean, data.std))
@@ -38,7 +41,7 @@ def start(data: Dataset, kind: str, *, ipc: int, factor: int, shrink: str, key: 
     select = selection.kmeans if kind == "kmeans" else selection.random
     chosen = select(data, formation.count(lambda stored: formation.decode(stored, factor), shape[1:]), key)
     # Class by class: factor^2 real images for each stored one would fill the memory.
-    gathered = (execution.gather(data.images, rows, data.device).float() / 255 for rows in chosen)
+    gathered = (execution.gather(data.images, rows, data.device).float() / 255 for rows in chosen[classes])
     shrunk = [formation.encode(images, factor, shrink) for images in gathered]
     return torch.stack(shrunk).clamp(0, 1)
 

@@ -27,6 +27,7 @@ from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.keys import Key
 from accdd.networks import Parameters, identity
+from accdd.parallel import ALONE, Ranks
 from accdd.training import Report
 
 VERSION = 1
@@ -112,17 +113,20 @@ class Bank:
         affordable = min(count, int(budget / each) // BLOCK * BLOCK)
         return affordable if affordable >= min(count, FEWEST) else 0
 
-    def build(self, count: int, report: Report = lambda share: None) -> None:
-        """Make those of the first `count` that are missing or damaged.
+    def build(self, count: int, report: Report = lambda share: None, ranks: Ranks = ALONE) -> None:
+        """Make those of the first `count` that are missing or damaged, with several ranks each its own blocks.
 
         Raises:
             InputError: they do not fit on the disk.
         """
         self.check_room(count)
-        blocks = _blocks(count)
-        for block in blocks:
-            self._ensure(block, lambda share, block=block: report((block + share) / len(blocks)))
-            report((block + 1) / len(blocks))
+        own = _blocks(count) if ranks.alone else _blocks(count)[ranks.rank :: ranks.count]
+        for done, block in enumerate(own):
+            self._ensure(block, lambda share, done=done: report((done + share) / len(own)))
+            report((done + 1) / len(own))
+        ranks.together(lambda: None)  # all are there before any is used
+        for block in _blocks(count):
+            self._ensure(block)
 
     def seconds(self, count: int) -> float:
         """What it took to make the first `count`, whenever that was."""
@@ -130,13 +134,19 @@ class Bank:
 
     def __getitem__(self, number: int) -> Target:
         """The target, on the data's device."""
+        return self.of(number, slice(None))
+
+    def of(self, number: int, classes: slice) -> Target:
+        """The target for some classes alone, on the data's device."""
         block, row = divmod(number, BLOCK)
         self._ensure(block)
         stored = self._open[block]
         kinds: dict[str, dict[str, Tensor]] = {"parameters": {}, "gradients": {}, "siamese": {}}
         for key in stored.keys():
             kind, name = key.split("/", 1)
-            kinds[kind][name] = stored.get_slice(key)[row].to(self._data.device)
+            value = stored.get_slice(key)
+            own = value[row] if kind == "parameters" else value[row, classes]
+            kinds[kind][name] = own.to(self._data.device)
         return Target(**kinds)
 
     def _ensure(self, block: int, report: Report = lambda share: None) -> None:

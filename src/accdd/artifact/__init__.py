@@ -4,6 +4,7 @@ from accdd.artifact.distilled import Distilled
 from accdd.artifact.export import FORMATS, PICTURES, Exported, Rounding, as_decoded, export, refuse_taken, rounded
 from accdd.artifact.format import annotate, load, save
 from accdd.artifact.imports import KINDS, import_set
+from accdd.artifact.merge import merge
 
 __all__ = [
     "FORMATS",
@@ -17,6 +18,7 @@ __all__ = [
     "export",
     "import_set",
     "load",
+    "merge",
     "refuse_taken",
     "rounded",
     "save",

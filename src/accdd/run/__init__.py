@@ -2,7 +2,7 @@
 
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.course import Result
-from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
+from accdd.run.folder import Record, RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
 from accdd.run.learning import Stopped, learn
 from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
@@ -10,6 +10,7 @@ from accdd.run.words import describe, describe_bank, describe_plan, verdict
 __all__ = [
     "Checkpoint",
     "Quiet",
+    "Record",
     "Reporter",
     "Result",
     "RunFolder",

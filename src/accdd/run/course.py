@@ -20,6 +20,7 @@ from accdd.evaluation import PROTOCOLS, Case, Score
 from accdd.execution import Plan
 from accdd.formation import decoded_by
 from accdd.networks import Architecture, settings_for
+from accdd.parallel import ALONE, Ranks
 from accdd.run import words
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.folder import RunFolder
@@ -91,24 +92,31 @@ def carry_out(
     folder: RunFolder | None,
     reporter: Reporter,
     since: Checkpoint | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
-    """Everything of a run that takes long, from its beginning or from where it was interrupted."""
+    """Everything of a run that takes long, from its beginning or from where it was interrupted.
+
+    Of several ranks, which all learn, the first alone has a folder, scores and speaks.
+    """
     protocol = evaluation.suited(PROTOCOLS[resolved.score.protocol], _case(real, resolved))
     scored = {n: architecture_for(settings_for(n, resolved.network), real) for n in resolved.score.networks}
     for line in words.describe(real, resolved, work.architecture):
         reporter.note(line)
     reporter.note(words.describe_plan(plan, real.device))
+    if not ranks.alone:
+        reporter.note(f"The classes are divided among {ranks.count} processes.")
     saved = folder.path / "distilled" if folder else None
-    if saved and saved.exists():  # the run was interrupted while it was scored
-        distilled = artifact.load(saved)
-    else:
-        distilled = _learned(source, real, resolved, plan, work, folder, reporter, since)
+    distilled = ranks.leader(lambda: artifact.load(saved) if saved and saved.exists() else None)
+    if not distilled:  # otherwise the run was interrupted while it was scored
+        distilled = _learned(source, real, resolved, plan, work, folder, reporter, since, ranks)
         if saved:
             artifact.save(distilled, saved)  # before scoring, which may take longer
+    if not ranks.leads:
+        return Result(distilled, (), distilled.info["seconds"], "", None)
     seconds: dict[str, float] = dict(distilled.info["seconds"])
 
     began, scores = time.perf_counter(), ()
-    for name, network in scored.items() if resolved.score.seeds else ():
+    for name, network in scored.items() if resolved.score.seeds and not resolved.shard else ():
         reporter.phase(f"scoring, {name}")
         found = evaluation.beside_random(
             *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
@@ -139,10 +147,10 @@ def early_stage_models(
     return built
 
 
-def build_bank(bank: Bank, count: int, reporter: Reporter) -> None:
+def build_bank(bank: Bank, count: int, reporter: Reporter, ranks: Ranks = ALONE) -> None:
     """Make what is missing of the first `count` targets."""
     reporter.phase("targets")
-    bank.build(count, reporter.update)
+    bank.build(count, reporter.update, ranks)
     reporter.update(1.0)
 
 
@@ -167,6 +175,7 @@ def _learned(
     folder: RunFolder | None,
     reporter: Reporter,
     since: Checkpoint | None,
+    ranks: Ranks,
 ) -> Distilled:
     """The set, with networks, targets and images made or gone on with; `info` says what each took."""
     where, bank, count = real.device, work.bank, resolved.targets.count or 0
@@ -175,21 +184,24 @@ def _learned(
     # What networks and targets cost is said whether they were made now or found in the cache; a bank that was brought
     # along in a folder of its own needs no networks.
     brought = count and resolved.targets.folder and not resolved.targets.refresh and not bank.missing(count)
+    if not brought:
+        ranks.leader(lambda: work.pool() and None)  # where the cache is shared, the others find them
     trained = None if brought else work.pool()
     seconds = {"pool": trained.seconds if trained else 0.0}
     if count:
-        build_bank(bank, count, reporter)
+        build_bank(bank, count, reporter, ranks)
         seconds["targets"] = round(bank.seconds(count), 2)
-        begin = functools.partial(loop.distill_on_targets, real, work.problem, bank, resolved, plan)
+        begin = functools.partial(loop.distill_on_targets, real, work.problem, bank, resolved, plan, ranks=ranks)
     else:
         next_network = models.source(work.architecture, where, resolved, trained)
-        begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, plan)
-    images, sweeps, spent = learn(begin, where, resolved, reporter, folder, since)
+        begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, plan, ranks=ranks)
+    images, sweeps, spent = learn(begin, where, resolved, reporter, folder, since, ranks)
     seconds["distilling"] = round(spent, 2)
     assert resolved.images.factor
     return Distilled(
         images=images.flatten(0, 1).cpu(),
-        labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
+        labels=torch.arange(real.num_classes)[ranks.share(real.num_classes) if ranks.apart else slice(None)]
+        .repeat_interleave(resolved.ipc),
         class_names=real.class_names, mean=real.mean, std=real.std,
         factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
         info=_info(real, source, resolved, plan, sweeps) | {"seconds": seconds},

@@ -14,6 +14,7 @@ from torch import Tensor
 from accdd import execution
 from accdd.config import Settings
 from accdd.loop import Progress, State
+from accdd.parallel import ALONE, Ranks
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.folder import RunFolder
 from accdd.run.progress import Reporter
@@ -38,6 +39,7 @@ def learn(
     reporter: Reporter,
     folder: RunFolder | None,
     since: Checkpoint | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, int, float]:
     """Run a loop until its steps or its budget are used up.
 
@@ -46,8 +48,10 @@ def learn(
         where: the device.
         settings: resolved.
         reporter: told of progress.
-        folder: where metrics, snapshots and checkpoints go, if anywhere.
+        folder: where metrics, snapshots and checkpoints go, if anywhere; of rank 0.
         since: what to go on from.
+        ranks: who this is among those that share the classes. The clock of rank 0 is everyone's, and the images that
+            are saved and returned are those of all.
 
     Returns:
         The images, float32 (classes, ipc, c, h, w) in [0, 1]; the sweeps done; the seconds of the loop alone.
@@ -68,39 +72,52 @@ def learn(
     if since and progress(since.state.sweep) >= 1:
         return since.state.images.clamp(0, 1), since.state.sweep, spent
     marks = [mark for mark in _marks(settings.loop.snapshots) if not since or mark > progress(since.state.sweep)]
+    stop, keeping, nothing = 0.0, ranks.largest([float(folder is not None)]) == [1.0], -math.inf
     with _signals() as came:
+
+        def stopping() -> bool:
+            """Whether a signal came; of several ranks to any, by the beginning of this sweep's end."""
+            return bool(came if ranks.alone else stop)
+
         saved = resumed = time.perf_counter()
         for state in begin(progress, since and since.state):
-            must = state.sweep in (0, total) or state.overfit is not None or came
+            must = state.sweep in (0, total) or state.overfit is not None or came or not ranks.alone
             if where.type != "cpu" and not must and time.perf_counter() - resumed < LOOK_SECONDS:
                 continue
             execution.synchronise(where)  # without it, seconds would count launches
             now = time.perf_counter()
             spent += now - resumed
+            mine = (spent, now - saved) if ranks.leads else (nothing, nothing)
+            stop, spent, unsaved = ranks.largest([float(bool(came)), *mine])
             share = progress(state.sweep)
             over = share >= 1
             if state.sweep and (over or spent - logged >= 1 or state.overfit is not None):
-                logged, loss = spent, _finite(state.losses.sum().item(), state.sweep)
+                logged, loss = spent, _finite(ranks.whole(state.losses).sum().item(), state.sweep)
                 if folder:
                     folder.log(state.sweep, spent, loss, state.overfit)
-            if folder and settings.loop.snapshots and (state.sweep == 0 or over or share >= marks[0]):
-                folder.snapshot(state.sweep, spent, state.images)
+            if keeping and settings.loop.snapshots and (state.sweep == 0 or over or share >= marks[0]):
+                images = ranks.whole(state.images)
+                if folder:
+                    folder.snapshot(state.sweep, spent, images)
             marks = [mark for mark in marks if mark > share]
             of = f"/{total}" if total and not budget else ""
             reporter.update(
                 min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}")
             )
-            if folder and (came or over or now - saved >= settings.loop.checkpoint):
-                folder.checkpoint(state, spent)
+            if keeping and (stopping() or over or unsaved >= settings.loop.checkpoint):
+                whole = state._replace(images=ranks.whole(state.images), velocity=ranks.whole(state.velocity))
+                if folder:
+                    folder.checkpoint(whole, spent)
                 saved = time.perf_counter()
-            if came or over:
+            if stopping() or over:
                 break
             resumed = time.perf_counter()
     assert state is not None
-    if came:
+    if stopping():
         again = f" Go on with: accdd distill --resume {shlex.quote(str(folder.path))}" if folder else ""
-        raise Stopped(came[0], f"Stopped after sweep {state.sweep}.{again}")
-    return state.images.detach().clamp(0, 1), state.sweep, spent
+        number = came[0] if came else signal.SIGTERM  # it came to another rank
+        raise Stopped(number, f"Stopped after sweep {state.sweep}.{again}")
+    return ranks.whole(state.images.detach()).clamp(0, 1), state.sweep, spent
 
 
 @contextlib.contextmanager

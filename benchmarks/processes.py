@@ -1,0 +1,139 @@
+"""One run on several processes: the same images, what travels between them, what each holds, what it gains.
+
+    python benchmarks/processes.py equal|bytes|memory|speed --out FOLDER
+
+`equal`: images after 20 sweeps on 1, 2, 3 and 4 processes, compared bit by bit. `bytes`: what passes the loopback
+device in 40 more sweeps. `memory`: the largest process with 200 classes on 1, 2 and 4. `speed`: two processes of one
+thread against one of two, in turn. Runs that are in FOLDER already are not repeated.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cells import DATA
+
+COMMON = (
+    "--ipc=1", "--set=network.width=32", "--set=score.seeds=0", "--set=loop.snapshots=0", "--set=pool.networks=2",
+    "--set=pool.epochs=0.1", "--compile=never",
+)  # fmt: skip
+CIFAR = str(DATA / "cifar10-jpeg")
+UNTRAINED = ("--set=loop.train_images=0", "--inner-steps=1")
+HOSTS = {
+    "IDC": ("--method=idc", "--targets=0", "--inner-steps=20", "--set=loop.train_images=500"),
+    "IDC on targets": ("--method=idc", "--targets=20", *UNTRAINED),
+    "DSA": ("--method=dsa", "--targets=0", "--inner-steps=20", "--set=loop.train_epochs=1"),
+    "DSA on targets": ("--method=dsa", "--targets=20", *UNTRAINED),
+    "DM": ("--method=dm", "--targets=0", *UNTRAINED),
+    "DM on targets": ("--method=dm", "--targets=20", *UNTRAINED),
+}
+"""Twenty sweeps to an outer step of those that train, one of those that do not."""
+
+
+def steps(host: str, sweeps: int) -> str:
+    """The option for so many sweeps."""
+    return f"--steps={sweeps // 20 if '--inner-steps=20' in HOSTS[host] else sweeps}"
+
+
+def launch(folder: Path, count: int, *options: str, threads: int = 1) -> dict[str, float]:
+    """A run on `count` processes, unless it is there; seconds, bytes on the loopback, and GB of the largest process."""
+    result = folder / "took.json"
+    if result.exists():
+        return json.loads(result.read_text())
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "accdd", "distill", *options, "--out", str(folder / "run"), "--quiet"]
+    before, began = loopback(), time.perf_counter()
+    with (folder / "log.txt").open("w") as log:
+        ranks = [
+            subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=os.environ
+                | (common if count > 1 else {})
+                | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": str(threads)},
+            )
+            for rank in range(count)
+        ]
+        ends = [os.wait4(rank.pid, 0) for rank in ranks]
+    assert not any(status for _, status, _ in ends), f"look at {folder / 'log.txt'}"
+    took = {
+        "seconds": json.loads((folder / "run" / "evaluation.json").read_text())["seconds"]["distilling"],
+        "whole": round(time.perf_counter() - began, 1),
+        "bytes": loopback() - before,
+        "GB": max(used.ru_maxrss for *_, used in ends) * 1024 / 1e9,
+    }
+    result.write_text(json.dumps(took))
+    return took
+
+
+def loopback() -> int:
+    """Bytes that the loopback device has carried."""
+    return int(Path("/sys/class/net/lo/statistics/tx_bytes").read_text())
+
+
+def images(folder: Path) -> bytes:
+    return (folder / "run" / "distilled" / "images.safetensors").read_bytes()
+
+
+def equal(out: Path) -> None:
+    for host, options in HOSTS.items():
+        for count in (1, 2, 3, 4):
+            launch(out / host / str(count), count, CIFAR, *COMMON, *options, steps(host, 20))
+        alone = images(out / host / "1")
+        same = [images(out / host / str(count)) == alone for count in (2, 3, 4)]
+        print(f"{host:16} on 2, 3, 4 processes: {', '.join('the same bits' if each else 'OTHER' for each in same)}")
+
+
+def bytes_(out: Path) -> None:
+    for host, options in HOSTS.items():
+        for count in (2, 4):
+            few, many = (
+                launch(out / host / f"{count}, {sweeps}", count, CIFAR, *COMMON, *options, steps(host, sweeps))["bytes"]
+                for sweeps in (20, 60)
+            )
+            print(f"{host:16} {count} processes: {(many - few) / 40:10,.0f} bytes a sweep")
+
+
+def memory(out: Path) -> None:
+    tiny = (str(DATA / "tiny-imagenet-32"), *COMMON, "--targets=0", *UNTRAINED, "--steps=2", "--ipc=10")
+    for count in (1, 2, 4):
+        took = launch(out / str(count), count, *tiny)
+        print(f"{count} processes: {took['GB']:.2f} GB the largest, {took['seconds']:.1f} s for two sweeps")
+
+
+def speed(out: Path) -> None:
+    for host, options in HOSTS.items():
+        for turn in range(3):
+            one, two = (
+                launch(
+                    out / host / f"{turn}, {count}", count, CIFAR, *COMMON, *options, steps(host, 40), threads=threads
+                )["seconds"]
+                for count, threads in ((1, 2), (2, 1))
+            )
+            print(f"{host:16} 1 x 2 threads {one:6.2f} s, 2 x 1 {two:6.2f} s, ratio {one / two:.2f}")
+
+
+def main() -> None:
+    """Run what is missing, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    studies = {"equal": equal, "bytes": bytes_, "memory": memory, "speed": speed}
+    parser.add_argument("study", choices=studies)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    studies[arguments.study](arguments.out / arguments.study)
+
+
+if __name__ == "__main__":
+    main()
