@@ -63,10 +63,11 @@ def distill(
     resolved = course.afford(work.bank, wanted, resolved, real, reporter)
     plan = engine.choose_plan(work.problem, real, resolved)
     work.bank.check_room(resolved.targets.count or 0)
-    folder = None
-    if out is not None:
-        folder = RunFolder.create(out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan)
-    return course.carry_out(source, real, resolved, plan, work, folder, reporter)
+    if out is None:
+        return course.carry_out(source, real, resolved, plan, work, None, reporter)
+    folder = RunFolder.create(out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan)
+    with folder.claimed():
+        return course.carry_out(source, real, resolved, plan, work, folder, reporter)
 
 
 def resume(
@@ -105,14 +106,15 @@ def resume(
         raise InputError(f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same.")
     work = course.prepare(real, resolved, reporter)
     work.bank.check_room(resolved.targets.count or 0)
-    since, problems = folder.rewind(where)
-    here = f"{execution.machine(where)}, torch {torch.__version__}"
-    if here != record.machine:
-        reporter.note(f"Begun on {record.machine}, going on with {here}: the last bits will differ.")
-    for problem in problems:
-        reporter.note(f"Not used, because it is damaged: {problem}.")
-    reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
-    return course.carry_out(given, real, resolved, record.plan, work, folder, reporter, since)
+    with folder.claimed():
+        since, problems = folder.rewind(where)
+        here = f"{execution.machine(where)}, torch {torch.__version__}"
+        if here != record.machine:
+            reporter.note(f"Begun on {record.machine}, going on with {here}: the last bits will differ.")
+        for problem in problems:
+            reporter.note(f"Not used, because it is damaged: {problem}.")
+        reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
+        return course.carry_out(given, real, resolved, record.plan, work, folder, reporter, since)
 
 
 def evaluate(

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from accdd import augment, config, engine, execution, files, selection
@@ -155,7 +154,7 @@ class Bank:
                 for kind, rows in kinds.items()
                 for name in rows[0]
             }
-            save_file(tensors, folder / "targets.safetensors")
+            files.save_tensors(tensors, folder / "targets.safetensors")
             (folder / "seconds.json").write_text(json.dumps(round(time.perf_counter() - began, 2)))
 
         if not (self.folder / "bank.json").exists():

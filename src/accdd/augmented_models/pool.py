@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from accdd import config, execution, files, training
 from accdd.config import Train
@@ -67,7 +67,8 @@ def load_or_build(
         began = time.perf_counter()
         members = build(data, architecture, settings, report)
         for position, member in enumerate(members):
-            save_file({k: v.cpu() for k, v in member.parameters.items()}, folder / f"{position}.safetensors")
+            values = {name: value.cpu() for name, value in member.parameters.items()}
+            files.save_tensors(values, folder / f"{position}.safetensors")
         index = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
         record = {"seconds": round(time.perf_counter() - began, 2), "models": index}
         (folder / "pool.json").write_text(json.dumps(record, indent=1))

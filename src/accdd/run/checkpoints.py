@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from accdd import files
 from accdd.config import InputError
@@ -57,8 +57,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     if target.exists():  # gone on from this one and stopped before the next sweep
         return
     with files.commit_folder(target, manifest=True) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                  temporary / "state.safetensors")  # fmt: skip
+        values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        files.save_tensors(values, temporary / "state.safetensors")
         about = position | {"seconds": checkpoint.seconds, "metrics": checkpoint.metrics}
         (temporary / "state.json").write_text(json.dumps(about))
     for old in listed(folder)[KEPT:]:

@@ -103,7 +103,8 @@ def carry_out(
         distilled = artifact.load(saved)
     else:
         distilled = _learned(source, real, resolved, plan, work, folder, reporter, since)
-        if saved:
+        if folder and saved:
+            folder.check()
             artifact.save(distilled, saved)  # before scoring, which may take longer
     seconds: dict[str, float] = dict(distilled.info["seconds"])
 
@@ -121,6 +122,7 @@ def carry_out(
     distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
     sentence = words.verdict(real, resolved, scores, distilled.info["sweeps"], seconds)
     if folder:
+        folder.check()
         artifact.annotate(distilled, folder.path / "distilled")
         folder.evaluation({"verdict": sentence, **outcome})
     return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
