@@ -1,5 +1,6 @@
 """A run on disk and on the screen."""
 
+from accdd.run.checking import Checked, Part, check
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.course import Result
 from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
@@ -8,13 +9,16 @@ from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
 
 __all__ = [
+    "Checked",
     "Checkpoint",
+    "Part",
     "Quiet",
     "Reporter",
     "Result",
     "RunFolder",
     "Snapshot",
     "Stopped",
+    "check",
     "describe",
     "describe_bank",
     "describe_plan",
