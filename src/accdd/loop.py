@@ -37,6 +37,8 @@ class State(NamedTuple):
     """Number of the first target in use."""
     overfit: float | None = None
     """The loss on targets that were never used over that on some of the bank; after a pass, where it is looked at."""
+    halvings: int = 0
+    """How often the images' step size was halved, after numbers that were not finite."""
 
 
 Progress = Callable[[int], float]
@@ -58,7 +60,7 @@ def distill(
         progress: where the run stands, for a step size that falls.
         since: a state that was yielded before, after which to go on.
     """
-    loop, root = settings.loop, Key(settings.seed)
+    loop, root, halvings = settings.loop, Key(settings.seed), since.halvings if since else 0
     images, velocity, step_down, kept = begin(data, problem, settings, since)
     sweep = engine.sweeper(problem, plan)
     warm_up, train_between = warming(data, problem, settings, plan), training_between(data, problem, settings, plan)
@@ -83,7 +85,7 @@ def distill(
             images, velocity = step_down(images, velocity, slopes, progress(done))
             done += 1
             trained = training.contiguous(trained)
-            yield State(done, images, losses, velocity, trained)
+            yield State(done, images, losses, velocity, trained, halvings=halvings)
         skipped = 0
 
 
@@ -110,7 +112,7 @@ def distill_on_targets(
 
     if since is None:
         yield State(0, images, images.new_zeros(0), velocity)
-    done, oldest = (since.sweep, since.oldest) if since else (0, 0)
+    done, oldest, halvings = (since.sweep, since.oldest, since.halvings) if since else (0, 0, 0)
     first, skipped = divmod(done, count)
     for number in itertools.count(first):
         key = root.at("pass", number)
@@ -133,7 +135,7 @@ def distill_on_targets(
                 )
                 overfit = (fresh / used).item()
                 oldest += targets.BLOCK if overfit > 1 + settings.targets.refresh else 0
-            yield State(done, images, losses, velocity, oldest=oldest, overfit=overfit)
+            yield State(done, images, losses, velocity, oldest=oldest, overfit=overfit, halvings=halvings)
         skipped = 0
 
 
@@ -158,6 +160,7 @@ def begin(
     by_gradient = given.step == "gradient"
     if by_gradient:
         lr, momentum = method.step(given.lr, momentum, data, settings.ipc, given.base_size)
+    lr *= 0.5 ** (since.halvings if since else 0)
 
     def step_down(images: Tensor, velocity: Tensor, slopes: Tensor, share: float) -> tuple[Tensor, Tensor]:
         slopes = slopes if by_gradient else synthetic.normalised(slopes)

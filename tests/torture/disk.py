@@ -167,7 +167,13 @@ class Journal:
     def __init__(self, root: Path, power_cut: Callable[["Journal"], None]) -> None:
         self._root, self._power_cut = root, power_cut
         self._tree = self._read(root)
+        self._streams: list[io.FileIO] = []
         self.disk = Disk(after=self._note)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for stream in self._streams:
+            stream.close()
 
     def state(self, into: Path, random: random.Random) -> None:
         """Write one state that a power cut may leave now, into an empty folder."""
@@ -193,7 +199,8 @@ class Journal:
         if name == "write":
             before = self._find(path.parent).now.get(path.name)
             if before is None:
-                change = {path.name: _File(None, io.FileIO(path))}
+                self._streams.append(io.FileIO(path))
+                change = {path.name: _File(None, self._streams[-1])}
         elif name == "mkdir":
             change = {path.name: _Folder()}
         elif name in ("unlink", "rmdir"):

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from torture import disk
-from torture.commits import COMMITS, Commit, fresh, save_checkpoint, state
+from helpers import CPU
 
 import accdd.run.checkpoints as checkpoints
-from helpers import CPU
+from torture import disk
+from torture.commits import COMMITS, Commit, fresh, save_checkpoint, state
 
 
 class Outcome(NamedTuple):
@@ -92,38 +92,39 @@ def forked() -> Iterator[int | None]:
 
 def power_cuts(folder: Path, count: int, seed: int = 0, kinds: tuple[str, ...] = tuple(COMMITS)) -> Outcome:
     """States that a power cut may leave, at every operation of a commit; after it, only the new one may be found."""
-    draw, wrong, tried = random.Random(seed), [], 0
-    each = -(-count // len(kinds))
-    for kind in kinds:
-        commit, done = COMMITS[kind], 0
-        operations = _operations(commit, fresh(folder / "count"))
-        per_operation = -(-each // (operations + 1))
-        here, left = fresh(folder / "disk"), folder / "left"
-        commit.prepare(here)
+    draw, each = random.Random(seed), -(-count // len(kinds))
+    wrong = [line for kind in kinds for line in _power_cuts(kind, folder, each, draw)]
+    return Outcome(each * len(kinds), tuple(wrong))
 
-        def cut(journal: disk.Journal, allowed: tuple[str, ...] = ("old", "new"), times: int = per_operation) -> None:
-            nonlocal done
-            for _ in range(min(times, each - done)):
-                journal.state(fresh(left), draw)
-                found = commit.found(left)  # noqa: B023: called at once
-                done += 1
-                if found not in allowed:
-                    wrong.append(f"{kind}, after {journal.disk.count} operations: {found}")  # noqa: B023
 
-        journal = disk.Journal(here, cut)
+def _power_cuts(kind: str, folder: Path, count: int, draw: random.Random) -> list[str]:
+    commit, wrong, done = COMMITS[kind], [], 0
+    times = -(-count // (_operations(commit, fresh(folder / "count")) + 1))
+    here, left = fresh(folder / "disk"), folder / "left"
+    commit.prepare(here)
+
+    def cut(journal: disk.Journal, allowed: tuple[str, ...] = ("old", "new"), times: int = times) -> None:
+        nonlocal done
+        for _ in range(min(times, count - done)):
+            journal.state(fresh(left), draw)
+            found = commit.found(left)
+            done += 1
+            if found not in allowed:
+                wrong.append(f"{kind}, after {journal.disk.count} operations: {found}")
+
+    with contextlib.closing(disk.Journal(here, cut)) as journal:
         with journal.disk.mounted():
             commit.commit(here)
-        cut(journal, ("new",), each - done)
-        tried += done
-    return Outcome(tried, tuple(wrong))
+        cut(journal, ("new",), count - done)
+    return wrong
 
 
 def _operations(commit: Commit, here: Path) -> int:
     commit.prepare(here)
     counted: list[None] = []
-    journal = disk.Journal(here, lambda journal: counted.append(None))
-    with journal.disk.mounted():
-        commit.commit(here)
+    with contextlib.closing(disk.Journal(here, lambda journal: counted.append(None))) as journal:
+        with journal.disk.mounted():
+            commit.commit(here)
     return len(counted)
 
 
@@ -146,12 +147,13 @@ def damaged_checkpoints(folder: Path, count: int, seed: int = 0) -> Outcome:
     return Outcome(count, tuple(wrong))
 
 
-def damage(file: Path, draw: random.Random) -> str:
+def damage(file: Path, draw: random.Random, removable: bool = True) -> str:
     """Damage a file in one of many ways; returns which."""
     raw = bytearray(file.read_bytes())
     at = draw.randrange(len(raw))
     length = 1 + draw.randrange(min(64, len(raw) - at))
-    how = draw.choice(("cut", "flipped", "zeroed", "random", "longer", "doubled", "removed", "emptied", "a folder"))
+    ways = ("cut", "flipped", "flipped", "zeroed", "random", "longer", "doubled", "emptied")
+    how = draw.choice((*ways, "removed", "a folder") if removable else ways)
     if how in ("removed", "a folder"):
         file.unlink()
         if how == "a folder":

@@ -91,7 +91,9 @@ def _run(path: Path, finished: bool) -> Iterator[Part]:
         if entry.parent == path and entry.name in known:
             continue
         if entry.parent.name != "checkpoints" or entry not in checkpoints.listed(path / "checkpoints"):
-            yield Part(_name(path, entry), "unknown", _why(entry.name))
+            failed = entry.parent.name == "checkpoints" and entry.name == checkpoints.FAILED
+            why = "before a step that was not finite" if failed else _why(entry.name)
+            yield Part(_name(path, entry), "unknown", why)
 
 
 def _metrics(path: Path) -> Iterator[Part]:

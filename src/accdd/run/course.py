@@ -25,6 +25,7 @@ from accdd.run.checkpoints import Checkpoint
 from accdd.run.folder import RunFolder
 from accdd.run.learning import learn
 from accdd.run.progress import Reporter
+from accdd.run.trouble import within_memory
 from accdd.targets import Bank
 
 
@@ -120,7 +121,7 @@ def carry_out(
 
     outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
     distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
-    sentence = words.verdict(real, resolved, scores, distilled.info["sweeps"], seconds)
+    sentence = words.verdict(real, resolved, scores, distilled.info["sweeps"], seconds, distilled.info.get("halvings"))
     if folder:
         folder.check()
         artifact.annotate(distilled, folder.path / "distilled")
@@ -181,19 +182,20 @@ def _learned(
     if count:
         build_bank(bank, count, reporter)
         seconds["targets"] = round(bank.seconds(count), 2)
-        begin = functools.partial(loop.distill_on_targets, real, work.problem, bank, resolved, plan)
+        begin = functools.partial(loop.distill_on_targets, real, work.problem, bank, resolved)
     else:
         next_network = models.source(work.architecture, where, resolved, trained)
-        begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, plan)
-    images, sweeps, spent = learn(begin, where, resolved, reporter, folder, since)
-    seconds["distilling"] = round(spent, 2)
+        begin = functools.partial(loop.distill, real, work.problem, next_network, resolved)
+    learned = learn(within_memory(begin, plan, reporter.note), where, resolved, reporter, folder, since)
+    seconds["distilling"] = round(learned.seconds, 2)
     assert resolved.images.factor
+    troubled = {"halvings": learned.halvings} if learned.halvings else {}
     return Distilled(
-        images=images.flatten(0, 1).cpu(),
+        images=learned.images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes).repeat_interleave(resolved.ipc),
         class_names=real.class_names, mean=real.mean, std=real.std,
         factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
-        info=_info(real, source, resolved, plan, sweeps) | {"seconds": seconds},
+        info=_info(real, source, resolved, plan, learned.sweeps) | troubled | {"seconds": seconds},
     )  # fmt: skip
 
 

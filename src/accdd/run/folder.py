@@ -163,22 +163,43 @@ class RunFolder:
     def rewind(self, where: torch.device) -> tuple[Checkpoint | None, list[str]]:
         """The checkpoint to go on from, and what was wrong with newer ones; what came after it is taken back."""
         checkpoint, problems = checkpoints.newest(self.path / "checkpoints", where)
-        done = checkpoint.state.sweep if checkpoint else -1
-        for later in (self.path / "snapshots").glob("sweep-*.safetensors"):
-            if (number := later.stem.removeprefix("sweep-")).isdigit() and int(number) > done:
-                later.unlink()
-        metrics = self.path / "metrics.jsonl"
-        if metrics.exists():
-            with metrics.open("r+b") as file:
-                file.truncate(min(checkpoint.metrics if checkpoint else 0, metrics.stat().st_size))
+        self._take_back(checkpoint.state.sweep if checkpoint else -1, checkpoint.metrics if checkpoint else 0)
         return checkpoint, problems
+
+    def written(self) -> int:
+        """Bytes of metrics.jsonl."""
+        metrics = self.path / "metrics.jsonl"
+        return metrics.stat().st_size if metrics.exists() else 0
+
+    def restored(self, sweep: int, metrics: int, failing: State, halvings: int) -> None:
+        """Record that the run went back to an earlier state, and keep the one before the step that failed.
+
+        Args:
+            sweep: of the state that was restored.
+            metrics: bytes of metrics.jsonl that belong to it.
+            failing: after it came a step that was not finite.
+            halvings: of the images' step size, with this one.
+        """
+        self.check()
+        self._take_back(sweep, metrics)
+        line = {"sweep": sweep, "not finite": failing.sweep + 1, "halvings": halvings}
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        checkpoints.save(self.path / "checkpoints" / checkpoints.FAILED, Checkpoint(failing, 0.0, 0))
+
+    def _take_back(self, sweep: int, metrics: int) -> None:
+        """Undo what was written after a sweep."""
+        for later in (self.path / "snapshots").glob("sweep-*.safetensors"):
+            if (number := later.stem.removeprefix("sweep-")).isdigit() and int(number) > sweep:
+                later.unlink()
+        if self.written():
+            with (self.path / "metrics.jsonl").open("r+b") as file:
+                file.truncate(min(metrics, self.written()))
 
     def checkpoint(self, state: State, seconds: float) -> None:
         """Save all that is needed to go on after this state."""
         self.check()
-        metrics = self.path / "metrics.jsonl"
-        written = metrics.stat().st_size if metrics.exists() else 0
-        checkpoints.save(self.path / "checkpoints", Checkpoint(state, seconds, written))
+        checkpoints.save(self.path / "checkpoints", Checkpoint(state, seconds, self.written()))
 
     def log(self, sweep: int, seconds: float, loss: float, overfit: float | None = None) -> None:
         """Append a line to metrics.jsonl."""

@@ -6,7 +6,8 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +15,11 @@ from torch import Tensor
 from accdd import execution
 from accdd.config import Settings
 from accdd.loop import Progress, State
+from accdd.run import trouble
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.folder import RunFolder
 from accdd.run.progress import Reporter
+from accdd.run.trouble import Begin
 
 LOOK_SECONDS = 0.1
 """How often a GPU is waited for and the clock read: in between, later sweeps are drawn and launched while it works."""
@@ -31,15 +34,31 @@ class Stopped(KeyboardInterrupt):
         """Of the signal."""
 
 
+class Learned(NamedTuple):
+    """What came of a loop."""
+
+    images: Tensor
+    """float32 (classes, ipc, c, h, w) in [0, 1]."""
+    sweeps: int
+    seconds: float
+    """Of the loop alone."""
+    halvings: int = 0
+    """Of the images' step size, after numbers that were not finite."""
+
+
 def learn(
-    begin: Callable[[Progress, State | None], Iterator[State]],
+    begin: Begin,
     where: torch.device,
     settings: Settings,
     reporter: Reporter,
     folder: RunFolder | None,
     since: Checkpoint | None = None,
-) -> tuple[Tensor, int, float]:
+) -> Learned:
     """Run a loop until its steps or its budget are used up.
+
+    Loss and images are looked at about once a second and before they are saved. Where they are no longer finite, the
+    run goes back to the last state that was saved (without a folder: that would have been) and goes on from there with
+    half the step size, at most `trouble.HALVINGS` times.
 
     Args:
         begin: starts the loop; it is told how to find out where the run stands, and after which state to go on.
@@ -49,11 +68,8 @@ def learn(
         folder: where metrics, snapshots and checkpoints go, if anywhere.
         since: what to go on from.
 
-    Returns:
-        The images, float32 (classes, ipc, c, h, w) in [0, 1]; the sweeps done; the seconds of the loop alone.
-
     Raises:
-        ArithmeticError: the loss is no longer finite (looked at once a second).
+        ArithmeticError: the loss or the images are not finite, with the smallest step size, too.
         Stopped: SIGTERM or SIGINT came; with a folder, everything is saved. A second signal ends the process at once.
     """
     steps, budget = settings.loop.steps, settings.loop.budget
@@ -65,12 +81,18 @@ def learn(
     def progress(sweeps: int) -> float:
         return max(spent / budget if budget else 0.0, sweeps / total if total else float(total == 0))
 
+    def ahead(state: State | None) -> list[float]:
+        return [mark for mark in _marks(settings.loop.snapshots) if not state or mark > progress(state.sweep)]
+
     if since and progress(since.state.sweep) >= 1:
-        return since.state.images.clamp(0, 1), since.state.sweep, spent
-    marks = [mark for mark in _marks(settings.loop.snapshots) if not since or mark > progress(since.state.sweep)]
+        return Learned(since.state.images.clamp(0, 1), since.state.sweep, spent, since.state.halvings)
+    marks = ahead(state)
+    good, good_metrics = state, since.metrics if since else 0
     with _signals() as came:
         saved = resumed = time.perf_counter()
-        for state in begin(progress, since and since.state):
+        states = begin(progress, state)
+        while (following := next(states, None)) is not None:
+            state, good = following, good or following
             must = state.sweep in (0, total) or state.overfit is not None or came
             if where.type != "cpu" and not must and time.perf_counter() - resumed < LOOK_SECONDS:
                 continue
@@ -79,8 +101,15 @@ def learn(
             spent += now - resumed
             share = progress(state.sweep)
             over = share >= 1
-            if state.sweep and (over or spent - logged >= 1 or state.overfit is not None):
-                logged, loss = spent, _finite(state.losses.sum().item(), state.sweep)
+            told = bool(state.sweep) and (over or spent - logged >= 1 or state.overfit is not None)
+            save = bool(came) or over or now - saved >= settings.loop.checkpoint
+            if (told or save) and not trouble.finite(state):
+                states, good, good_metrics = _again(begin, progress, good, good_metrics, state, folder, reporter)
+                state, marks, saved = good, ahead(good), now
+                resumed = time.perf_counter()
+                continue
+            if told:
+                logged, loss = spent, state.losses.sum().item()
                 if folder:
                     folder.log(state.sweep, spent, loss, state.overfit)
             if folder and settings.loop.snapshots and (state.sweep == 0 or over or share >= marks[0]):
@@ -90,8 +119,10 @@ def learn(
             reporter.update(
                 min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}")
             )
-            if folder and (came or over or now - saved >= settings.loop.checkpoint):
-                folder.checkpoint(state, spent)
+            if save:
+                if folder:
+                    folder.checkpoint(state, spent)
+                good, good_metrics = state, folder.written() if folder else 0
                 saved = time.perf_counter()
             if came or over:
                 break
@@ -100,7 +131,32 @@ def learn(
     if came:
         again = f" Go on with: accdd distill --resume {shlex.quote(str(folder.path))}" if folder else ""
         raise Stopped(came[0], f"Stopped after sweep {state.sweep}.{again}")
-    return state.images.detach().clamp(0, 1), state.sweep, spent
+    return Learned(state.images.detach().clamp(0, 1), state.sweep, spent, state.halvings)
+
+
+def _again(
+    begin: Begin, progress: Progress, good: State, metrics: int, bad: State, folder: RunFolder | None,
+    reporter: Reporter,
+) -> tuple[Iterator[State], State, int]:  # fmt: skip
+    """Go on from the last good state with half the step size; its states, that state, its bytes of metrics.jsonl."""
+    failing = trouble.last_finite(begin, progress, good, bad.sweep)
+    where = f"by sweep {bad.sweep}" if failing is None else f"in sweep {failing.sweep + 1}"
+    if good.halvings == trouble.HALVINGS:
+        loss = bad.losses.sum().item()
+        what = f"The loss became {loss}" if not math.isfinite(loss) else "The images became infinite"
+        raise ArithmeticError(
+            f"{what} {where}, also with the images' step size halved {good.halvings} times. "
+            "Lower images.lr, or train.lr."
+        )
+    good = good._replace(halvings=good.halvings + 1)
+    reporter.note(
+        f"Not finite {where}: back to sweep {good.sweep}, with the images' step size halved "
+        f"({good.halvings} of at most {trouble.HALVINGS} times)."
+    )
+    if folder:
+        folder.restored(good.sweep, metrics, failing or good, good.halvings)
+        metrics = folder.written()
+    return begin(progress, good), good, metrics
 
 
 @contextlib.contextmanager
@@ -126,12 +182,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-def _finite(loss: float, sweep: int) -> float:
-    if not math.isfinite(loss):
-        raise ArithmeticError(f"The loss became {loss} by sweep {sweep}. Lower images.lr, or train.lr.")
-    return loss
 
 
 def _marks(count: int) -> list[float]:
