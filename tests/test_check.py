@@ -96,10 +96,14 @@ def test_the_command_ends_with_1_where_something_is_damaged(out: Path):
     assert [part["name"] for part in record["parts"] if part["state"] == "damaged"] == ["distilled"]
 
 
+def abc(folder: Path) -> None:
+    (folder / "a").write_text("abc")
+
+
 def test_exports_and_entries_of_the_cache_are_known(tmp_path: Path):
     artifact.export(distilled(), "png", tmp_path / "png")
     assert check(tmp_path / "png").kind == "export" and check(tmp_path / "png").sound
-    entry = files.cached("pools", {"data": "x"}, lambda folder: (folder / "a").write_text("abc") and None)
+    entry = files.cached("pools", {"data": "x"}, abc)
     assert told(entry) == {".": "whole"}
     (entry / "a").write_text("abd")
     assert told(entry) == {"a": "damaged"}
@@ -107,7 +111,7 @@ def test_exports_and_entries_of_the_cache_are_known(tmp_path: Path):
     assert told(entry) == {"a": "missing"}
     bank = tmp_path / "bank"
     files.write_text(bank / "bank.json", "{}")
-    files.made(bank / "000000", lambda folder: (folder / "a").write_text("abc") and None)
+    files.made(bank / "000000", abc)
     assert told(bank) == {"bank.json": "unknown", "000000": "whole"}
     (bank / "000000" / "a").write_text("abd")
     assert told(bank)["000000"] == "damaged"

@@ -228,8 +228,9 @@ class Journal:
             self._write(child, path / name, random)
 
 
-def _torn(stream: io.FileIO, random: random.Random) -> bytes:
+def _torn(stream: io.FileIO | None, random: random.Random) -> bytes:
     """What may be in a file that was never synced: nothing, a beginning, zeros, or all."""
+    assert stream is not None
     stream.seek(0)
     whole = stream.read()
     return random.choice((b"", whole[: random.randrange(len(whole) + 1)], bytes(len(whole)), whole))

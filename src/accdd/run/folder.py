@@ -225,7 +225,7 @@ class RunFolder:
 
 def digest(tensor: Tensor) -> str:
     """Hexadecimal SHA-256 of a tensor's numbers; the tensor is on the CPU and contiguous."""
-    return hashlib.sha256(tensor.numpy()).hexdigest()
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
 
 def refuse_existing(path: Path, given: Mapping[str, Any] | None = None) -> None:
