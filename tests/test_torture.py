@@ -35,6 +35,7 @@ def test_damaged_newest_checkpoints(tmp_path: Path):
     right(faults.damaged_checkpoints(tmp_path, 50))
 
 
+@pytest.mark.timeout(600)  # a minute on a core that is shared with nobody
 def test_runs_that_are_killed_at_any_moment(tmp_path: Path):
     found = processes.kills(tmp_path, 10)
     right(found)

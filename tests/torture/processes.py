@@ -17,8 +17,8 @@ from torture.commits import fresh
 from torture.faults import Outcome, forked
 
 RUNS: dict[str, dict[str, Any]] = {
-    "idc": {"loop.steps": 4, "loop.inner_steps": 6, "loop.train_images": 16},
-    "targets": {"loop.steps": 40, "targets.count": 20, "targets.real_batch": 6},
+    "idc": {"loop.steps": 3, "loop.inner_steps": 5, "loop.train_images": 16},
+    "targets": {"loop.steps": 25, "targets.count": 10, "targets.real_batch": 6},
 }
 TINY = {
     "network.width": 4, "network.depth": 2, "pool.networks": 2, "pool.epochs": 0.5, "match.real_batch": 6,

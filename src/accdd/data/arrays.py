@@ -16,8 +16,10 @@ from accdd.data.pictures import describe, resize, working_size
 
 LAYOUT = "an .npz file (images, labels, optionally test_images, test_labels, class_names)"
 
-_BROKEN = (ValueError, TypeError, AttributeError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises for files that are damaged, are something else, or claim more than there is."""
+_BROKEN = (
+    ValueError, TypeError, AttributeError, OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+"""What numpy and zipfile raise for files that are damaged, encrypted, something else, or claim more than there is."""
 _SPARE = 64 * 2**20
 """Bytes that arrays may take beyond three times their file."""
 _SHAPES = "(n, c, h, w) with c 1 or 3, or (n, h, w)"
