@@ -70,6 +70,31 @@ def distill(
         return course.carry_out(source, real, resolved, plan, work, folder, reporter)
 
 
+def forecast(
+    source: Any,
+    ipc: int | None = None,
+    *,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> run.Forecast:
+    """What `distill` would take with the same arguments: time, memory and disk, from a few probed steps.
+
+    Raises:
+        InputError: something given is wrong, as for `distill`.
+    """
+    given = _given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
+    wanted = config.override(Settings(), given)
+    reporter = reporter or Quiet()
+    real, resolved = _read(source, wanted, reporter)
+    work = course.prepare(real, resolved, reporter)
+    resolved = course.afford(work.bank, wanted, resolved, real, reporter)
+    plan = engine.choose_plan(work.problem, real, resolved)
+    work.bank.check_room(resolved.targets.count or 0)
+    reporter.phase("probing")
+    return run.forecast(real, resolved, plan, work.architecture, work.bank)
+
+
 def resume(
     out: str | Path, source: Any = None, *, network: str | None = None, reporter: Reporter | None = None
 ) -> Result:

@@ -64,6 +64,9 @@ def distill(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="OUT", help="Go on with the unfinished run in this folder.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run will take: time, memory, disk; without --out.")
+    ] = False,
     ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
     method: Annotated[str | None, typer.Option("--method", help="Host method.")] = None,
     early_stage: Annotated[
@@ -101,12 +104,26 @@ def distill(
             "precision": precision, "compile": compile,
         }  # fmt: skip
         if resume is not None:
-            _refuse_beside_resume({"--out": out, "--preset": preset, "--config": config, "--set": set_}, flags)
-        elif data is None or out is None:
+            _refuse_beside_resume(
+                {"--dry-run": dry_run, "--out": out, "--preset": preset, "--config": config, "--set": set_}, flags
+            )
+        elif data is None or (out is None and not dry_run):
             raise typer.BadParameter("expected DATA and --out NEW_FOLDER, or --resume OUT")
         settings = _settings(config, set_, flags)
         from accdd import api, run
 
+        if dry_run:
+            with _reporter(quiet) as reporter:
+                expected = api.forecast(data, preset=preset, settings=settings, reporter=reporter)
+            if as_json:
+                _print_json(**expected._asdict())
+                return
+            for name, seconds in expected.seconds.items():
+                typer.echo(f"{name:<10}  {seconds / 60:.1f} min")
+            typer.echo(f"memory      {expected.memory / 1e9:.2f} GB at the peak")
+            typer.echo(f"disk        {expected.disk / 1e9:.3f} GB, in --out and in the cache")
+            typer.echo("Not counted: reading data, compiling, scores.")
+            return
         with _reporter(quiet) as reporter:
             if resume is not None:
                 result, folder = api.resume(resume, data, network=network, reporter=reporter), resume

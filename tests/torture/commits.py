@@ -127,8 +127,8 @@ def build_target(folder: Path) -> None:
     data, given = helpers.stripes(), helpers.settings({"targets.count": 10, "targets.folder": str(folder / "bank")})
     bank = Bank(data, helpers.problem(data), Fresh(helpers.network(), helpers.CPU), given)
     if not TARGET:
-        TARGET.append(bank._make(0))
-    bank._make = lambda number: TARGET[0]
+        TARGET.append(bank.make(0))
+    bank.make = lambda number: TARGET[0]
     mine = bank[3]
     assert all(same(mine.parameters[name], value) for name, value in TARGET[0].parameters.items()), "other bits"
 

@@ -61,7 +61,7 @@ def load_or_build(
         ArithmeticError: a network diverged.
     """
     settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
-    parts = key_parts(data, settings) | {"architecture": identity(architecture)}
+    parts = _parts(data, architecture, settings)
 
     def write(folder: Path) -> None:
         began = time.perf_counter()
@@ -80,6 +80,16 @@ def load_or_build(
         for position, entry in enumerate(record["models"])
     )
     return ModelPool(models, record["seconds"], folder)
+
+
+def entry(data: Dataset, architecture: Architecture, settings: config.Settings) -> Path:
+    """Where the cache keeps the pool, or would."""
+    return files.cache_entry("pools", _parts(data, architecture, settings))
+
+
+def _parts(data: Dataset, architecture: Architecture, settings: config.Settings) -> dict[str, Any]:
+    settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
+    return key_parts(data, settings) | {"architecture": identity(architecture)}
 
 
 def key_parts(data: Dataset, settings: config.Settings) -> dict[str, Any]:

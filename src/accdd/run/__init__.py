@@ -5,12 +5,14 @@ from accdd.run.checkpoints import Checkpoint
 from accdd.run.course import Result
 from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
 from accdd.run.learning import Stopped, learn
+from accdd.run.probing import Forecast, forecast
 from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
 
 __all__ = [
     "Checked",
     "Checkpoint",
+    "Forecast",
     "Part",
     "Quiet",
     "Reporter",
@@ -22,6 +24,7 @@ __all__ = [
     "describe",
     "describe_bank",
     "describe_plan",
+    "forecast",
     "learn",
     "read_snapshot",
     "refuse_existing",
