@@ -12,13 +12,14 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 unexport PYRIGHT_PYTHON_FORCE_VERSION PYRIGHT_PYTHON_PYLANCE_VERSION PYRIGHT_PYTHON_NODE_VERSION
 unexport PYRIGHT_PYTHON_NODEJS_WHEEL PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT
 
-.PHONY: help install demo test bench clean
+.PHONY: help install demo test torture bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make install   .venv with accdd and what it needs (PYTHON=python3.12 chooses the Python)"
 	@echo "make demo      distil the built-in digits to one image per class, into $(DEMO)"
 	@echo "make test      linter, formatter, types, import order, tests"
+	@echo "make torture   kills, power cuts, full disks and hostile files at length; SCALE=0.01 for a hundredth"
 	@echo "make bench     how fast it is here, beside a plain loop, in turn"
 	@echo "make clean     remove .venv, caches and the demo; your own runs stay"
 
@@ -43,6 +44,11 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/lint-imports --no-logo
 	@echo "== pytest: behaviour (without the slow tests)"
 	@$(BIN)/python -m pytest
+
+# Hours on one core. The same in short is part of the tests (tests/test_torture.py).
+SCALE ?= 1
+torture: $(VENV)/.installed-dev
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m torture $(SCALE) $(NAMES)
 
 # Half an hour on two quiet cores, most of it compiling; ARGUMENTS=--json for one JSON object a file.
 bench: $(VENV)/.installed-dev

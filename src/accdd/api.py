@@ -1,5 +1,6 @@
 """What Python users call: distill, evaluate, load. The command line calls the same functions."""
 
+import contextlib
 import dataclasses
 import itertools
 import shlex
@@ -61,7 +62,8 @@ def distill(
     told = {key: asked[key] for key in given}
     if out is not None and parallel.restarted() and (Path(out) / "config.yaml").exists():
         return resume(out, source, network=wanted.network.name, reporter=reporter)
-    with parallel.joined() as ranks:
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
         ranks.leader(lambda: run.refuse_existing(Path(out), told) if out is not None else None)
         real, resolved = ranks.together(lambda: _read(source, wanted, reporter))
@@ -71,13 +73,40 @@ def distill(
         plan = engine.choose_plan(work.problem, real, resolved)
         _agree(ranks, real, resolved, plan)
         ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
-        folder = ranks.leader(
-            lambda: RunFolder.create(
-                out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan
-            ) if out is not None else None
-        )  # fmt: skip
-        folder = folder if ranks.leads else None
+
+        def created() -> RunFolder | None:
+            if out is None or not ranks.leads:
+                return None
+            return RunFolder.create(out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan)
+
+        folder = ranks.together(created)
+        ranks.together(lambda: stack.enter_context(folder.claimed()) if folder else None)
         return course.carry_out(source, real, resolved, plan, work, folder, reporter, ranks=ranks)
+
+
+def forecast(
+    source: Any,
+    ipc: int | None = None,
+    *,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> run.Forecast:
+    """What `distill` would take with the same arguments: time, memory and disk, from a few probed steps.
+
+    Raises:
+        InputError: something given is wrong, as for `distill`.
+    """
+    given = _given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
+    wanted = config.override(Settings(), given)
+    reporter = reporter or Quiet()
+    real, resolved = _read(source, wanted, reporter)
+    work = course.prepare(real, resolved, reporter)
+    resolved = course.afford(work.bank, wanted, resolved, real, reporter)
+    plan = engine.choose_plan(work.problem, real, resolved)
+    work.bank.check_room(resolved.targets.count or 0)
+    reporter.phase("probing")
+    return run.forecast(real, resolved, plan, work.architecture, work.bank)
 
 
 def resume(
@@ -98,7 +127,8 @@ def resume(
         ArithmeticError: the images diverged.
     """
     reporter = reporter or Quiet()
-    with parallel.joined() as ranks:
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
         folder, record, resolved = ranks.leader(lambda: _unfinished(out, network))
         given = record.source if source is None else source
@@ -116,6 +146,8 @@ def resume(
         work = course.prepare(real, resolved, reporter)
         _agree(ranks, real, resolved, record.plan)
         ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
+        writes = folder if ranks.leads else None
+        ranks.together(lambda: stack.enter_context(writes.claimed()) if writes else None)
         since, problems = ranks.leader(lambda: folder.rewind(torch.device("cpu")))
         since = tree_map_only(Tensor, lambda tensor: tensor.to(where), since)
         here = f"{execution.machine(where)}, torch {torch.__version__}"
@@ -124,7 +156,6 @@ def resume(
         for problem in problems:
             reporter.note(f"Not used, because it is damaged: {problem}.")
         reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
-        writes = folder if ranks.leads else None
         return course.carry_out(given, real, resolved, record.plan, work, writes, reporter, since, ranks)
 
 

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +66,9 @@ def distill(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="OUT", help="Go on with the unfinished run in this folder.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run will take: time, memory, disk; without --out.")
+    ] = False,
     ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
     method: Annotated[str | None, typer.Option("--method", help="Host method.")] = None,
     early_stage: Annotated[
@@ -105,12 +109,26 @@ def distill(
             "precision": precision, "compile": compile, "shard": None if shard is None else _part(shard),
         }  # fmt: skip
         if resume is not None:
-            _refuse_beside_resume({"--out": out, "--preset": preset, "--config": config, "--set": set_}, flags)
-        elif data is None or out is None:
+            _refuse_beside_resume(
+                {"--dry-run": dry_run, "--out": out, "--preset": preset, "--config": config, "--set": set_}, flags
+            )
+        elif data is None or (out is None and not dry_run):
             raise typer.BadParameter("expected DATA and --out NEW_FOLDER, or --resume OUT")
         settings = _settings(config, set_, flags)
         from accdd import api, parallel, run
 
+        if dry_run:
+            with _reporter(quiet) as reporter:
+                expected = api.forecast(data, preset=preset, settings=settings, reporter=reporter)
+            if as_json:
+                _print_json(**expected._asdict())
+                return
+            for name, seconds in expected.seconds.items():
+                typer.echo(f"{name:<10}  {seconds / 60:.1f} min")
+            typer.echo(f"memory      {expected.memory / 1e9:.2f} GB at the peak")
+            typer.echo(f"disk        {expected.disk / 1e9:.3f} GB, in --out and in the cache")
+            typer.echo("Not counted: reading data, compiling, scores.")
+            return
         with _reporter(quiet or not parallel.leads()) as reporter:
             if resume is not None:
                 result, folder = api.resume(resume, data, network=network, reporter=reporter), resume
@@ -308,6 +326,74 @@ def info(out: SetArgument, as_json: JsonOption = False, debug: DebugOption = Fal
         for key, value in flatten(about).items():
             typer.echo(_printable(f"{key}: {value}"))
         typer.echo("verified: tensors match their checksum")
+
+    _guard(body, debug)
+
+
+@app.command()
+def check(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run, a set, an export, a pool or targets.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what of OUT is whole, damaged, missing or unknown, by its checksums; exit status 1 if not all is well."""
+
+    def body() -> None:
+        from accdd import run
+
+        found = run.check(out)
+        if as_json:
+            _print_json(kind=found.kind, sound=found.sound, parts=[part._asdict() for part in found.parts])
+        else:
+            typer.echo(_printable(f"{out}: {found.kind}"))
+            width = max((len(part.name) for part in found.parts), default=0)
+            for part in found.parts:
+                typer.echo(_printable(f"  {part.state:<7}  {part.name:<{width}}  {part.detail}"))
+        if not found.sound:
+            sys.exit(1)
+
+    _guard(body, debug)
+
+
+@app.command()
+def cache(
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="ls (list) or prune (remove the longest unused).")],
+    max_size: Annotated[str | None, typer.Option("--max-size", help="prune: what may stay, as in 10GB.")] = None,
+    older_than: Annotated[str | None, typer.Option("--older-than", help="prune: what goes, as in 30d or 12h.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="prune: everything goes.")] = False,
+    in_use: Annotated[bool, typer.Option("--in-use", help="prune: also what was used in the last hour.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List what accdd's cache holds (pools, targets, decoded data, compiled code), or remove some of it."""
+
+    def body() -> None:
+        from accdd import cache as kept
+        from accdd import files
+        from accdd.config import InputError, choose
+
+        choose("action", action, {"ls": None, "prune": None})
+        told = max_size is not None or older_than is not None or everything or in_use
+        if action == "ls" and told:
+            raise InputError("accdd cache ls removes nothing. Expected accdd cache prune with these flags.")
+        if action == "ls":
+            found = kept.entries()
+        else:
+            found = kept.prune(
+                max_size=None if max_size is None else kept.parse_size(max_size),
+                older_than=None if older_than is None else kept.parse_age(older_than),
+                everything=everything, in_use=in_use,
+            )  # fmt: skip
+        total = sum(entry.bytes for entry in found)
+        if as_json:
+            rows = [entry._asdict() | {"path": str(entry.path)} for entry in found]
+            _print_json(cache=str(files.cache_folder()), entries=rows, bytes=total)
+            return
+        for entry in found:
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+            typer.echo(_printable(f"{entry.kind:<9} {entry.bytes / 1e6:>10.1f} MB  {used}  {entry.name}  {entry.path}"))
+        word = "removed from" if action == "prune" else "in"
+        typer.echo(f"{len(found)} entries, {total / 1e6:.1f} MB, {word} {files.cache_folder()}")
 
     _guard(body, debug)
 

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -56,7 +57,7 @@ def commit_folder(
     if not winner_ok:
         _refuse_existing(path, empty_ok)
     _make_folders(path.parent)
-    temporary = _sibling(path)
+    temporary = temporary_sibling(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -73,7 +74,7 @@ def commit_file(path: str | Path) -> Iterator[Path]:
     """A temporary file name to write, which replaces `path`, durably, when the block ends without an exception."""
     path = Path(path).absolute()
     _make_folders(path.parent)
-    temporary = _sibling(path)
+    temporary = temporary_sibling(path)
     try:
         yield temporary
         _sync(temporary)
@@ -87,6 +88,22 @@ def write_text(path: str | Path, text: str) -> None:
     """Write or replace one UTF-8 file, atomically and durably; line ends are kept as they are."""
     with commit_file(path) as temporary:
         temporary.write_bytes(text.encode())
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file of contiguous tensors on the CPU.
+
+    Raises:
+        OSError: as every other write has it; safetensors' own error is none, and would not say which disk is full.
+    """
+    import safetensors.torch  # not for those who only look at files
+
+    try:
+        safetensors.torch.save_file(dict(tensors), path, metadata=metadata)
+    except safetensors.SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def sha256(path: str | Path) -> str:
@@ -157,7 +174,10 @@ def cached(
 
 def made(entry: Path, build: Callable[[Path], None], *, hashed_up_to: int | None = None) -> Path:
     """The folder `entry`, built first if it is not there, as for `cached`."""
-    if not _usable(entry, hashed_up_to):
+    if _usable(entry, hashed_up_to):
+        with contextlib.suppress(OSError):  # a cache that can only be read
+            os.utime(entry / MANIFEST)  # when it was last used: `accdd cache prune` goes by that
+    else:
         with commit_folder(entry, manifest=True, winner_ok=True) as temporary:
             build(temporary)
     return entry
@@ -224,7 +244,8 @@ def _make_folders(folder: Path) -> None:
         _sync(each.parent)
 
 
-def _sibling(path: Path) -> Path:
+def temporary_sibling(path: Path) -> Path:
+    """A free name beside `path`, as everything has that is not finished or about to go."""
     # Same folder, so that the rename cannot cross file systems; the name is cut to fit the usual 255 bytes.
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
 

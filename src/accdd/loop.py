@@ -39,6 +39,8 @@ class State(NamedTuple):
     """Number of the first target in use."""
     overfit: float | None = None
     """The loss on targets that were never used over that on some of the bank; after a pass, where it is looked at."""
+    halvings: int = 0
+    """How often the images' step size was halved, after numbers that were not finite."""
 
 
 Progress = Callable[[int], float]
@@ -58,10 +60,10 @@ def distill(
         settings: resolved, nothing None that the loop reads.
         plan: how sweeps and training are executed.
         progress: where the run stands, for a step size that falls.
-        since: a state that was yielded before, after which to go on; of all classes.
+        since: a state that was yielded before, after which to go on; of all classes or of the rank's own.
         ranks: who this process is among those that share the classes; all walk the same network.
     """
-    loop, root = settings.loop, Key(settings.seed)
+    loop, root, halvings = settings.loop, Key(settings.seed), since.halvings if since else 0
     images, velocity, step_down, kept = begin(data, problem, settings, since, ranks)
     sweep = engine.sweeper(problem, plan)
     warm_up, train_between = warming(data, problem, settings, plan), training_between(data, problem, settings, plan)
@@ -86,7 +88,7 @@ def distill(
             images, velocity = step_down(images, velocity, slopes, progress(done))
             done += 1
             trained = training.contiguous(trained)
-            yield State(done, images, losses, velocity, trained)
+            yield State(done, images, losses, velocity, trained, halvings=halvings)
         skipped = 0
 
 
@@ -118,7 +120,7 @@ def distill_on_targets(
 
     if since is None:
         yield State(0, images, images.new_zeros(0), velocity)
-    done, oldest = (since.sweep, since.oldest) if since else (0, 0)
+    done, oldest, halvings = (since.sweep, since.oldest, since.halvings) if since else (0, 0, 0)
     first, skipped = divmod(done, count)
     for number in itertools.count(first):
         key = root.at("pass", number)
@@ -140,7 +142,7 @@ def distill_on_targets(
                 )
                 overfit = (fresh / used).item()
                 oldest += targets.BLOCK if overfit > 1 + settings.targets.refresh else 0
-            yield State(done, images, losses, velocity, oldest=oldest, overfit=overfit)
+            yield State(done, images, losses, velocity, oldest=oldest, overfit=overfit, halvings=halvings)
         skipped = 0
 
 
@@ -155,7 +157,8 @@ def begin(
     given, method, share = settings.images, methods.named(settings.method), ranks.share(data.num_classes)
     assert given.factor and given.start and given.lr and given.step and given.schedule  # resolved
     if since:
-        images, velocity = since.images[share], since.velocity[share]
+        own = share if len(since.images) == data.num_classes else slice(None)
+        images, velocity = since.images[own], since.velocity[own]
     else:
         images = synthetic.start(
             data, given.start, ipc=settings.ipc, factor=given.factor, shrink=given.shrink, key=Key(settings.seed),
@@ -166,6 +169,7 @@ def begin(
     by_gradient = given.step == "gradient"
     if by_gradient:
         lr, momentum = method.step(given.lr, momentum, data, settings.ipc, given.base_size)
+    lr *= 0.5 ** (since.halvings if since else 0)
 
     def step_down(images: Tensor, velocity: Tensor, slopes: Tensor, share: float) -> tuple[Tensor, Tensor]:
         slopes = slopes if by_gradient else synthetic.normalised(slopes)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from accdd import augment, config, engine, execution, files, selection
@@ -68,7 +67,7 @@ class Bank:
     """
 
     def __init__(self, data: Dataset, problem: Problem, source: Source, settings: Settings) -> None:
-        self._data, self._problem, self._source, self._settings = data, problem, source, settings
+        self._data, self.problem, self._source, self._settings = data, problem, source, settings
         self._parts = _key_parts(data, settings)
         chosen = settings.targets.folder
         self.folder = Path(chosen).expanduser() if chosen else files.cache_entry("targets", self._parts)
@@ -79,8 +78,8 @@ class Bank:
     @functools.cached_property
     def bytes_per_target(self) -> int:
         """What one takes on the disk."""
-        parameters = self._problem.forward.architecture.initialise(Key(0)).values()
-        matched = engine.matched(self._problem).values()
+        parameters = self.problem.forward.architecture.initialise(Key(0)).values()
+        matched = engine.matched(self.problem).values()
         return sum(4 * value.numel() for value in parameters) + sum(
             2 * value.numel() * self._data.num_classes for value in matched
         )
@@ -107,7 +106,7 @@ class Bank:
 
         Counted work decides, not a clock, and not what is there already: the same command uses the same targets.
         """
-        real, _ = engine.half_costs(self._problem, self._settings)
+        real, _ = engine.half_costs(self.problem, self._settings)
         precision = execution.precision(self._settings.precision, self._data.device)
         each = self._data.num_classes * execution.seconds(real, self._data.device, precision)
         affordable = min(count, int(budget / each) // BLOCK * BLOCK)
@@ -157,7 +156,7 @@ class Bank:
         def write(folder: Path) -> None:
             began, targets = time.perf_counter(), []
             for row in range(BLOCK):
-                targets.append(self._make(block * BLOCK + row))
+                targets.append(self.make(block * BLOCK + row))
                 report((row + 1) / BLOCK)
             kinds = {name: [getattr(target, name) for target in targets] for name in Target._fields}
             tensors = {
@@ -165,7 +164,7 @@ class Bank:
                 for kind, rows in kinds.items()
                 for name in rows[0]
             }
-            save_file(tensors, folder / "targets.safetensors")
+            files.save_tensors(tensors, folder / "targets.safetensors")
             (folder / "seconds.json").write_text(json.dumps(round(time.perf_counter() - began, 2)))
 
         if not (self.folder / "bank.json").exists():
@@ -173,10 +172,11 @@ class Bank:
         files.made(self._file(block).parent, write)
         self._open[block] = safe_open(self._file(block), framework="pt")  # mapped, not read
 
-    def _make(self, number: int) -> Target:
+    def make(self, number: int) -> Target:
+        """A target, computed now and not kept."""
         data, settings = self._data, self._settings
         key = Key(settings.pool.seed).at("target", number)
-        parameters = engine.freeze(self._problem, self._source(key), data, key)
+        parameters = engine.freeze(self.problem, self._source(key), data, key)
         generator = key.generator("real batches")
         batch = settings.targets.real_batch
         rows = torch.stack([selection.choose(own, batch, generator) for own in data.class_index])
@@ -189,8 +189,8 @@ class Bank:
     @functools.cached_property
     def _real_half(self) -> Callable[[Parameters, Tensor, Tensor, Draw], Parameters]:
         count = self.missing(self._settings.targets.count or BLOCK)
-        plan = engine.choose_real_plan(self._problem, self._data, self._settings, count)
-        return engine.real_sweeper(self._problem, plan)
+        plan = engine.choose_real_plan(self.problem, self._data, self._settings, count)
+        return engine.real_sweeper(self.problem, plan)
 
     def _file(self, block: int) -> Path:
         return self.folder / f"{block:06d}" / "targets.safetensors"

@@ -121,7 +121,7 @@ def load(path: str | Path) -> Distilled:
 
 def _write(distilled: Distilled, folder: Path, preview: Image.Image) -> None:
     tensors = {"images": distilled.images.contiguous(), "labels": distilled.labels.contiguous()}
-    safetensors.torch.save_file(tensors, folder / TENSORS)
+    files.save_tensors(tensors, folder / TENSORS)
     header = Header(
         key_scheme=keys.SCHEME,
         formation=distilled.formation,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from accdd import config, execution, files, training
 from accdd.config import Train
@@ -61,13 +61,14 @@ def load_or_build(
         ArithmeticError: a network diverged.
     """
     settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
-    parts = key_parts(data, settings) | {"architecture": identity(architecture)}
+    parts = _parts(data, architecture, settings)
 
     def write(folder: Path) -> None:
         began = time.perf_counter()
         members = build(data, architecture, settings, report)
         for position, member in enumerate(members):
-            save_file({k: v.cpu() for k, v in member.parameters.items()}, folder / f"{position}.safetensors")
+            values = {name: value.cpu() for name, value in member.parameters.items()}
+            files.save_tensors(values, folder / f"{position}.safetensors")
         index = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
         record = {"seconds": round(time.perf_counter() - began, 2), "models": index}
         (folder / "pool.json").write_text(json.dumps(record, indent=1))
@@ -79,6 +80,16 @@ def load_or_build(
         for position, entry in enumerate(record["models"])
     )
     return ModelPool(models, record["seconds"], folder)
+
+
+def entry(data: Dataset, architecture: Architecture, settings: config.Settings) -> Path:
+    """Where the cache keeps the pool, or would."""
+    return files.cache_entry("pools", _parts(data, architecture, settings))
+
+
+def _parts(data: Dataset, architecture: Architecture, settings: config.Settings) -> dict[str, Any]:
+    settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
+    return key_parts(data, settings) | {"architecture": identity(architecture)}
 
 
 def key_parts(data: Dataset, settings: config.Settings) -> dict[str, Any]:

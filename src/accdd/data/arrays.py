@@ -16,8 +16,12 @@ from accdd.data.pictures import describe, resize, working_size
 
 LAYOUT = "an .npz file (images, labels, optionally test_images, test_labels, class_names)"
 
-_BROKEN = (ValueError, TypeError, AttributeError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises for files that are damaged, are something else, or claim more than there is."""
+_BROKEN = (
+    ValueError, TypeError, AttributeError, OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+"""What numpy and zipfile raise for files that are damaged, encrypted, something else, or claim more than there is."""
+_SPARE = 64 * 2**20
+"""Bytes that arrays may take beyond three times their file."""
 _SHAPES = "(n, c, h, w) with c 1 or 3, or (n, h, w)"
 _CHUNK = 4096
 """Float images rounded together, so that no float copy of the whole is made."""
@@ -55,8 +59,11 @@ def load_npz(path: Path, settings: Data) -> Dataset:
 
 def _members(path: Path) -> dict[str, np.ndarray]:
     try:
+        _check_archive(path)
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
+    except InputError:
+        raise
     except _BROKEN as error:
         if "Object arrays" in str(error):
             raise InputError(
@@ -67,6 +74,23 @@ def _members(path: Path) -> dict[str, np.ndarray]:
             f"'{path}' is not a readable .npz file (nor a folder); expected one written by "
             "np.savez(path, images=..., labels=...)."
         ) from None
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what would take far more memory than its file, before it does, and what has changed since it was written.
+
+    numpy reads as much of an array as its header claims, and so may miss the checksum at its end.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size, claimed = path.stat().st_size, sum(member.file_size for member in archive.infolist())
+        if claimed > 3 * size + _SPARE:
+            raise InputError(
+                f"'{path}' has {size:,} bytes and claims arrays of {claimed:,}; expected at most three times the file "
+                f"and {_SPARE // 2**20} MB. If that is right, save it uncompressed: np.savez instead of "
+                "np.savez_compressed."
+            )
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(damaged)
 
 
 def load_arrays(

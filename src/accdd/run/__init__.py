@@ -1,14 +1,19 @@
 """A run on disk and on the screen."""
 
+from accdd.run.checking import Checked, Part, check
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.course import Result
 from accdd.run.folder import Record, RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
 from accdd.run.learning import Stopped, learn
+from accdd.run.probing import Forecast, forecast
 from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
 
 __all__ = [
+    "Checked",
     "Checkpoint",
+    "Forecast",
+    "Part",
     "Quiet",
     "Record",
     "Reporter",
@@ -16,9 +21,11 @@ __all__ = [
     "RunFolder",
     "Snapshot",
     "Stopped",
+    "check",
     "describe",
     "describe_bank",
     "describe_plan",
+    "forecast",
     "learn",
     "read_snapshot",
     "refuse_existing",

@@ -5,6 +5,8 @@
       state.json          positions, seconds, and how long metrics.jsonl was
       manifest.json       sizes and SHA-256
 
+    checkpoints/failed/     the state before a step that was not finite, in the same form
+
 A checkpoint appears whole or not at all. The newest two are kept; a damaged one is named, moved aside, and the one
 before it used.
 """
@@ -19,13 +21,14 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from accdd import files
 from accdd.config import InputError
 from accdd.loop import State
 from accdd.training import Trained
 
+FAILED = "failed"
 KEPT = 2
 VERSION = 1
 """Raised when an older checkpoint can no longer be gone on from."""
@@ -53,12 +56,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     # The file sorts them by name, but sums over a network's tensors are taken in their own order.
     names = list(state.network.parameters) if state.network else []
     position = {"version": VERSION, "sweep": state.sweep, "oldest": state.oldest, "names": names}
+    position |= {"halvings": state.halvings} if state.halvings else {}
     target = folder / f"sweep-{state.sweep:07d}"
     if target.exists():  # gone on from this one and stopped before the next sweep
         return
     with files.commit_folder(target, manifest=True) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                  temporary / "state.safetensors")  # fmt: skip
+        values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        files.save_tensors(values, temporary / "state.safetensors")
         about = position | {"seconds": checkpoint.seconds, "metrics": checkpoint.metrics}
         (temporary / "state.json").write_text(json.dumps(about))
     for old in listed(folder)[KEPT:]:
@@ -108,7 +112,8 @@ def _read(path: Path, where: torch.device) -> Checkpoint:
     kinds = {kind: {name: tensors[f"network.{kind}/{name}"] for name in names} for kind in Trained._fields}
     network = Trained(**kinds) if names else None
     sweep, oldest, metrics = (int(about[name]) for name in ("sweep", "oldest", "metrics"))
-    seconds = float(about["seconds"])
-    if min(sweep, oldest, metrics) < 0 or not math.isfinite(seconds) or images.shape != velocity.shape:
+    seconds, halvings = float(about["seconds"]), int(about.get("halvings", 0))
+    if min(sweep, oldest, metrics, halvings) < 0 or not math.isfinite(seconds) or images.shape != velocity.shape:
         raise ValueError("state.json and state.safetensors hold no state")
-    return Checkpoint(State(sweep, images, images.new_zeros(0), velocity, network, oldest), seconds, metrics)
+    state = State(sweep, images, images.new_zeros(0), velocity, network, oldest, halvings=halvings)
+    return Checkpoint(state, seconds, metrics)

@@ -26,6 +26,7 @@ from accdd.run.checkpoints import Checkpoint
 from accdd.run.folder import RunFolder
 from accdd.run.learning import learn
 from accdd.run.progress import Reporter
+from accdd.run.trouble import within_memory
 from accdd.targets import Bank
 
 
@@ -109,7 +110,8 @@ def carry_out(
     distilled = ranks.leader(lambda: artifact.load(saved) if saved and saved.exists() else None)
     if not distilled:  # otherwise the run was interrupted while it was scored
         distilled = _learned(source, real, resolved, plan, work, folder, reporter, since, ranks)
-        if saved:
+        if folder and saved:
+            folder.check()
             artifact.save(distilled, saved)  # before scoring, which may take longer
     if not ranks.leads:
         return Result(distilled, (), distilled.info["seconds"], "", None)
@@ -128,8 +130,9 @@ def carry_out(
 
     outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
     distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
-    sentence = words.verdict(real, resolved, scores, distilled.info["sweeps"], seconds)
+    sentence = words.verdict(real, resolved, scores, distilled.info["sweeps"], seconds, distilled.info.get("halvings"))
     if folder:
+        folder.check()
         artifact.annotate(distilled, folder.path / "distilled")
         folder.evaluation({"verdict": sentence, **outcome})
     return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
@@ -191,20 +194,23 @@ def _learned(
     if count:
         build_bank(bank, count, reporter, ranks)
         seconds["targets"] = round(bank.seconds(count), 2)
-        begin = functools.partial(loop.distill_on_targets, real, work.problem, bank, resolved, plan, ranks=ranks)
+        begin = functools.partial(loop.distill_on_targets, real, work.problem, bank, resolved, ranks=ranks)
     else:
         next_network = models.source(work.architecture, where, resolved, trained)
-        begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, plan, ranks=ranks)
-    images, sweeps, spent = learn(begin, where, resolved, reporter, folder, since, ranks)
-    seconds["distilling"] = round(spent, 2)
+        begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, ranks=ranks)
+    # Several ranks cannot each repeat a sweep.
+    begin = within_memory(begin, plan, reporter.note) if ranks.alone else functools.partial(begin, plan)
+    learned = learn(begin, where, resolved, reporter, folder, since, ranks)
+    seconds["distilling"] = round(learned.seconds, 2)
     assert resolved.images.factor
+    troubled = {"halvings": learned.halvings} if learned.halvings else {}
     return Distilled(
-        images=images.flatten(0, 1).cpu(),
+        images=learned.images.flatten(0, 1).cpu(),
         labels=torch.arange(real.num_classes)[ranks.share(real.num_classes) if ranks.apart else slice(None)]
         .repeat_interleave(resolved.ipc),
         class_names=real.class_names, mean=real.mean, std=real.std,
         factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
-        info=_info(real, source, resolved, plan, sweeps) | {"seconds": seconds},
+        info=_info(real, source, resolved, plan, learned.sweeps) | troubled | {"seconds": seconds},
     )  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ import torch
 import yaml
 from pydantic import TypeAdapter
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from accdd import execution, files
@@ -24,6 +24,7 @@ from accdd.execution import Plan
 from accdd.loop import State
 from accdd.run import checkpoints
 from accdd.run.checkpoints import Checkpoint
+from accdd.run.owner import NotOurs, Owner
 
 CONTENTS = {
     "config.yaml": "what was asked for, and what it became",
@@ -68,6 +69,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._owner = Owner(path)
 
     @classmethod
     def create(
@@ -90,7 +92,12 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         config = {"data": source, "fingerprint": fingerprint, "given": dict(given), "resolved": to_dict(resolved)}
-        (path / "snapshots").mkdir()
+        try:
+            (path / "snapshots").mkdir()  # of two processes that found no run here, one makes it
+        except FileExistsError:
+            raise InputError(
+                f"Another process has just begun a run in '{path}'. Expected a new folder: use another --out."
+            ) from None
         files.write_text(
             path / "env.json", json.dumps(environment(device) | {"plan": dataclasses.asdict(plan)}, indent=1)
         )
@@ -122,27 +129,81 @@ class RunFolder:
             raise InputError(f"'{path}' is no run to go on with: config.yaml or env.json: {error}.") from None
         return folder, record
 
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes out for the length of a block, and say how to go on where the disk refuses in it.
+
+        Raises:
+            InputError: another process is at work here.
+            OSError: the folder was taken over or removed, or the system refuses; whatever was saved is whole.
+        """
+        with self._owner.claimed():
+            try:
+                yield
+            except NotOurs:
+                raise
+            except OSError as error:
+                self.check()
+                if error.filename is None or not Path(error.filename).absolute().is_relative_to(self.path.absolute()):
+                    raise
+                raise OSError(
+                    f"{error.filename} cannot be written: {error.strerror}. The run stops; what it saved before is "
+                    "whole. Once there is room and the folder can be written, go on with: accdd distill --resume "
+                    f"{shlex.quote(str(self.path))}"
+                ) from error
+
+    def check(self) -> None:
+        """Look whether this process still has the folder to itself; before everything that is written.
+
+        Raises:
+            OSError: it has not, or the folder is gone.
+        """
+        self._owner.check()
+
     def rewind(self, where: torch.device) -> tuple[Checkpoint | None, list[str]]:
         """The checkpoint to go on from, and what was wrong with newer ones; what came after it is taken back."""
         checkpoint, problems = checkpoints.newest(self.path / "checkpoints", where)
-        done = checkpoint.state.sweep if checkpoint else -1
-        for later in (self.path / "snapshots").glob("sweep-*.safetensors"):
-            if (number := later.stem.removeprefix("sweep-")).isdigit() and int(number) > done:
-                later.unlink()
-        metrics = self.path / "metrics.jsonl"
-        if metrics.exists():
-            with metrics.open("r+b") as file:
-                file.truncate(min(checkpoint.metrics if checkpoint else 0, metrics.stat().st_size))
+        self._take_back(checkpoint.state.sweep if checkpoint else -1, checkpoint.metrics if checkpoint else 0)
         return checkpoint, problems
+
+    def written(self) -> int:
+        """Bytes of metrics.jsonl."""
+        metrics = self.path / "metrics.jsonl"
+        return metrics.stat().st_size if metrics.exists() else 0
+
+    def restored(self, sweep: int, metrics: int, failing: State, halvings: int) -> None:
+        """Record that the run went back to an earlier state, and keep the one before the step that failed.
+
+        Args:
+            sweep: of the state that was restored.
+            metrics: bytes of metrics.jsonl that belong to it.
+            failing: after it came a step that was not finite.
+            halvings: of the images' step size, with this one.
+        """
+        self.check()
+        self._take_back(sweep, metrics)
+        line = {"sweep": sweep, "not finite": failing.sweep + 1, "halvings": halvings}
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        checkpoints.save(self.path / "checkpoints" / checkpoints.FAILED, Checkpoint(failing, 0.0, 0))
+
+    def _take_back(self, sweep: int, metrics: int) -> None:
+        """Undo what was written after a sweep."""
+        for later in (self.path / "snapshots").glob("sweep-*.safetensors"):
+            if (number := later.stem.removeprefix("sweep-")).isdigit() and int(number) > sweep:
+                later.unlink()
+        if self.written():
+            with (self.path / "metrics.jsonl").open("r+b") as file:
+                file.truncate(min(metrics, self.written()))
 
     def checkpoint(self, state: State, seconds: float) -> None:
         """Save all that is needed to go on after this state."""
-        metrics = self.path / "metrics.jsonl"
-        written = metrics.stat().st_size if metrics.exists() else 0
-        checkpoints.save(self.path / "checkpoints", Checkpoint(state, seconds, written))
+        self.check()
+        checkpoints.save(self.path / "checkpoints", Checkpoint(state, seconds, self.written()))
 
     def log(self, sweep: int, seconds: float, loss: float, overfit: float | None = None) -> None:
         """Append a line to metrics.jsonl."""
+        self.check()
         line = {"sweep": sweep, "seconds": round(seconds, 3), "loss": loss}
         line |= {} if overfit is None else {"overfit": round(overfit, 4)}
         with (self.path / "metrics.jsonl").open("a") as file:
@@ -150,13 +211,21 @@ class RunFolder:
 
     def snapshot(self, sweep: int, seconds: float, images: Tensor) -> None:
         """Keep the stored images, (classes, ipc, c, h, w), clamped to [0, 1], 16-bit float (2^-12 at most off)."""
+        self.check()
+        kept = images.detach().clamp(0, 1).half().cpu().contiguous()
+        about = {"sweep": str(sweep), "seconds": f"{seconds:.3f}", "sha256": digest(kept)}
         with files.commit_file(self.path / "snapshots" / f"sweep-{sweep:07d}.safetensors") as file:
-            tensors = {"images": images.detach().clamp(0, 1).half().cpu().contiguous()}
-            save_file(tensors, file, metadata={"sweep": str(sweep), "seconds": f"{seconds:.3f}"})
+            files.save_tensors({"images": kept}, file, about)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Write evaluation.json."""
+        self.check()
         files.write_text(self.path / "evaluation.json", json.dumps(dict(record), indent=1))
+
+
+def digest(tensor: Tensor) -> str:
+    """Hexadecimal SHA-256 of a tensor's numbers; the tensor is on the CPU and contiguous."""
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
 
 def refuse_existing(path: Path, given: Mapping[str, Any] | None = None) -> None:

@@ -59,8 +59,9 @@ def describe_bank(bank: Bank, count: int) -> str:
 
 
 def verdict(
-    real: Dataset, settings: Settings, scores: Sequence[Score], sweeps: int, seconds: Mapping[str, float]
-) -> str:
+    real: Dataset, settings: Settings, scores: Sequence[Score], sweeps: int, seconds: Mapping[str, float],
+    halvings: int | None = None,
+) -> str:  # fmt: skip
     """The outcome in one sentence."""
     count = f"{settings.ipc * real.num_classes} images ({settings.ipc} per class) of {real.name}"
     cost = f"{sweeps} sweeps in {seconds['distilling']:.0f} s"
@@ -70,6 +71,8 @@ def verdict(
         if seconds.get(phase)
     ]
     cost += f", after {' and '.join(before)}" if before else ""
+    if halvings:
+        cost += f"; its numbers were not finite, so the step size was halved {halvings} x"
     if not scores:
         return f"{count} learned in {cost}; not scored."
     own, random = scores[0], scores[1]

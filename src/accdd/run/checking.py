@@ -1,0 +1,178 @@
+"""What of a folder that accdd made is whole: `accdd check`. Nothing is changed, and nothing in a file is run."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from accdd import artifact, files
+from accdd.artifact.format import HEADER, TENSORS
+from accdd.config import InputError
+from accdd.run import checkpoints, owner
+from accdd.run.folder import CONTENTS, digest
+
+State = Literal["whole", "damaged", "missing", "unknown"]
+"""Whole: it matches its checksum. Unknown: there is none, or accdd did not write it; nothing speaks against it."""
+
+
+class Part(NamedTuple):
+    """Something in the folder."""
+
+    name: str
+    """Path below the folder that was checked."""
+    state: State
+    detail: str
+
+
+class Checked(NamedTuple):
+    """What was found."""
+
+    kind: str
+    """What the folder is."""
+    parts: tuple[Part, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged or missing."""
+        return not any(part.state in ("damaged", "missing") for part in self.parts)
+
+
+_ASIDE = re.compile(r".+\.damaged-\d+")
+_LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_RUN = ("config.yaml", "env.json", "metrics.jsonl", "snapshots", "checkpoints")
+
+
+def check(path: str | Path) -> Checked:
+    """What of a run, a distilled set, an export, a pool, a target bank or another entry of the cache is whole.
+
+    Raises:
+        InputError: there is no such folder, or accdd knows nothing like it.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"'{path}' is no folder. Expected that of a run, a set, an export, a pool or a target bank.")
+    present = {entry.name for entry in path.iterdir()}
+    if HEADER in present or TENSORS in present:
+        return Checked("distilled set", (_set(path, "."),))
+    if "bank.json" in present:
+        return Checked("target bank", tuple(_bank(path)))
+    if files.MANIFEST in present or "key.json" in present:
+        return Checked("folder with a manifest", tuple(_listed(path)))
+    if present.intersection(_RUN):
+        finished = "evaluation.json" in present
+        return Checked("finished run" if finished else "unfinished run", tuple(_run(path, finished)))
+    if (path / "train" / "metadata.jsonl").is_file() or any(path.glob("data/train-*.parquet")):
+        return Checked("export", tuple(Part(name, "unknown", "exports have no checksums") for name in sorted(present)))
+    raise InputError(
+        f"'{path}' is nothing that accdd made. Expected the folder of a run, a set, an export, a pool or a target bank."
+    )
+
+
+def _run(path: Path, finished: bool) -> Iterator[Part]:
+    yield _readable(path, "config.yaml", lambda text: isinstance(yaml.safe_load(text), dict))
+    yield _readable(path, "env.json", lambda text: isinstance(json.loads(text), dict))
+    yield from _metrics(path)
+    for file in sorted((path / "snapshots").glob("sweep-*.safetensors")):
+        yield _snapshot(path, file)
+    for folder in reversed(checkpoints.listed(path / "checkpoints")):
+        problems = files.verify_folder(folder)
+        yield _part(path, folder, problems, "matches its checksums")
+    if finished or (path / "distilled").exists():
+        yield _set(path / "distilled", "distilled")
+    if finished:
+        yield _readable(path, "evaluation.json", lambda text: isinstance(json.loads(text), dict))
+    known = {*CONTENTS, owner.FILE}
+    for entry in sorted([*path.iterdir(), *path.glob("checkpoints/*"), *path.glob("snapshots/.*")]):
+        if entry.parent == path and entry.name in known:
+            continue
+        if entry.parent.name != "checkpoints" or entry not in checkpoints.listed(path / "checkpoints"):
+            failed = entry.parent.name == "checkpoints" and entry.name == checkpoints.FAILED
+            why = "before a step that was not finite" if failed else _why(entry.name)
+            yield Part(_name(path, entry), "unknown", why)
+
+
+def _metrics(path: Path) -> Iterator[Part]:
+    """Lines of JSON; the last may be torn by a kill, and is cut when the run goes on."""
+    file = path / "metrics.jsonl"
+    if not file.is_file():
+        return  # none is written before the first second has passed
+    *lines, last = file.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except (ValueError, RecursionError):
+            yield Part(file.name, "damaged", f"line {number} is not JSON")
+            return
+    torn = "; the last line is torn, as a kill leaves it" if last else ""
+    yield Part(file.name, "unknown", f"{len(lines)} lines, all readable, without a checksum{torn}")
+
+
+def _snapshot(path: Path, file: Path) -> Part:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            images, told = tensors.get_tensor("images"), (tensors.metadata() or {}).get("sha256")
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: numbers of a kind that no snapshot has
+        return Part(_name(path, file), "damaged", str(error))
+    if told is None:
+        return Part(_name(path, file), "unknown", "readable, without a checksum")
+    problems = [] if told == digest(images) else ["has changed (other SHA-256)"]
+    return _part(path, file, problems, "matches its checksum")
+
+
+def _set(folder: Path, name: str) -> Part:
+    try:
+        distilled = artifact.load(folder)
+    except InputError as error:
+        return Part(name, "damaged" if folder.exists() else "missing", str(error))
+    return Part(name, "whole", f"{len(distilled.labels)} stored images match their checksum")
+
+
+def _bank(path: Path) -> Iterator[Part]:
+    yield _readable(path, "bank.json", lambda text: isinstance(json.loads(text), dict))
+    for folder in sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")):
+        if re.fullmatch(r"\d{6,}", folder.name):
+            yield _part(path, folder, files.verify_folder(folder), "matches its checksums")
+        else:
+            yield Part(folder.name, "unknown", _why(folder.name))
+
+
+def _listed(path: Path) -> Iterator[Part]:
+    """All that a manifest lists."""
+    problems = files.verify_folder(path)
+    for problem in problems:
+        name, _, detail = problem.partition(": ")
+        yield Part(name, "missing" if detail == "is missing" else "damaged", detail)
+    if not problems:
+        yield Part(".", "whole", "all files match their checksums")
+
+
+def _readable(path: Path, name: str, holds: Callable[[str], bool]) -> Part:
+    file = path / name
+    if not file.is_file():
+        return Part(name, "missing", "there is no such file")
+    try:
+        sound = holds(file.read_text())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        return Part(name, "damaged", str(error).partition("\n")[0])
+    return Part(name, "unknown", "readable, without a checksum") if sound else Part(name, "damaged", "is no mapping")
+
+
+def _part(path: Path, found: Path, problems: list[str], well: str) -> Part:
+    return Part(_name(path, found), "damaged" if problems else "whole", "; ".join(problems[:3]) or well)
+
+
+def _name(path: Path, found: Path) -> str:
+    return found.relative_to(path).as_posix()
+
+
+def _why(name: str) -> str:
+    if _ASIDE.fullmatch(name):
+        return "was damaged and moved aside; it can be deleted"
+    if _LEFT_OVER.fullmatch(name):
+        return "left by a process that was killed; it can be deleted once nothing works here"
+    return "not made by accdd"

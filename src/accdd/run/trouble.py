@@ -1,0 +1,74 @@
+"""What a run does about numbers that are not finite, and about memory that does not suffice."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+
+from accdd.execution import Plan
+from accdd.loop import Progress, State
+
+HALVINGS = 3
+"""How often the images' step size is halved before a run is given up."""
+
+Begin = Callable[[Progress, State | None], Iterator[State]]
+"""Starts a loop: it is told how to find out where the run stands, and after which state to go on."""
+
+
+def finite(state: State) -> bool:
+    """Whether a state's loss and images are numbers; waits for the device."""
+    return math.isfinite(state.losses.sum().item()) and bool(torch.isfinite(state.images).all())
+
+
+def last_finite(
+    begin: Begin, progress: Progress, good: State, until: int, together: Callable[[State], State] = lambda state: state
+) -> State | None:
+    """The state before the first that is not finite, found by repeating the sweeps after `good`: draws are keyed.
+
+    None where the sweeps up to `until` are finite this time, as they may be on a GPU, or under a clock. `together`
+    makes a state of all classes of that of a rank's own.
+    """
+    before = good
+    for own in begin(progress, good):
+        state = together(own)
+        if not finite(state):
+            return before
+        if state.sweep >= until:
+            return None
+        before = state
+    return None
+
+
+def within_memory(
+    begin: Callable[[Plan, Progress, State | None], Iterator[State]], plan: Plan, note: Callable[[str], None]
+) -> Begin:
+    """A loop that matches half as many classes at once when the device's memory does not suffice.
+
+    The sweep in which it happened is repeated, with the same draws; results change by rounding alone.
+
+    Args:
+        begin: starts the loop with a plan.
+        plan: the first.
+        note: told of it.
+    """
+
+    def halving(progress: Progress, since: State | None) -> Iterator[State]:
+        current, last = plan, since
+        while True:
+            try:
+                for state in begin(current, progress, last):
+                    last = state
+                    yield state
+                return
+            except torch.OutOfMemoryError:
+                if current.classes == 1:
+                    raise
+                current = dataclasses.replace(current, classes=-(-current.classes // 2))
+            # After the exception has let go of what it held.
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            sweep = 0 if last is None else last.sweep
+            note(f"Out of memory after sweep {sweep}: going on with {current.classes} classes at once.")
+
+    return halving
