@@ -132,9 +132,12 @@ def evaluate(
     baselines: Sequence[str] = (),
     whole: bool = False,
     best_on_test: bool = False,
+    fresh: bool = False,
     reporter: Reporter | None = None,
 ) -> list[Score]:
     """Train fresh networks on distilled sets, and on real images beside them, and test them.
+
+    Every network that was trained is kept in the cache, so that an evaluation that was stopped goes on where it was.
 
     Args:
         sets: distilled sets: folders of runs or of sets, or `Distilled` values.
@@ -155,6 +158,7 @@ def evaluate(
             and with networks that begin alike.
         whole: score the whole training set, too, by its own protocol (`accdd.evaluation.WHOLE`): an upper bound.
         best_on_test: also keep the highest test accuracy during training, for comparison with papers that report it.
+        fresh: train all networks, whatever is found in the cache.
         reporter: told of progress; None is silent.
 
     Returns:
@@ -181,7 +185,10 @@ def evaluate(
             config.override(settings, evaluation.recorded(distilled, "network")).network.name, "--networks"
         )
     keys = evaluation.network_keys(Key(seed), seeds)
-    options = {"best_on_test": best_on_test, "compile": compile, "precision": precision, "report": reporter.update}
+    options = {
+        "best_on_test": best_on_test, "compile": compile, "precision": precision, "fresh": fresh,
+        "report": reporter.update,
+    }  # fmt: skip
     scores: list[Score] = []
     for entry, label, distilled in zip(listed, _labels(listed), opened, strict=True):
         tested = evaluation.test_data(distilled, test).to(where)
@@ -193,7 +200,6 @@ def evaluate(
         called = evaluation.origin(distilled).get("name")
         name = str(called) if called else tested.name
         case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
-        suited = evaluation.suited(rule, case)
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
         names = networks or (made_with.network.name,)
         scored = [course.architecture_for(settings_for(name, made_with.network), tested) for name in names]
@@ -202,11 +208,13 @@ def evaluate(
             rows = _choose(baselines, real, distilled, scored[0], settings, seeds, reporter)
         for architecture in scored:
             name = architecture.name
+            suited = evaluation.suited(rule, case._replace(network=name))
             for version_label, images, labels in _versions(entry, label, distilled, snapshots):
                 reporter.phase(f"{Path(version_label).name} on {name}")
                 found = evaluation.score(
                     version_label, images, labels, tested, architecture, suited,
-                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs, **options,
+                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs,
+                    content=evaluation.digest(images, labels), **options,
                 )  # fmt: skip
                 stored = evaluation.storage(distilled.images, distilled.labels)
                 scores.append(dataclasses.replace(found, bytes=stored))
@@ -223,8 +231,11 @@ def evaluate(
             if whole:
                 reporter.phase(f"the whole set on {name}")
                 others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
-                reporter.update(1.0)
             scores += [dataclasses.replace(each, beside=label) for each in others]
+    if found := sum(score.found or 0 for score in scores):
+        reporter.note(
+            f"{found} of {sum(score.n for score in scores)} networks were trained before; --fresh trains anew."
+        )
     return scores
 
 

@@ -150,6 +150,7 @@ def evaluate(
     best_on_test: Annotated[
         bool, typer.Option("--best-on-test", help="Also tell the highest test accuracy in training, as papers may.")
     ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train all networks, also those scored before.")] = False,
     table: Annotated[str | None, typer.Option("--table", help="Print csv, markdown or latex.")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -177,7 +178,7 @@ def evaluate(
                 epochs=epochs, seed=seed or 0, device=device or "auto", compile=compile or "auto",
                 precision=precision or "auto", snapshots=snapshots, data=data,
                 baselines=baselines.split(",") if baselines else (), whole=whole, best_on_test=best_on_test,
-                reporter=reporter,
+                fresh=fresh, reporter=reporter,
             )  # fmt: skip
         if table is not None:
             typer.echo(evaluation.table(scores, table), nl=False)

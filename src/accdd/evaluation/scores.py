@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from accdd import augment, execution, selection, training
+from accdd import augment, config, execution, selection, training
 from accdd.config import InputError
 from accdd.data import Dataset
+from accdd.evaluation.cells import Cell, Cells, digest
 from accdd.evaluation.protocols import Protocol
-from accdd.keys import Key
-from accdd.networks import Architecture, Forward, calibrated
+from accdd.keys import SCHEME, Key
+from accdd.networks import Architecture, Forward, calibrated, identity
 from accdd.training import Report, Trained
 
 LOOKS = 100
@@ -35,7 +36,7 @@ class Score:
     accuracies: tuple[float, ...]
     """Percent, one per network, after the last epoch."""
     seconds: float
-    """Wall-clock time of training and testing all n networks."""
+    """Wall-clock time of training and testing all n networks, whenever that was."""
     best_on_test: tuple[float, ...] | None = None
     """Percent, one per network: the highest test accuracy at any look during training, for comparison with papers that
     report it. It is chosen on the test images, so it is too high. None where it was not asked for."""
@@ -45,6 +46,8 @@ class Score:
     """Of `network_keys`: scores of one seed, network and n are paired, network by network. None for other keys."""
     beside: str | None = None
     """The set whose number of stored images, network keys and test images this baseline shares; None for a set."""
+    found: int | None = dataclasses.field(default=None, compare=False)
+    """How many of the n networks were found in the cache; None where all were trained now."""
 
     @property
     def n(self) -> int:
@@ -100,6 +103,8 @@ def score(
     best_on_test: bool = False,
     compile: str = "auto",
     precision: str = "auto",
+    content: str | None = None,
+    fresh: bool = False,
     report: Report = lambda share: None,
 ) -> Score:
     """Train fresh networks on a set of images and test each on `data`'s test split.
@@ -121,6 +126,9 @@ def score(
         best_on_test: also keep each network's highest test accuracy over `LOOKS` looks, the last epoch's among them.
         compile: `auto`, `always` or `never`.
         precision: `auto`, `fp32` or `bf16`, of training; testing is fp32.
+        content: names images and labels in the cache (`cells.digest`): networks that were trained on them before are
+            found there, and each is kept when it is tested; None keeps and finds nothing.
+        fresh: train all of them, whatever is found.
         report: told of progress.
 
     Raises:
@@ -128,14 +136,76 @@ def score(
     """
     if not keys:
         raise InputError("n = 0: a score of no networks says nothing. Expected at least one network.")
-    began = time.perf_counter()
+    where, recipe = data.device, protocol.recipe
+    every = torch.arange(len(images)).expand(len(keys), -1) if rows is None else rows
+    usual = protocol.epochs_for(every.shape[1])
+    total = epochs or usual
+    kept = None
+    if content is not None:
+        parts = {
+            "scheme": SCHEME,
+            "set": content,
+            "test": digest(data.test_images, data.test_labels),
+            "classes": data.num_classes,
+            "mean": list(mean),
+            "std": list(std),
+            "architecture": identity(architecture),
+            "protocol": [protocol.schedule.__name__, config.to_dict(recipe)],
+            "epochs": total,
+            "looks": LOOKS if best_on_test else 1,
+            "made by": [
+                torch.__version__, where.type, execution.precision(precision, where), compile == "never"
+            ],
+        }  # fmt: skip
+        kept = Cells(parts)
+    chosen = [None if rows is None else own for own in every]
+    cells: dict[int, Cell] = {}
+    if kept and not fresh:
+        there = [kept.find(*each) for each in zip(keys, chosen, strict=True)]
+        cells = {position: cell for position, cell in enumerate(there) if cell}
+    found, missing = len(cells), [position for position in range(len(keys)) if position not in cells]
+    if missing:
+        trained = _cells(
+            images, labels, data, architecture, protocol, mean=mean, std=std,
+            keys=[keys[position] for position in missing], rows=every[missing], total=total,
+            best_on_test=best_on_test, compile=compile, precision=precision, report=report,
+        )  # fmt: skip
+        for position, cell in zip(missing, trained, strict=True):
+            cells[position] = cell
+            if kept:
+                kept.keep(keys[position], chosen[position], cell)
+    else:
+        report(1.0)
+    accuracies, highest, seconds = zip(*(cells[position] for position in range(len(keys))), strict=True)
+    label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
+    seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
+    return Score(
+        name, architecture.name, label, total, accuracies, round(sum(seconds), 2),
+        highest if best_on_test else None, seed=seed, found=found or None,
+    )  # fmt: skip
+
+
+def _cells(
+    images: Tensor,
+    labels: Tensor,
+    data: Dataset,
+    architecture: Architecture,
+    protocol: Protocol,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    keys: Sequence[Key],
+    rows: Tensor,
+    total: int,
+    best_on_test: bool,
+    compile: str,
+    precision: str,
+    report: Report,
+) -> Iterator[Cell]:
+    """Train and test a network for each key, as many side by side as is fast; arguments as for `score`."""
     where, recipe = data.device, protocol.recipe
     labels = labels.to(where)
     images = images if images is data.images else images.to(where)  # the real ones are where they fit
-    if rows is None:
-        rows = torch.arange(len(images)).expand(len(keys), -1)
-    usual = protocol.epochs_for(rows.shape[1])
-    total = epochs or usual
     batch = min(recipe.batch, rows.shape[1])
     cost = training.step_cost(architecture, recipe, batch)
     at_once = execution.at_once(len(keys), cost, where)
@@ -157,9 +227,8 @@ def score(
         return found
 
     between = max(1, total // LOOKS)
-    accuracies: list[float] = []
-    highest: list[float] = []
     for first in range(0, len(keys), at_once):
+        began = time.perf_counter()
         together, own = keys[first : first + at_once], rows[first : first + at_once]
         trained = training.begin([architecture.initialise(key, where) for key in together])
         looks: list[list[float]] = []
@@ -175,13 +244,9 @@ def score(
             if epoch + 1 == total or (best_on_test and (epoch + 1) % between == 0):
                 looks.append(tested(trained, together, own))
             report((first + len(together) * (epoch + 1) / total) / len(keys))
-        accuracies += looks[-1]
-        highest += [max(each) for each in zip(*looks, strict=True)]
-    seconds = time.perf_counter() - began
-    label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
-    best = tuple(highest) if best_on_test else None
-    seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
-    return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2), best, seed=seed)
+        seconds = (time.perf_counter() - began) / len(together)
+        for each in zip(*looks, strict=True):
+            yield Cell(each[-1], max(each), round(seconds, 3))
 
 
 def beside_random(

@@ -93,7 +93,7 @@ def carry_out(
     since: Checkpoint | None = None,
 ) -> Result:
     """Everything of a run that takes long, from its beginning or from where it was interrupted."""
-    protocol = evaluation.suited(PROTOCOLS[resolved.score.protocol], _case(real, resolved))
+    rule, case = PROTOCOLS[resolved.score.protocol], _case(real, resolved)
     scored = [architecture_for(settings_for(n, resolved.network), real) for n in resolved.score.networks]
     for line in words.describe(real, resolved, work.architecture):
         reporter.note(line)
@@ -110,6 +110,7 @@ def carry_out(
     began, scores = time.perf_counter(), ()
     for network in scored if resolved.score.seeds else ():
         reporter.phase(f"scoring, {network.name}")
+        protocol = evaluation.suited(rule, case._replace(network=network.name))
         scores += evaluation.beside_random(
             *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
             seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
