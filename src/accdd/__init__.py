@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from accdd.artifact import Distilled
     from accdd.config import InputError, Settings
     from accdd.evaluation import Score
+    from accdd.studies import ablate, compare, reproduce
 
 _HOMES = {
     "Distilled": "accdd.artifact",
@@ -31,13 +32,16 @@ _HOMES = {
     "Result": "accdd.api",
     "Score": "accdd.evaluation",
     "Settings": "accdd.config",
+    "ablate": "accdd.studies",
     "build_pool": "accdd.api",
     "build_targets": "accdd.api",
+    "compare": "accdd.studies",
     "distill": "accdd.api",
     "evaluate": "accdd.api",
     "import_set": "accdd.api",
     "load": "accdd.api",
     "measure_rounding": "accdd.api",
+    "reproduce": "accdd.studies",
     "resume": "accdd.api",
 }
 
@@ -47,13 +51,16 @@ __all__ = [
     "Result",
     "Score",
     "Settings",
+    "ablate",
     "build_pool",
     "build_targets",
+    "compare",
     "distill",
     "evaluate",
     "import_set",
     "load",
     "measure_rounding",
+    "reproduce",
     "resume",
 ]
 

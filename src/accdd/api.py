@@ -51,7 +51,7 @@ def distill(
         InputError: something given is wrong; nothing has been written.
         ArithmeticError: a network or the images diverged.
     """
-    given = _given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
+    given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
     wanted = config.override(Settings(), given)
     reporter = reporter or Quiet()
     asked = config.flatten(config.to_dict(wanted))
@@ -277,7 +277,7 @@ def build_pool(
 ) -> models.ModelPool:
     """Train the early-stage models for some data ahead of time, or find them in the cache."""
     reporter = reporter or Quiet()
-    wanted = config.override(Settings(), _given(preset, settings))
+    wanted = config.override(Settings(), presets.given(preset, settings or {}))
     real, resolved = _read(source, wanted, reporter)
     architecture = course.architecture_for(resolved.network, real)
     for line in run.describe(real, resolved, architecture)[:1]:
@@ -307,7 +307,7 @@ def build_targets(
         ArithmeticError: a network diverged.
     """
     reporter = reporter or Quiet()
-    given = _given(preset, settings)
+    given = presets.given(preset, settings or {})
     if count is not None:
         given["targets.count"] = count
     given.setdefault("targets.count", defaults.TARGETS)
@@ -328,15 +328,6 @@ def build_targets(
 
 
 # What several of the above need.
-
-
-def _given(preset: str | None, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The preset's dotted settings with the user's own over them."""
-    own = dict(settings or {})
-    if preset is None:
-        return own
-    row = config.choose("preset", preset, presets.PRESETS)
-    return row.changes(config.override(Settings(), own).ipc) | own
 
 
 def _check(settings: Settings) -> tuple[torch.device, Protocol]:
