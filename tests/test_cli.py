@@ -398,7 +398,7 @@ def test_importing_and_wrong_flags_do_not_wait_for_heavy_packages(code: str, sta
     assert (ran.returncode, ran.stdout.split()) == (status, ["loaded"]), ran.stderr
 
 
-@pytest.mark.parametrize("command", ["distill --help", "evaluate --help", "pool --help", "targets --help", "settings"])
+@pytest.mark.parametrize("command", ["distill --help", "evaluate --help", "ablate --help", "pool --help", "settings"])
 def test_every_network_is_named_where_one_is_chosen(command: str):
     words = re.split(r"[\s,;:.]+", accdd(command).stdout)
     assert {*NETWORKS, "module", "timm"} <= set(words)
@@ -409,7 +409,20 @@ def test_help_answers_without_heavy_packages():
     code += f"atexit.register(lambda: print('loaded', *set(sys.modules) & set({HEAVY}), file=sys.stderr)); main()"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr.split()) == (0, ["loaded"])
-    for verb in ("distill", "evaluate", "pool", "targets", "info", "export", "import", "settings", "presets"):
+    for verb in (
+        "distill",
+        "evaluate",
+        "ablate",
+        "compare",
+        "reproduce",
+        "pool",
+        "targets",
+        "info",
+        "export",
+        "import",
+        "settings",
+        "presets",
+    ):
         assert re.search(rf"^  {verb} ", ran.stdout, re.MULTILINE)
 
 

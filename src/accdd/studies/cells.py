@@ -126,7 +126,8 @@ class Study:
 
         scores = _found(folder / "scores.json", scored(baselines=cell.baselines))
         curve = _found(folder / "curve.json", scored(snapshots=True)) if cell.curve else []
-        return Outcome(scores, curve, distilled.info["sweeps"], distilled.info["seconds"])
+        seconds = {phase: value for phase, value in distilled.info["seconds"].items() if phase != "scoring"}
+        return Outcome(scores, curve, distilled.info["sweeps"], seconds)
 
     def _learn(self, folder: Path, cell: Cell) -> None:
         """Make the cell's run, unless it is there, or go on with it."""

@@ -120,4 +120,4 @@ def _networks(rows: Sequence[Row]) -> list[str]:
 def _conditions(rows: Sequence[Row]) -> str:
     """How the values of a picture came about."""
     first = rows[0]
-    return f"protocol {first.protocol}; {first.sets} sets, {first.networks} networks each"
+    return f"protocol {first.protocol}, {first.replicates}"

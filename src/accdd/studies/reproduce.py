@@ -45,7 +45,10 @@ class Reproduction(NamedTuple):
     @property
     def verdict(self) -> str:
         """In a sentence: only a complete run with the preset's own settings and more than one value is judged."""
-        reasons = [f"cut short at {_percent(self.share)} of the published steps"] if self.share < 1 else []
+        reasons = []
+        if self.share != 1:
+            how = "cut short at" if self.share < 1 else "gone on to"
+            reasons.append(f"{how} {_percent(self.share)} of the published steps")
         reasons += [f"not the published settings ({', '.join(self.changed)})"] if self.changed else []
         if reasons:
             return f"No reproduction: {', and '.join(reasons)}."
@@ -60,7 +63,7 @@ class Reproduction(NamedTuple):
     def __str__(self) -> str:
         row = self.row
         within = "" if row.interval is None else " [{:.1f}, {:.1f}]".format(*row.interval)
-        ours = f"{row.mean:.1f} %{within} ({row.sets} sets of {row.networks} networks, protocol {row.protocol})"
+        ours = f"{row.mean:.1f} %{within} ({row.replicates}, protocol {row.protocol})"
         took = ", ".join(f"{value:.0f} s {phase}" for phase, value in self.seconds.items())
         return (
             f"{self.preset}, IPC {self.ipc}, on {self.data}\n"
@@ -133,9 +136,10 @@ def reproduce(
     return found
 
 
-NEUTRAL = ("loop.budget", "loop.checkpoint", "loop.snapshots", "device", "compile", "data.root")
-"""What does not change what a run becomes, but for when it ends."""
-NEUTRAL_SCORES = ("score.seeds",)
+NEUTRAL = (
+    "loop.steps", "loop.budget", "loop.checkpoint", "loop.snapshots", "score.seeds", "device", "compile", "data.root",
+)  # fmt: skip
+"""What changes neither a run nor its scores, but for when they end, which is said in steps."""
 
 
 def _changed(name: str, preset: Preset, ipc: int, own: Mapping[str, Any], called: str) -> tuple[str, ...]:
@@ -143,12 +147,12 @@ def _changed(name: str, preset: Preset, ipc: int, own: Mapping[str, Any], called
     before = config.flatten(config.to_dict(config.override(Settings(), preset.changes(ipc))))
     before["score.protocol"] = preset.protocol
     after = config.flatten(config.to_dict(config.override(Settings(), {**preset.changes(ipc), **own})))
-    given = [key for key in own if key not in (*NEUTRAL, *NEUTRAL_SCORES) and before[key] != after[key]]
+    given = [key for key in own if key not in NEUTRAL and before[key] != after[key]]
     known = max((each for each in data.NAMED if each in name), key=len, default=None)
     other = [f"data {called} instead of {known}"] if known and not Case(called).is_of(known) else []
     return (*given, *other)
 
 
 def _percent(share: float) -> str:
-    """As in '5 %', '0.03 %'; never 100 for less."""
-    return "100 %" if share >= 1 else f"{min(100 * share, 99.9):.3g} %"
+    """As in '5 %', '0.03 %'; 100 % is no less."""
+    return f"{100 * share:.3g} %" if share < 0.999 else f"{100 * share:.6g} %"

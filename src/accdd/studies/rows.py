@@ -32,6 +32,13 @@ class Row(NamedTuple):
     """Of distilling, mean over sets, without pool and targets; None for real images."""
 
     @property
+    def replicates(self) -> str:
+        """What the values are of, in words."""
+        if self.sets > 1:
+            return f"n = {self.sets} sets, each by {self.networks} networks"
+        return f"n = {self.networks} networks on {'one set' if self.sets else 'real images'}"
+
+    @property
     def mean(self) -> float:
         return statistics.fmean(self.values)
 
@@ -53,18 +60,18 @@ class Row(NamedTuple):
         within = self.interval and [round(bound, 2) for bound in self.interval]
         deviation = None if self.deviation is None else round(self.deviation, 2)
         found = {"mean": round(self.mean, 2), "deviation": deviation, "interval": within}
-        return self._asdict() | {"what": dict(self.what)} | found
+        return self._asdict() | {"what": dict(self.what), "values": list(self.values)} | found
 
 
 def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[Row]:
     """The rows of a combination from those of its seeds that are done, one per network."""
     rows = []
     own = [[score for score in outcome.scores if score.beside is None] for outcome in outcomes]
-    for scores in zip(*own, strict=True):
-        values = tuple(score.mean for score in scores) if len(scores) > 1 else scores[0].accuracies
-        seconds = statistics.fmean(outcome.seconds["distilling"] for outcome in outcomes)
-        first = scores[0]
-        rows.append(Row(what, first.network, first.protocol, len(scores), first.n, values, round(seconds, 1)))
+    seconds = round(statistics.fmean(outcome.seconds["distilling"] for outcome in outcomes), 1)
+    for number, first in enumerate(own[0]):
+        scores = [each[number] for each in own]
+        values = tuple(score.mean for score in scores) if len(scores) > 1 else first.accuracies
+        rows.append(Row(what, first.network, first.protocol, len(scores), first.n, values, seconds))
     return rows
 
 
