@@ -404,25 +404,16 @@ def test_every_network_is_named_where_one_is_chosen(command: str):
     assert {*NETWORKS, "module", "timm"} <= set(words)
 
 
+VERBS = ("distill", "evaluate", "ablate", "compare", "reproduce", "pool", "targets", "info", "export", "import",
+         "settings", "presets")  # fmt: skip
+
+
 def test_help_answers_without_heavy_packages():
     code = "import atexit, sys; sys.argv[1:] = ['--help']; from accdd.cli import main; "
     code += f"atexit.register(lambda: print('loaded', *set(sys.modules) & set({HEAVY}), file=sys.stderr)); main()"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr.split()) == (0, ["loaded"])
-    for verb in (
-        "distill",
-        "evaluate",
-        "ablate",
-        "compare",
-        "reproduce",
-        "pool",
-        "targets",
-        "info",
-        "export",
-        "import",
-        "settings",
-        "presets",
-    ):
+    for verb in VERBS:
         assert re.search(rf"^  {verb} ", ran.stdout, re.MULTILINE)
 
 

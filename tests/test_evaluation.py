@@ -242,7 +242,7 @@ def test_the_schedule_of_the_protocol_is_the_one_that_is_used(data: Dataset, mon
     ],
 )  # fmt: skip
 def test_idc_has_its_published_exceptions(
-    data_name: str, facts: dict[str, int], words: str, augmented: set[str], cutmix: float
+    data_name: str, facts: dict[str, Any], words: str, augmented: set[str], cutmix: float
 ):
     found = suited(PROTOCOLS["idc"], Case(data_name, **facts))
     assert (found.name, set(found.recipe.augment), found.recipe.cutmix) == (words, augmented, cutmix)

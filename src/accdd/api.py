@@ -56,6 +56,11 @@ def distill(
     reporter = reporter or Quiet()
     asked = config.flatten(config.to_dict(wanted))
     told = {key: asked[key] for key in given}
+    if wanted.score.choose == "validation" and (out is None or not wanted.loop.snapshots):
+        raise InputError(
+            "score.choose = 'validation' chooses among the snapshots of a run folder. "
+            "Expected --out FOLDER (out=... in Python) and loop.snapshots above 0."
+        )
     if out is not None:
         run.refuse_existing(Path(out), told)
     real, resolved = _read(source, wanted, reporter)
@@ -345,7 +350,10 @@ def _read(source: Any, settings: Settings, reporter: Reporter) -> tuple[Dataset,
     """The data, where it is worked on, and the settings resolved for it; what is wrong with them is said before."""
     where, _ = _check(settings)
     reporter.phase("reading data")
-    real = data.load(source, settings.data).to(where)
+    real = data.load(source, settings.data)
+    if settings.score.choose == "validation":
+        real = real.held_out(settings.score.validation)
+    real = real.to(where)
     reporter.update(1.0)
     return real, defaults.resolve(settings, real)
 

@@ -251,6 +251,11 @@ class Score:
     """Fresh networks per score; 0 skips scoring."""
     epochs: int | None = Field(default=None, ge=1)
     """Epochs of each; None is the protocol's own number, anything else is named beside the score."""
+    choose: Literal["last", "validation"] = "last"
+    """The result is the last sweep's, or the snapshot that trains networks best for training images held out of all
+    else; never is it chosen by test images."""
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    """Share of each class's training images held out where `score.choose` is validation."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

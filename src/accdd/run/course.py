@@ -22,6 +22,7 @@ from accdd.formation import decoded_by
 from accdd.networks import Architecture, settings_for
 from accdd.run import words
 from accdd.run.checkpoints import Checkpoint
+from accdd.run.choosing import best_on_validation
 from accdd.run.folder import RunFolder
 from accdd.run.learning import learn
 from accdd.run.progress import Reporter
@@ -103,6 +104,11 @@ def carry_out(
         distilled = artifact.load(saved)
     else:
         distilled = _learned(source, real, resolved, plan, work, folder, reporter, since)
+        if folder and resolved.score.choose == "validation":
+            began = time.perf_counter()
+            protocol = evaluation.suited(rule, case._replace(network=work.architecture.name))
+            distilled = best_on_validation(distilled, real, work.architecture, protocol, resolved, folder, reporter)
+            distilled.info["seconds"]["choosing"] = round(time.perf_counter() - began, 2)
         if saved:
             artifact.save(distilled, saved)  # before scoring, which may take longer
     seconds: dict[str, float] = dict(distilled.info["seconds"])

@@ -91,6 +91,8 @@ class Study:
             if wanted.data not in read:
                 read[wanted.data] = data.load(self.source, wanted.data)
             real = read[wanted.data]
+            if wanted.score.choose == "validation":
+                real = real.held_out(wanted.score.validation)
             resolved = defaults.resolve(wanted, real)
             for name in (resolved.network.name, *resolved.score.networks):
                 course.architecture_for(settings_for(name, resolved.network), real)
