@@ -10,7 +10,8 @@ import torch
 from helpers import TINY, assert_same, several, stripes
 
 import accdd
-from accdd import augmented_models, evaluation
+from accdd import evaluation
+from accdd.augmented_models import pool
 from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.run import read_snapshot, snapshots
@@ -96,13 +97,13 @@ def test_what_is_held_out_is_not_learned_from_and_what_is_for_testing_is_not_loo
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     learned_from: list[Dataset] = []
-    build = augmented_models.pool.build
+    build = pool.build
 
     def watching(data: Dataset, *args: Any) -> Any:
         learned_from.append(data)
         return build(data, *args)
 
-    monkeypatch.setattr(augmented_models.pool, "build", watching)
+    monkeypatch.setattr(pool, "build", watching)
     seen = told(monkeypatch, [50.0] * 4)
     accdd.distill(file, out=tmp_path / "run", settings=SETTINGS)
     whole = accdd.data.load(file)  # pyright: ignore[reportAttributeAccessIssue]

@@ -450,7 +450,10 @@ def test_every_command_in_the_readme_parses():
 
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    tiny = {"distill": TINY, "pool": TINY.partition("--steps 1")[2], "evaluate": "--epochs 1"}
+    pool = TINY.partition("--steps 1")[2]
+    study = f"--seeds 1 --set loop.steps=1 {pool.replace('seeds=0', 'seeds=1')} --set score.epochs=1"
+    tiny = {"distill": TINY, "pool": pool, "evaluate": "--epochs 1"}
+    tiny |= dict.fromkeys(("ablate", "compare", "reproduce"), study)
     made: set[str] = set()
     for line in (line for block in blocks("sh") for line in block.splitlines() if line.startswith("accdd ")):
         verb, *arguments = shlex.split(line, comments=True)[1:]

@@ -160,7 +160,10 @@ def evaluate(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train fresh networks on distilled sets and test them: mean, standard deviation, n."""
+    """Train fresh networks on distilled sets and test them: mean, standard deviation, n.
+
+    Networks are kept in the cache one by one: the same command goes on where it was stopped.
+    """
 
     def body() -> None:
         from accdd import api, evaluation

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from accdd import api, config, data, defaults, evaluation, files, presets, run
+from accdd import api, config, data, defaults, evaluation, execution, files, presets, run
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score
@@ -82,10 +82,14 @@ class Study:
         Raises:
             InputError: something is wrong with the settings, the data or the folder; nothing has been written.
         """
+        names = [cell.name for cell in cells]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InputError(f"Two cells are called '{min(twice)}'. Expected values that differ, each once.")
         read: dict[config.Data, Dataset] = {}
         for cell in cells:
             wanted = self._wanted(cell.settings)
             _check_score(wanted)
+            execution.check(wanted.compile, execution.device(wanted.device))
             for name in cell.baselines:
                 config.choose("baseline", name, evaluation.BASELINES)
             if wanted.data not in read:
@@ -147,7 +151,7 @@ class Study:
             api.resume(folder, self.source, network=network, reporter=self.reporter)
             return
         shutil.rmtree(folder, ignore_errors=True)
-        settings = {**cell.settings, "score.seeds": 0}  # they are scored by `accdd.evaluate`
+        settings = {**cell.settings, "score.seeds": 0, "score.networks": []}  # `accdd.evaluate` scores
         api.distill(self.source, out=folder, preset=self.preset, settings=settings, reporter=self.reporter)
 
     def _wanted(self, own: Mapping[str, Any]) -> Settings:

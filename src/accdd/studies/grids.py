@@ -12,7 +12,7 @@ from accdd.config import InputError, Settings
 Grid = Mapping[str, Sequence[Any]]
 """Dotted settings with the values that each takes."""
 
-EPOCHS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+EPOCHS = (0, 0.5, 1, 2, 5, 10, 20)
 
 
 class Named(NamedTuple):
