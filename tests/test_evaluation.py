@@ -14,7 +14,7 @@ from torch import Tensor
 from accdd import augment, cli, execution, files, selection, training
 from accdd.config import InputError, Train
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, beside_random, network_keys, score, scores, suited
+from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, beside_random, network_keys, score, suited, trials
 from accdd.evaluation.protocols import IDC, no_exceptions, tenth_halfway
 from accdd.keys import Key
 from accdd.networks import Forward, Parameters
@@ -284,7 +284,7 @@ def test_the_best_on_test_is_the_highest_look_and_changes_nothing_else(data: Dat
 
 
 def test_there_are_a_hundred_looks_however_long_training_is(data: Dataset, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scores, "LOOKS", 3)
+    monkeypatch.setattr(trials, "LOOKS", 3)
     told: list[int] = []
     monkeypatch.setattr(training, "accuracy", lambda *args, **options: told.append(1) or 50.0)
     scored(data, seeds=1, epochs=7, best_on_test=True)
