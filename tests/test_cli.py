@@ -398,10 +398,14 @@ def test_importing_and_wrong_flags_do_not_wait_for_heavy_packages(code: str, sta
     assert (ran.returncode, ran.stdout.split()) == (status, ["loaded"]), ran.stderr
 
 
-@pytest.mark.parametrize("command", ["distill --help", "evaluate --help", "pool --help", "targets --help", "settings"])
+@pytest.mark.parametrize("command", ["distill --help", "evaluate --help", "ablate --help", "pool --help", "settings"])
 def test_every_network_is_named_where_one_is_chosen(command: str):
     words = re.split(r"[\s,;:.]+", accdd(command).stdout)
     assert {*NETWORKS, "module", "timm"} <= set(words)
+
+
+VERBS = ("distill", "evaluate", "ablate", "compare", "reproduce", "pool", "targets", "info", "export", "import",
+         "settings", "presets")  # fmt: skip
 
 
 def test_help_answers_without_heavy_packages():
@@ -409,7 +413,7 @@ def test_help_answers_without_heavy_packages():
     code += f"atexit.register(lambda: print('loaded', *set(sys.modules) & set({HEAVY}), file=sys.stderr)); main()"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr.split()) == (0, ["loaded"])
-    for verb in ("distill", "evaluate", "pool", "targets", "info", "export", "import", "settings", "presets"):
+    for verb in VERBS:
         assert re.search(rf"^  {verb} ", ran.stdout, re.MULTILINE)
 
 
@@ -446,7 +450,10 @@ def test_every_command_in_the_readme_parses():
 
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    tiny = {"distill": TINY, "pool": TINY.partition("--steps 1")[2], "evaluate": "--epochs 1"}
+    pool = TINY.partition("--steps 1")[2]
+    study = f"--seeds 1 --set loop.steps=1 {pool.replace('seeds=0', 'seeds=1')} --set score.epochs=1"
+    tiny = {"distill": TINY, "pool": pool, "evaluate": "--epochs 1"}
+    tiny |= dict.fromkeys(("ablate", "compare", "reproduce"), study)
     made: set[str] = set()
     for line in (line for block in blocks("sh") for line in block.splitlines() if line.startswith("accdd ")):
         verb, *arguments = shlex.split(line, comments=True)[1:]

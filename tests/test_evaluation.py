@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import operator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 from helpers import assert_same, generator, network, stripes
 from torch import Tensor
 
-from accdd import augment, cli, execution, selection, training
+from accdd import augment, cli, execution, files, selection, training
 from accdd.config import InputError, Train
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, beside_random, network_keys, score, scores, suited
-from accdd.evaluation.protocols import no_exceptions, tenth_halfway
+from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, beside_random, network_keys, score, suited, trials
+from accdd.evaluation.protocols import IDC, no_exceptions, tenth_halfway
 from accdd.keys import Key
 from accdd.networks import Forward, Parameters
 
@@ -27,8 +28,9 @@ def scored(data: Dataset, images: Tensor | None = None, labels: Tensor | None = 
     images = data.images if images is None else images
     labels = data.labels if labels is None else labels
     keys = network_keys(changes.pop("key", Key(0)), changes.pop("seeds", 2))
+    architecture, protocol = changes.pop("architecture", network()), changes.pop("protocol", FEW_EPOCHS)
     given = {"mean": data.mean, "std": data.std, "keys": keys, "precision": "fp32"} | changes
-    return score("random", images, labels, data, network(), FEW_EPOCHS, **given)
+    return score("random", images, labels, data, architecture, protocol, **given)
 
 
 def test_separable_data_is_learned_by_every_network():
@@ -240,7 +242,7 @@ def test_the_schedule_of_the_protocol_is_the_one_that_is_used(data: Dataset, mon
     ],
 )  # fmt: skip
 def test_idc_has_its_published_exceptions(
-    data_name: str, facts: dict[str, int], words: str, augmented: set[str], cutmix: float
+    data_name: str, facts: dict[str, Any], words: str, augmented: set[str], cutmix: float
 ):
     found = suited(PROTOCOLS["idc"], Case(data_name, **facts))
     assert (found.name, set(found.recipe.augment), found.recipe.cutmix) == (words, augmented, cutmix)
@@ -282,7 +284,7 @@ def test_the_best_on_test_is_the_highest_look_and_changes_nothing_else(data: Dat
 
 
 def test_there_are_a_hundred_looks_however_long_training_is(data: Dataset, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scores, "LOOKS", 3)
+    monkeypatch.setattr(trials, "LOOKS", 3)
     told: list[int] = []
     monkeypatch.setattr(training, "accuracy", lambda *args, **options: told.append(1) or 50.0)
     scored(data, seeds=1, epochs=7, best_on_test=True)
@@ -300,3 +302,82 @@ def test_the_idc_protocol_is_the_published_one():
     assert (idc.recipe.lr, idc.recipe.momentum, idc.recipe.weight_decay) == (0.01, 0.9, 5e-4)
     assert (idc.recipe.batch, idc.recipe.cutmix) == (64, 0.5)
     assert set(idc.recipe.augment) == {"color", "crop", "scale", "rotate", "flip"}
+
+
+# Cells --------------------------------------------------------------------------------------------------------
+
+
+def cells() -> list[Path]:
+    return sorted((files.cache_folder() / "scores").glob("*.json"))
+
+
+def test_a_network_that_was_scored_is_found_and_more_seeds_cost_only_themselves(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    began: list[int] = []
+    begin = training.begin
+    monkeypatch.setattr(training, "begin", lambda all: began.append(len(all)) or begin(all))
+    first = scored(data, content="stripes", seeds=2)
+    assert sum(began) == 2 and len(cells()) == 2 and first.found is None
+    again = scored(data, content="stripes", seeds=2)
+    assert (sum(began), again, again.found) == (2, first, 2)  # the seconds, too, are those it took
+    more = scored(data, content="stripes", seeds=3)
+    assert sum(began) == 3 and more.accuracies[:2] == first.accuracies and more.found == 2
+    assert more.accuracies == scored(data, seeds=3).accuracies
+    scored(data, content="stripes", seeds=3, fresh=True)
+    assert sum(began) == 9 and len(cells()) == 3
+
+
+def test_everything_that_decides_a_score_names_another_cell(data: Dataset):
+    turned = dataclasses.replace(data, test_images=255 - data.test_images)
+    recipe = dataclasses.replace(FEW_EPOCHS.recipe, lr=0.04)
+    rows = torch.arange(12).expand(1, -1)
+    calls: list[dict[str, Any]] = [
+        {}, {"content": "other"}, {"key": Key(7)}, {"epochs": 1}, {"best_on_test": True}, {"compile": "never"},
+        {"precision": "bf16"}, {"rows": rows}, {"rows": rows + 1}, {"architecture": network(width=8)},
+        {"protocol": dataclasses.replace(FEW_EPOCHS, recipe=recipe)},
+        {"protocol": dataclasses.replace(FEW_EPOCHS, schedule=tenth_halfway)}, {"tested": turned},
+        {"mean": (0.1, 0.2, 0.3)},
+    ]  # fmt: skip
+    for count, changes in enumerate(calls, 1):
+        options = {"content": "stripes", "seeds": 1, "precision": "fp32"} | changes
+        tested = options.pop("tested", data)
+        scored(tested, data.images, data.labels, **options)
+        assert len(cells()) == count, changes
+    called = dataclasses.replace(FEW_EPOCHS, name="other")
+    assert scored(data, content="stripes", seeds=1, precision="fp32", protocol=called).found == 1
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"cell": {"accuracy": 99.0}}', "a digit"])
+def test_a_damaged_cell_is_trained_again(data: Dataset, damage: str):
+    first = scored(data, content="stripes", seeds=1)
+    (cell,) = cells()
+    text = cell.read_text()
+    cell.write_text(damage if damage != "a digit" else text.replace('"accuracy": ', '"accuracy": 1'))
+    assert cell.read_text() != text
+    again = scored(data, content="stripes", seeds=1)
+    assert again.found is None and again.accuracies == first.accuracies
+    assert scored(data, content="stripes", seeds=1).found == 1
+
+
+def test_what_was_tested_before_a_stop_is_kept(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    class Stop(Exception):
+        pass
+
+    def stop_in_second(share: float) -> None:
+        if share > 0.5:
+            raise Stop
+
+    monkeypatch.setattr(execution, "at_once", lambda count, cost, where: 1)
+    with pytest.raises(Stop):
+        scored(data, content="stripes", seeds=2, report=stop_in_second)
+    assert len(cells()) == 1
+    assert scored(data, content="stripes", seeds=2).found == 1
+
+
+def test_idc_trains_densenet_for_less_where_images_are_many():
+    case = Case("cifar10", ipc=50, factor=2, network="densenet121")
+    assert (suited(IDC, case).epochs, suited(IDC, case).name) == (400, "idc, 400 epochs for DenseNet")
+    for other in (case._replace(ipc=10), case._replace(factor=1), case._replace(network="resnet10")):
+        assert suited(IDC, other) is IDC
+    assert suited(PROTOCOLS["quick"], case) is PROTOCOLS["quick"]

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from helpers import Pool, assert_same, network, settings, stripes
 
-from accdd import augment, execution, training
-from accdd.augmented_models import load_or_build, pool
+from accdd import augment, execution, targets, training
+from accdd.augmented_models import load_or_build, pool, source
+from accdd.augmented_models.sources import drawn
+from accdd.config import InputError
 from accdd.data import Dataset
+from accdd.defaults import resolve
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward
 
@@ -76,6 +79,7 @@ def test_what_the_pool_depends_on_names_another_cache_entry(
         {"loop.steps": 9},
         {"perturb.use": False},
         {"pool.use": False},
+        {"pool.draw": 1},
         {"images.lr": 1.0},
         {"score.seeds": 1},
     ],
@@ -102,6 +106,29 @@ def test_members_are_ordered_by_network_then_epoch(data: Dataset):
     assert [(m.network, m.epoch) for m in members] == [(n, e) for n in (0, 1) for e in (0, 0.5, 1, 2)]
     loaded = load_or_build(data, network(), settings({"pool.epochs": [0, 0.5, 1, 2], "pool.networks": 2})).models
     assert [(m.network, m.epoch) for m in loaded] == [(m.network, m.epoch) for m in members]
+
+
+def test_a_pool_serves_runs_that_draw_from_some_of_its_epochs(data: Dataset):
+    given = {"pool.epochs": [0, 0.5, 1]}
+    kept = load_or_build(data, network(), settings(given))
+    for draw, expected in ((None, [0, 0.5, 1]), (0.5, [0.5]), ([0, 1], [0, 1])):
+        chosen = settings(given | {"pool.draw": draw, "perturb.use": False})
+        members = drawn(kept, chosen)
+        assert [(m.network, m.epoch) for m in members] == [(n, epoch) for n in range(2) for epoch in expected]
+        weights = source(network(), data.device, chosen, kept)(Key(0))
+        assert any(all(torch.equal(value, m.parameters[name]) for name, value in weights.items()) for m in members)
+
+
+def test_targets_drawn_from_some_epochs_are_others(data: Dataset):
+    def parts(draw: Any) -> dict[str, Any]:
+        return targets._key_parts(data, settings({"pool.epochs": [0, 1], "pool.draw": draw}))
+
+    assert parts(0) != parts(None) != parts(1) != parts(0) and "draw" not in parts(None)
+
+
+def test_an_epoch_that_is_not_kept_is_not_drawn(data: Dataset):
+    with pytest.raises(InputError, match=r"pool.draw has 2, but networks are kept at 0, 1 epochs.*2 among pool.epochs"):
+        resolve(settings({"pool.epochs": [0, 1], "pool.draw": [1, 2]}), data)
 
 
 def test_epoch_0_is_the_initialisation_with_no_loss_yet(data: Dataset):

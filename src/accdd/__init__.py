@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from accdd.artifact import Distilled
     from accdd.config import InputError, Settings
     from accdd.evaluation import Score
+    from accdd.studies import ablate, compare, reproduce
 
 _HOMES = {
     "Distilled": "accdd.artifact",
@@ -33,8 +34,10 @@ _HOMES = {
     "Result": "accdd.api",
     "Score": "accdd.evaluation",
     "Settings": "accdd.config",
+    "ablate": "accdd.studies",
     "build_pool": "accdd.api",
     "build_targets": "accdd.api",
+    "compare": "accdd.studies",
     "distill": "accdd.api",
     "evaluate": "accdd.api",
     "forecast": "accdd.api",
@@ -42,6 +45,7 @@ _HOMES = {
     "load": "accdd.api",
     "measure_rounding": "accdd.api",
     "merge": "accdd.api",
+    "reproduce": "accdd.studies",
     "resume": "accdd.api",
 }
 
@@ -51,8 +55,10 @@ __all__ = [
     "Result",
     "Score",
     "Settings",
+    "ablate",
     "build_pool",
     "build_targets",
+    "compare",
     "distill",
     "evaluate",
     "forecast",
@@ -60,6 +66,7 @@ __all__ = [
     "load",
     "measure_rounding",
     "merge",
+    "reproduce",
     "resume",
 ]
 

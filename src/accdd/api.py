@@ -55,11 +55,16 @@ def distill(
         InputError: something given is wrong; nothing has been written.
         ArithmeticError: a network or the images diverged.
     """
-    given = _given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
+    given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
     wanted = config.override(Settings(), given)
     reporter = reporter or Quiet()
     asked = config.flatten(config.to_dict(wanted))
     told = {key: asked[key] for key in given}
+    if wanted.score.choose == "validation" and (out is None or not wanted.loop.snapshots):
+        raise InputError(
+            "score.choose = 'validation' chooses among the snapshots of a run folder. "
+            "Expected --out FOLDER (out=... in Python) and loop.snapshots above 0."
+        )
     if out is not None and parallel.restarted() and (Path(out) / "config.yaml").exists():
         return resume(out, source, network=wanted.network.name, reporter=reporter)
     with contextlib.ExitStack() as stack:
@@ -97,7 +102,7 @@ def forecast(
     Raises:
         InputError: something given is wrong, as for `distill`.
     """
-    given = _given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
+    given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
     wanted = config.override(Settings(), given)
     reporter = reporter or Quiet()
     real, resolved = _read(source, wanted, reporter)
@@ -176,9 +181,12 @@ def evaluate(
     baselines: Sequence[str] = (),
     whole: bool = False,
     best_on_test: bool = False,
+    fresh: bool = False,
     reporter: Reporter | None = None,
 ) -> list[Score]:
     """Train fresh networks on distilled sets, and on real images beside them, and test them.
+
+    Every network that was trained is kept in the cache, so that an evaluation that was stopped goes on where it was.
 
     Args:
         sets: distilled sets: folders of runs or of sets, or `Distilled` values.
@@ -200,6 +208,7 @@ def evaluate(
             and with networks that begin alike.
         whole: score the whole training set, too, by its own protocol (`accdd.evaluation.WHOLE`): an upper bound.
         best_on_test: also keep the highest test accuracy during training, for comparison with papers that report it.
+        fresh: train all networks, whatever is found in the cache.
         reporter: told of progress; None is silent.
 
     Returns:
@@ -226,7 +235,10 @@ def evaluate(
             config.override(settings, evaluation.recorded(distilled, "network")).network.name, "--networks"
         )
     keys = evaluation.network_keys(Key(seed), seeds)
-    options = {"best_on_test": best_on_test, "compile": compile, "precision": precision, "report": reporter.update}
+    options = {
+        "best_on_test": best_on_test, "compile": compile, "precision": precision, "fresh": fresh,
+        "report": reporter.update,
+    }  # fmt: skip
     scores: list[Score] = []
     for entry, label, distilled in zip(listed, _labels(listed), opened, strict=True):
         tested = evaluation.test_data(distilled, test).to(where)
@@ -238,7 +250,6 @@ def evaluate(
         called = evaluation.origin(distilled).get("name")
         name = str(called) if called else tested.name
         case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
-        suited = evaluation.suited(rule, case)
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
         names = networks or (made_with.network.name,)
         scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
@@ -246,11 +257,13 @@ def evaluate(
         if real:
             rows = _choose(baselines, real, distilled, scored[names[0]], settings, seeds, reporter)
         for name, architecture in scored.items():
+            suited = evaluation.suited(rule, case._replace(network=architecture.name))
             for version_label, images, labels in _versions(entry, label, distilled, snapshots):
                 reporter.phase(f"{Path(version_label).name} on {name}")
                 found = evaluation.score(
                     version_label, images, labels, tested, architecture, suited,
-                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs, **options,
+                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs,
+                    content=evaluation.digest(images, labels), **options,
                 )  # fmt: skip
                 stored = evaluation.storage(distilled.images, distilled.labels)
                 scores.append(dataclasses.replace(found, network=name, bytes=stored))
@@ -269,6 +282,10 @@ def evaluate(
                 others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
                 reporter.update(1.0)
             scores += [dataclasses.replace(each, network=name, beside=label) for each in others]
+    if found := sum(score.found or 0 for score in scores):
+        reporter.note(
+            f"{found} of {sum(score.n for score in scores)} networks were trained before; --fresh trains anew."
+        )
     return scores
 
 
@@ -320,7 +337,7 @@ def build_pool(
 ) -> models.ModelPool:
     """Train the early-stage models for some data ahead of time, or find them in the cache."""
     reporter = reporter or Quiet()
-    wanted = config.override(Settings(), _given(preset, settings))
+    wanted = config.override(Settings(), presets.given(preset, settings or {}))
     real, resolved = _read(source, wanted, reporter)
     architecture = course.architecture_for(resolved.network, real)
     for line in run.describe(real, resolved, architecture)[:1]:
@@ -350,7 +367,7 @@ def build_targets(
         ArithmeticError: a network diverged.
     """
     reporter = reporter or Quiet()
-    given = _given(preset, settings)
+    given = presets.given(preset, settings or {})
     if count is not None:
         given["targets.count"] = count
     given.setdefault("targets.count", defaults.TARGETS)
@@ -410,15 +427,6 @@ def _unfinished(out: str | Path, network: str | None) -> tuple[RunFolder, Record
     return folder, record, resolved
 
 
-def _given(preset: str | None, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The preset's dotted settings with the user's own over them."""
-    own = dict(settings or {})
-    if preset is None:
-        return own
-    row = config.choose("preset", preset, presets.PRESETS)
-    return row.changes(config.override(Settings(), own).ipc) | own
-
-
 def _check(settings: Settings) -> tuple[torch.device, Protocol]:
     """What can be found wrong before any data is read."""
     methods.named(settings.method)
@@ -435,7 +443,10 @@ def _read(source: Any, settings: Settings, reporter: Reporter) -> tuple[Dataset,
     """The data, where it is worked on, and the settings resolved for it; what is wrong with them is said before."""
     where, _ = _check(settings)
     reporter.phase("reading data")
-    real = data.load(source, settings.data).to(where)
+    real = data.load(source, settings.data)
+    if settings.score.choose == "validation":
+        real = real.held_out(settings.score.validation)
+    real = real.to(where)
     reporter.update(1.0)
     return real, defaults.resolve(settings, real)
 

@@ -175,6 +175,7 @@ def evaluate(
     best_on_test: Annotated[
         bool, typer.Option("--best-on-test", help="Also tell the highest test accuracy in training, as papers may.")
     ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train all networks, also those scored before.")] = False,
     table: Annotated[str | None, typer.Option("--table", help="Print csv, markdown or latex.")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -184,7 +185,10 @@ def evaluate(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train fresh networks on distilled sets and test them: mean, standard deviation, n."""
+    """Train fresh networks on distilled sets and test them: mean, standard deviation, n.
+
+    Networks are kept in the cache one by one: the same command goes on where it was stopped.
+    """
 
     def body() -> None:
         from accdd import api, evaluation
@@ -202,7 +206,7 @@ def evaluate(
                 epochs=epochs, seed=seed or 0, device=device or "auto", compile=compile or "auto",
                 precision=precision or "auto", snapshots=snapshots, data=data,
                 baselines=baselines.split(",") if baselines else (), whole=whole, best_on_test=best_on_test,
-                reporter=reporter,
+                fresh=fresh, reporter=reporter,
             )  # fmt: skip
         if table is not None:
             typer.echo(evaluation.table(scores, table), nl=False)
@@ -217,6 +221,139 @@ def evaluate(
             typer.echo(f"{score.set}  {score.network}  {score}")
         for each in (*differences, *robust):
             typer.echo(each)
+
+    _guard(body, debug)
+
+
+BudgetOption = Annotated[
+    str | None, typer.Option("--budget", help="Wall-clock limit of each distilling loop, as in 90s, 10m, 2h.")
+]
+StudyOutOption = Annotated[Path, typer.Option("--out", help="Folder of the study: new, or to go on in.")]
+ReplicatesOption = Annotated[int, typer.Option("--seeds", help="Sets distilled in each case, from seeds 0, 1, ...")]
+
+
+@app.command()
+def ablate(
+    data: DataArgument,
+    out: StudyOutOption,
+    over: Annotated[
+        list[str] | None,
+        typer.Option("--over", metavar="KEY=VALUE,VALUE", help="A setting and the values it takes; may be repeated."),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="pre-training, models, magnitude, directions, normalisation, where or factor."),
+    ] = None,
+    seeds: ReplicatesOption = 1,
+    ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
+    network: NetworkOption = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")] = None,
+    budget: BudgetOption = None,
+    device: DeviceOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Distil with every combination of some settings and score the sets: a table and a picture in --out.
+
+    Sets are scored as 'score.protocol', 'score.networks', 'score.seeds' and 'score.epochs' say.
+    """
+
+    def body() -> None:
+        flags = {
+            "ipc": ipc, "network.name": network, "loop.steps": steps, "device": device,
+            "loop.budget": None if budget is None else _seconds(budget),
+        }  # fmt: skip
+        settings = _settings(config, set_, flags)
+        from accdd import studies
+
+        with _reporter(quiet) as reporter:
+            found = studies.ablate(
+                data, out, studies.parse(over or []), study=study, seeds=seeds, preset=preset, settings=settings,
+                reporter=reporter,
+            )  # fmt: skip
+        _tell_study(found, out, as_json)
+
+    _guard(body, debug)
+
+
+@app.command()
+def compare(
+    data: DataArgument,
+    out: StudyOutOption,
+    methods: Annotated[str, typer.Option("--methods", help="Comma-separated host methods.")] = "idc,dsa,dc,dm",
+    baselines: Annotated[
+        str, typer.Option("--baselines", help=f"Comma-separated, or empty for none: {BASELINES}")
+    ] = "random,herding,kcenter",
+    seeds: ReplicatesOption = 1,
+    ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
+    network: NetworkOption = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")] = None,
+    budget: BudgetOption = None,
+    device: DeviceOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Distil by several host methods under one budget, beside real images: a table, and accuracy over time, in --out.
+
+    Sets are scored as 'score.protocol', 'score.networks', 'score.seeds' and 'score.epochs' say.
+    """
+
+    def body() -> None:
+        flags = {
+            "ipc": ipc, "network.name": network, "loop.steps": steps, "device": device,
+            "loop.budget": None if budget is None else _seconds(budget),
+        }  # fmt: skip
+        settings = _settings(config, set_, flags)
+        from accdd import studies
+
+        with _reporter(quiet) as reporter:
+            found = studies.compare(
+                data, out, hosts=methods.split(",") if methods else (), seeds=seeds, preset=preset,
+                baselines=baselines.split(",") if baselines else (), settings=settings, reporter=reporter,
+            )  # fmt: skip
+        _tell_study(found, out, as_json)
+
+    _guard(body, debug)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A preset with a published accuracy: 'accdd presets'.")],
+    data: Annotated[str, typer.Option("--data", metavar="DATA", help=DATA_HELP)],
+    out: StudyOutOption,
+    ipc: Annotated[
+        int | None, typer.Option("--ipc", help="Images per class (default: the fewest that are published).")
+    ] = None,
+    seeds: ReplicatesOption = 1,
+    budget: BudgetOption = None,
+    device: DeviceOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Distil by a preset and put the score beside the published one: difference, interval, time, verdict."""
+
+    def body() -> None:
+        flags = {"loop.budget": None if budget is None else _seconds(budget), "device": device}
+        settings = _settings(config, set_, flags)
+        from accdd import studies
+
+        with _reporter(quiet) as reporter:
+            found = studies.reproduce(name, data, out, ipc=ipc, seeds=seeds, settings=settings, reporter=reporter)
+        if as_json:
+            _print_json(**found.to_dict())
+            return
+        typer.echo(found)
 
     _guard(body, debug)
 
@@ -578,6 +715,19 @@ def _settings(config: Path | None, assignments: list[str] | None, flags: dict[st
                 f"--set {assignment}: the value is not YAML. Expected, as in --set pool.epochs=5."
             ) from None
     return merged | {key: value for key, value in flags.items() if value is not None}
+
+
+def _tell_study(found: Any, out: Path, as_json: bool) -> None:
+    """The table of a study, and where it is kept."""
+    from accdd import studies
+
+    pictures = [str(path) for path in found.pictures]
+    if as_json:
+        _print_json(out=str(out), rows=[row.to_dict() for row in found.rows], pictures=pictures)
+        return
+    typer.echo(studies.aligned(found.rows))
+    kept = ", ".join([f"{out}/table.csv (and .md, .tex, .json)", *pictures])
+    typer.echo(f"\nKept in {kept}.")
 
 
 def _refuse_beside_resume(options: dict[str, Any], flags: dict[str, Any]) -> None:

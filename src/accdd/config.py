@@ -104,19 +104,23 @@ class Pool:
     """Number of networks trained."""
     epochs: tuple[float, ...] = (2.0,)
     """Epochs (fractions allowed) at which each network is kept; training ends at the last."""
+    draw: tuple[float, ...] | None = None
+    """Which of these epochs networks are drawn from, so that one pool serves many runs; None is all of them."""
     lr_scales: tuple[float, ...] = (1.0, 0.7, 1.4)
     """Network i trains with the learning rate times entry i (cyclically): diversity between members."""
     augment: tuple[tuple[str, ...], ...] = (("color", "crop"), ("color", "crop", "cutout"), ("crop",))
     """Network i trains with augmentation set i (cyclically): diversity between members."""
 
-    @field_validator("epochs", mode="before")
+    @field_validator("epochs", "draw", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int | float | str) else value  # YAML reads 1e-2 as text
 
-    @field_validator("epochs")
+    @field_validator("epochs", "draw")
     @classmethod
-    def _not_negative(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _not_negative(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is None:
+            return value
         if not value or min(value) < 0 or list(value) != sorted(set(value)):
             raise ValueError("expected one or more increasing numbers of epochs >= 0, as in 2 or [0.5, 1, 2]")
         return value
@@ -247,6 +251,11 @@ class Score:
     """Fresh networks per score; 0 skips scoring."""
     epochs: int | None = Field(default=None, ge=1)
     """Epochs of each; None is the protocol's own number, anything else is named beside the score."""
+    choose: Literal["last", "validation"] = "last"
+    """The result is the last sweep's, or the snapshot that trains networks best for training images held out of all
+    else; never is it chosen by test images."""
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    """Share of each class's training images held out where `score.choose` is validation."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

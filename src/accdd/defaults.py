@@ -30,6 +30,7 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     for names in (settings.match.augment or (), settings.train.augment, *settings.pool.augment):
         augment.check(names)
     _check_images(settings, data)
+    _check_drawn(settings)
     match = _match(settings.match, method, data)
     loop = _loop(settings, method)
     _check_shard(settings, loop, data)
@@ -63,6 +64,16 @@ def _check_images(settings: Settings, data: Dataset) -> None:
         raise InputError(
             f"The images have {data.size} x {data.size} pixels. Expected at least 4 x 4: "
             "--set data.size=8 enlarges them."
+        )
+
+
+def _check_drawn(settings: Settings) -> None:
+    pool = settings.pool
+    if missing := [epoch for epoch in pool.draw or () if epoch not in pool.epochs]:
+        kept = ", ".join(f"{epoch:g}" for epoch in pool.epochs)
+        raise InputError(
+            f"pool.draw has {missing[0]:g}, but networks are kept at {kept} epochs. Expected some of these, or "
+            f"{missing[0]:g} among pool.epochs."
         )
 
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from accdd import defaults
+from accdd import config, defaults
 from accdd.data import NAMED
 from accdd.methods import sweeps_and_epochs
 
@@ -29,6 +29,11 @@ class Preset(NamedTuple):
         """One line."""
         function = self.changes.func if isinstance(self.changes, functools.partial) else self.changes
         return (function.__doc__ or "").partition("\n")[0]
+
+    @property
+    def protocol(self) -> str:
+        """By which its authors score: a name from `accdd.evaluation.PROTOCOLS`."""
+        return PROTOCOLS.get(self.source, "idc")
 
 
 # What the papers say of each data set. ---------------------------------------------------------------------------
@@ -177,6 +182,8 @@ ZHANG = "AccDD, Zhang et al., CVPR 2023"
 ZHAO = "DC, Zhao et al., ICLR 2021"
 ZHAO_DSA = "DSA, Zhao & Bilen, ICML 2021"
 ZHAO_DM = "DM, Zhao & Bilen, WACV 2023"
+PROTOCOLS = {ZHAO: "dc", ZHAO_DSA: "dsa", ZHAO_DM: "dsa"}
+"""How the sources score, where it is not by `idc`."""
 READ_OFF = "GPU hours at IPC 10, read off Fig. 1"
 
 PRESETS: dict[str, Preset] = {
@@ -221,3 +228,15 @@ PRESETS: dict[str, Preset] = {
     ),
     "dm-cifar100": Preset(functools.partial(dm, data=CIFAR100_DC), ZHAO_DM, {1: 11.4, 10: 29.7, 50: 43.6}),
 }
+
+
+def given(preset: str | None, own: Mapping[str, Any]) -> Changes:
+    """The preset's dotted settings with the user's own over them.
+
+    Raises:
+        InputError: there is no such preset, or something is wrong with the settings.
+    """
+    if preset is None:
+        return dict(own)
+    row = config.choose("preset", preset, PRESETS)
+    return row.changes(config.override(config.Settings(), own).ipc) | dict(own)

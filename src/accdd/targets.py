@@ -211,6 +211,7 @@ def _key_parts(data: Dataset, settings: Settings) -> dict[str, Any]:
         "one of": settings.match.one_of,
         "real_batch": settings.targets.real_batch,
     }
+    parts |= {"draw": settings.pool.draw} if settings.pool.draw else {}
     return json.loads(json.dumps(parts))  # as it will be read back
 
 

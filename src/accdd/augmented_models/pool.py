@@ -93,7 +93,7 @@ def _parts(data: Dataset, architecture: Architecture, settings: config.Settings)
 
 
 def key_parts(data: Dataset, settings: config.Settings) -> dict[str, Any]:
-    """What a pool for any network depends on, and with it whatever is made from one."""
+    """What a pool for any network depends on, and with it whatever is made from all of one."""
     return {
         "pool version": VERSION,
         "scheme": SCHEME,
@@ -101,7 +101,8 @@ def key_parts(data: Dataset, settings: config.Settings) -> dict[str, Any]:
         "mean": data.mean,
         "std": data.std,
         "train": config.to_dict(settings.train),
-        "pool": config.to_dict(settings.pool),
+        # What is drawn from a pool does not change it.
+        "pool": {name: value for name, value in config.to_dict(settings.pool).items() if name != "draw"},
         "made by": [
             torch.__version__,
             data.device.type,

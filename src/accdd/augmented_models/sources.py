@@ -53,5 +53,11 @@ class Perturbed:
 
 def source(architecture: Architecture, device: torch.device, settings: Settings, pool: ModelPool | None) -> Source:
     """What the settings ask for: the pool, or fresh networks without one; perturbed or not."""
-    networks = EarlyStage(pool.models) if pool else Fresh(architecture, device)
+    networks = EarlyStage(drawn(pool, settings)) if pool else Fresh(architecture, device)
     return Perturbed(networks, settings.perturb) if settings.perturb.use else networks
+
+
+def drawn(pool: ModelPool, settings: Settings) -> tuple[EarlyStageModel, ...]:
+    """The members of a pool that networks are drawn from."""
+    wanted = settings.pool.draw or settings.pool.epochs
+    return tuple(member for member in pool.models if member.epoch in wanted)

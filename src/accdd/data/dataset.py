@@ -49,6 +49,8 @@ class Dataset:
     """Instead of the measured mean: published tables use constants that differ from what one measures."""
     given_std: tuple[float, ...] | None = None
     """Instead of the measured standard deviation."""
+    validation: Split | None = None
+    """Training images held out to choose by, and their labels; they are not among the training images."""
 
     @property
     def num_classes(self) -> int:
@@ -120,6 +122,22 @@ class Dataset:
                 raise InputError(f"{name} has {len(values)} numbers. Expected {self.channels}, one per channel.")
         return self._same_pixels(given_mean=mean, given_std=std) if mean or std else self
 
+    def held_out(self, fraction: float) -> "Dataset":
+        """The same data with `fraction` of each class's training images kept apart (keyed) as `validation`.
+
+        Raises:
+            InputError: every class has only one training image.
+        """
+        train, held = _keep_aside((self.images, self.labels), self.num_classes, fraction, "validation split")
+        return dataclasses.replace(self, images=train[0], labels=train[1], validation=held)
+
+    @property
+    def validating(self) -> "Dataset":
+        """The same data with the images that were held out in place of the test split."""
+        assert self.validation, "nothing was held out"
+        images, labels = self.validation
+        return dataclasses.replace(self, test_images=images, test_labels=labels)
+
     def all_for_testing(self) -> "Dataset":
         """The same data as somebody's test set: if the test split was only kept aside, all images are tested on."""
         if not self.kept_aside:
@@ -134,7 +152,9 @@ class Dataset:
         needed = self.images.nbytes + self.test_images.nbytes
         fits = device == self.images.device or needed <= execution.free_memory(device) // 2
         pixels = device if fits else self.images.device
+        held = self.validation and (self.validation[0].to(pixels), self.validation[1].to(device))
         return self._same_pixels(
+            validation=held,
             images=self.images.to(pixels),
             labels=self.labels.to(device),
             test_images=self.test_images.to(pixels),
@@ -185,7 +205,7 @@ def build(
     classes = _check_labels(train[1], class_names)
     kept_aside = test is None
     if test is None:
-        train, test = _keep_aside(train, len(classes), test_fraction)
+        train, test = _keep_aside(train, len(classes), test_fraction, "test split")
         notes.append(f"no test split: {100 * test_fraction:g} % of each class kept aside (keyed)")
     _check_test(train[0], test, classes)
     untested = len(classes) - len(test[1].unique())
@@ -257,10 +277,11 @@ def listed(values: Sequence[object]) -> str:
     return ", ".join(shown if len(shown) <= 12 else [*shown[:10], "...", shown[-1]])
 
 
-def _keep_aside(data: Split, num_classes: int, fraction: float) -> tuple[Split, Split]:
+def _keep_aside(data: Split, num_classes: int, fraction: float, purpose: str) -> tuple[Split, Split]:
+    """Data without a share of each class, and that share."""
     images, labels = data
-    # Not the run's seed: runs of all seeds are scored on the same test images.
-    generator = Key(seed=0).generator("test split")
+    # Not the run's seed: runs of all seeds are scored on the same images.
+    generator = Key(seed=0).generator(purpose)
     kept = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(num_classes):
         members = (labels == label).nonzero()[:, 0]
@@ -268,8 +289,8 @@ def _keep_aside(data: Split, num_classes: int, fraction: float) -> tuple[Split, 
         kept[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     if not kept.any():
         raise InputError(
-            "There is no test split, and every class has only one image, so none can be kept aside; "
-            "expected at least 2 images in some class, or a test split."
+            f"There is no {purpose}, and every class has only one image, so none can be kept aside; "
+            f"expected at least 2 images in some class, or a {purpose}."
         )
     train, test = (mapped.take(images, rows) for rows in (~kept, kept))
     return (train, labels[~kept]), (test, labels[kept])

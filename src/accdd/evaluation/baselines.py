@@ -6,23 +6,21 @@ differences are paired. A real pixel is a byte and a learned one four: what each
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from accdd import augment, config, execution, files, selection
+from accdd import augment, config, execution, selection
 from accdd import augmented_models as models
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation.metrics import storage
 from accdd.evaluation.protocols import WHOLE, Case, Protocol, suited
 from accdd.evaluation.scores import Score, score
-from accdd.keys import SCHEME, Key
-from accdd.networks import Architecture, Forward, Parameters, calibrated, identity
+from accdd.keys import Key
+from accdd.networks import Architecture, Forward, Parameters, calibrated
 from accdd.selection import Look
 from accdd.training import Report
 
@@ -51,7 +49,7 @@ class Real:
     def course(self) -> list[Parameters]:
         """One network after each of `FORGETTING_EPOCHS` epochs."""
         epochs = [float(epoch + 1) for epoch in range(FORGETTING_EPOCHS)]
-        settings = config.override(self.settings, {"pool.networks": 1, "pool.epochs": epochs})
+        settings = config.override(self.settings, {"pool.networks": 1, "pool.epochs": epochs, "pool.draw": None})
         built = models.load_or_build(self.data, self.architecture, settings, self.report).models
         return [self._calibrated(each.parameters) for each in built]
 
@@ -209,7 +207,7 @@ def beside(
     """
     found = score(
         name, data.images, data.labels, test, architecture, protocol,
-        mean=data.mean, std=data.std, keys=keys, rows=rows, **options,
+        mean=data.mean, std=data.std, keys=keys, rows=rows, content=data.fingerprint, **options,
     )  # fmt: skip
     count = rows.shape[1]
     return dataclasses.replace(found, bytes=storage(data.images[:count], data.labels[:count]))
@@ -221,8 +219,6 @@ def whole(
     architecture: Architecture,
     *,
     keys: Sequence[Key],
-    compile: str = "auto",
-    precision: str = "auto",
     **options: Any,
 ) -> Score:
     """The score of the whole training set by the protocol `whole`, an upper bound; from the cache or trained now.
@@ -230,32 +226,10 @@ def whole(
     Args:
         data: the training set.
         test: where it is tested.
-        architecture, keys, compile, precision, options: as for `score`.
+        architecture, keys, options: as for `score`.
     """
-    rule = suited(WHOLE, Case(data.name))
-    parts = {
-        "scheme": SCHEME,
-        "data": data.fingerprint,
-        "test": test.fingerprint,
-        "mean": data.mean,
-        "std": data.std,
-        "architecture": identity(architecture),
-        "protocol": [rule.name, rule.epochs, rule.schedule.__name__, config.to_dict(rule.recipe)],
-        "networks": [[key.seed, *key.path] for key in keys],
-        "options": options | {"report": None},
-        "made by": [
-            torch.__version__, data.device.type, execution.precision(precision, data.device), compile == "never"
-        ],
-    }  # fmt: skip
-
-    def write(folder: Path) -> None:
-        found = score(
-            "whole", data.images, data.labels, test, architecture, rule,
-            mean=data.mean, std=data.std, keys=keys, compile=compile, precision=precision, **options,
-        )  # fmt: skip
-        found = dataclasses.replace(found, bytes=storage(data.images, data.labels))
-        (folder / "score.json").write_text(json.dumps(dataclasses.asdict(found)))
-
-    record = json.loads((files.cached("whole", parts, write) / "score.json").read_text())
-    lists = {name: tuple(record[name]) for name in ("accuracies", "best_on_test") if record[name] is not None}
-    return Score(**(record | lists))
+    found = score(
+        "whole", data.images, data.labels, test, architecture, suited(WHOLE, Case(data.name)),
+        mean=data.mean, std=data.std, keys=keys, content=data.fingerprint, **options,
+    )  # fmt: skip
+    return dataclasses.replace(found, bytes=storage(data.images, data.labels))

@@ -33,6 +33,8 @@ class Case(NamedTuple):
     size: int = 32
     """Pixels per side."""
     num_classes: int = 10
+    network: str | None = None
+    """Name of the network that is trained; None where no exception is for it."""
 
     def is_of(self, *names: str) -> bool:
         """Whether the data set's own name, without its owner's, begins with one of `names`."""
@@ -84,7 +86,7 @@ class Protocol:
 
 
 def idc_exceptions(protocol: Protocol, case: Case) -> Protocol:
-    """IDC's, from its released code: MNIST in tiles, SVHN at one whole image per class, ImageNet subsets.
+    """IDC's, from its released code: MNIST in tiles, SVHN at one whole image per class, ImageNet subsets, DenseNet.
 
     Its random resized crop, colour jitter and lighting noise for ImageNet are missing here, which the name says.
     """
@@ -98,6 +100,8 @@ def idc_exceptions(protocol: Protocol, case: Case) -> Protocol:
         epochs = imagenet_epochs(case.ipc * case.factor**2)
         epochs = epochs * 2 // 3 // 100 * 100 if many else epochs
         return protocol.changed("ImageNet with augmentation of small images", epochs=epochs, cutmix=1.0, **rates)
+    if protocol.epochs and case.network == "densenet121" and (case.ipc or 0) >= 50 and case.factor > 1:
+        return protocol.changed("400 epochs for DenseNet", epochs=400)
     return protocol
 
 

@@ -2,22 +2,20 @@
 
 import dataclasses
 import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from accdd import augment, execution, selection, training
+from accdd import config, execution, selection
 from accdd.config import InputError
 from accdd.data import Dataset
+from accdd.evaluation import trials
+from accdd.evaluation.cells import Cell, Cells, digest
 from accdd.evaluation.protocols import Protocol
-from accdd.keys import Key
-from accdd.networks import Architecture, Forward, calibrated
-from accdd.training import Report, Trained
-
-LOOKS = 100
-"""How often a network is tested for its best on test: after every hundredth of the epochs, as IDC does on ImageNet."""
+from accdd.keys import SCHEME, Key
+from accdd.networks import Architecture, identity
+from accdd.training import Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Score:
     accuracies: tuple[float, ...]
     """Percent, one per network, after the last epoch."""
     seconds: float
-    """Wall-clock time of training and testing all n networks."""
+    """Wall-clock time of training and testing all n networks, whenever that was."""
     best_on_test: tuple[float, ...] | None = None
     """Percent, one per network: the highest test accuracy at any look during training, for comparison with papers that
     report it. It is chosen on the test images, so it is too high. None where it was not asked for."""
@@ -45,6 +43,8 @@ class Score:
     """Of `network_keys`: scores of one seed, network and n are paired, network by network. None for other keys."""
     beside: str | None = None
     """The set whose number of stored images, network keys and test images this baseline shares; None for a set."""
+    found: int | None = dataclasses.field(default=None, compare=False)
+    """How many of the n networks were found in the cache; None where all were trained now."""
 
     @property
     def n(self) -> int:
@@ -100,6 +100,8 @@ def score(
     best_on_test: bool = False,
     compile: str = "auto",
     precision: str = "auto",
+    content: str | None = None,
+    fresh: bool = False,
     report: Report = lambda share: None,
 ) -> Score:
     """Train fresh networks on a set of images and test each on `data`'s test split.
@@ -118,9 +120,13 @@ def score(
         keys: one per network: initialisation, order and augmentation.
         rows: int64 (networks, m), which images each network is trained on; None is all.
         epochs: instead of the protocol's own.
-        best_on_test: also keep each network's highest test accuracy over `LOOKS` looks, the last epoch's among them.
+        best_on_test: also keep each network's highest test accuracy at `trials.LOOKS` looks, the last epoch's among
+            them.
         compile: `auto`, `always` or `never`.
         precision: `auto`, `fp32` or `bf16`, of training; testing is fp32.
+        content: names images and labels in the cache (`cells.digest`): networks that were trained on them before are
+            found there, and each is kept when it is tested; None keeps and finds nothing.
+        fresh: train all of them, whatever is found.
         report: told of progress.
 
     Raises:
@@ -128,60 +134,53 @@ def score(
     """
     if not keys:
         raise InputError("n = 0: a score of no networks says nothing. Expected at least one network.")
-    began = time.perf_counter()
     where, recipe = data.device, protocol.recipe
-    labels = labels.to(where)
-    images = images if images is data.images else images.to(where)  # the real ones are where they fit
-    if rows is None:
-        rows = torch.arange(len(images)).expand(len(keys), -1)
-    usual = protocol.epochs_for(rows.shape[1])
+    every = torch.arange(len(images)).expand(len(keys), -1) if rows is None else rows
+    usual = protocol.epochs_for(every.shape[1])
     total = epochs or usual
-    batch = min(recipe.batch, rows.shape[1])
-    cost = training.step_cost(architecture, recipe, batch)
-    at_once = execution.at_once(len(keys), cost, where)
-    calls = total * (rows.shape[1] // batch) * len(keys) / at_once
-    resolved = execution.precision(precision, where)
-    worth_it = execution.worth_compiling(compile, where, cost.side_by_side(at_once), calls, precision=resolved)
-    step = training.make_step(
-        architecture, recipe, tuple(mean), tuple(std), where, count=at_once,
-        precision=resolved, compiled_for=batch if worth_it else None,
-    )  # fmt: skip
-    forward = Forward(architecture)
-
-    def tested(trained: Trained, keys: Sequence[Key], rows: Tensor) -> list[float]:
-        """The test accuracy of each network as it is now."""
-        found = []
-        for key, chosen, parameters in zip(keys, rows, training.networks(trained), strict=True):
-            frozen = calibrated(forward, parameters, _batches(images, chosen, batch, key, mean, std, where))
-            found.append(training.accuracy(forward, frozen, data.test_images, data.test_labels, mean=mean, std=std))
-        return found
-
-    between = max(1, total // LOOKS)
-    accuracies: list[float] = []
-    highest: list[float] = []
-    for first in range(0, len(keys), at_once):
-        together, own = keys[first : first + at_once], rows[first : first + at_once]
-        trained = training.begin([architecture.initialise(key, where) for key in together])
-        looks: list[list[float]] = []
-        for epoch in range(total):
-            at_epoch = [key.at(epoch) for key in together]
-            shuffled = [torch.randperm(rows.shape[1], generator=key.generator("order")) for key in at_epoch]
-            lr = recipe.lr * protocol.schedule(epoch, total)
-            steps = training.train(
-                step, trained, images, labels, own.gather(1, torch.stack(shuffled)),
-                recipe=recipe, lr=lr, num_classes=data.num_classes, keys=at_epoch,
-            )  # fmt: skip
-            trained = training.last(steps)
-            if epoch + 1 == total or (best_on_test and (epoch + 1) % between == 0):
-                looks.append(tested(trained, together, own))
-            report((first + len(together) * (epoch + 1) / total) / len(keys))
-        accuracies += looks[-1]
-        highest += [max(each) for each in zip(*looks, strict=True)]
-    seconds = time.perf_counter() - began
+    kept = None
+    if content is not None:
+        parts = {
+            "scheme": SCHEME,
+            "set": content,
+            "test": digest(data.test_images, data.test_labels),
+            "classes": data.num_classes,
+            "mean": list(mean),
+            "std": list(std),
+            "architecture": identity(architecture),
+            "protocol": [protocol.schedule.__name__, config.to_dict(recipe)],
+            "epochs": total,
+            "looks": trials.LOOKS if best_on_test else 1,
+            "made by": [
+                torch.__version__, where.type, execution.precision(precision, where), compile == "never"
+            ],
+        }  # fmt: skip
+        kept = Cells(parts)
+    chosen = [None if rows is None else own for own in every]
+    cells: dict[int, Cell] = {}
+    if kept and not fresh:
+        there = [kept.find(*each) for each in zip(keys, chosen, strict=True)]
+        cells = {position: cell for position, cell in enumerate(there) if cell}
+    found, missing = len(cells), [position for position in range(len(keys)) if position not in cells]
+    if missing:
+        trained = trials.run(
+            images, labels, data, architecture, protocol, mean=mean, std=std,
+            keys=[keys[position] for position in missing], rows=every[missing], total=total,
+            best_on_test=best_on_test, compile=compile, precision=precision, report=report,
+        )  # fmt: skip
+        for position, cell in zip(missing, trained, strict=True):
+            cells[position] = cell
+            if kept:
+                kept.keep(keys[position], chosen[position], cell)
+    else:
+        report(1.0)
+    accuracies, highest, seconds = zip(*(cells[position] for position in range(len(keys))), strict=True)
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
-    best = tuple(highest) if best_on_test else None
     seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
-    return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2), best, seed=seed)
+    return Score(
+        name, architecture.name, label, total, accuracies, round(sum(seconds), 2),
+        highest if best_on_test else None, seed=seed, found=found or None,
+    )  # fmt: skip
 
 
 def beside_random(
@@ -222,17 +221,6 @@ def beside_random(
     keys = [key for draw in draws for key in network_keys(draw, 1)]
     random = run("random", data.images, data.labels, keys, chosen, lambda share: report((1 + share) / 2))
     return distilled, random
-
-
-def _batches(
-    images: Tensor, rows: Tensor, batch: int, key: Key, mean: Sequence[float], std: Sequence[float],
-    where: torch.device,
-) -> Iterator[Tensor]:  # fmt: skip
-    """A pass over `images[rows]`, normalised, in shuffled batches; a short last one is left out."""
-    shift, scale = (torch.tensor(each, device=where) for each in (mean, std))
-    shuffled = rows[torch.randperm(len(rows), generator=key.generator("statistics"))]
-    for few in shuffled[: len(rows) // batch * batch].split(batch):
-        yield augment.normalise(execution.gather(images, few, where), shift, scale)
 
 
 def network_keys(key: Key, count: int) -> list[Key]:

@@ -12,6 +12,8 @@ from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 
+CHOOSING = ("score.choose", "score.validation")
+
 
 def recorded(distilled: Distilled, group: str) -> dict[str, Any]:
     """A group of the settings that a set was made with, as dotted keys; empty for sets of another origin."""
@@ -41,7 +43,7 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
     if test is None and not own.get("path"):
         raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
     real = _load(distilled, own["path"] if test is None else test)
-    same = own.get("fingerprint") == real.fingerprint
+    same = own.get("fingerprint") == _learned_from(distilled, real).fingerprint
     elsewhere = test is not None and str(test) not in (own.get("path"), own.get("name"))
     if elsewhere and not same:
         real = real.all_for_testing()
@@ -87,6 +89,13 @@ def _load(distilled: Distilled, source: Any) -> Dataset:
     made_with = config.override(Settings(), recorded(distilled, "data")).data
     root = made_with.root if made_with.root and Path(made_with.root).is_dir() else None  # that of another machine
     return data.load(source, dataclasses.replace(made_with, size=distilled.images.shape[-1], root=root))
+
+
+def _learned_from(distilled: Distilled, real: Dataset) -> Dataset:
+    """The data as a set was learned from it: without the training images that were held out to choose by."""
+    said = {key: value for key, value in recorded(distilled, "score").items() if key in CHOOSING}
+    score = config.override(Settings(), said).score
+    return real.held_out(score.validation) if score.choose == "validation" else real
 
 
 def _check_same_classes(distilled: Distilled, real: Dataset) -> None:

@@ -23,6 +23,7 @@ from accdd.networks import Architecture, settings_for
 from accdd.parallel import ALONE, Ranks
 from accdd.run import words
 from accdd.run.checkpoints import Checkpoint
+from accdd.run.choosing import best_on_validation
 from accdd.run.folder import RunFolder
 from accdd.run.learning import learn
 from accdd.run.progress import Reporter
@@ -99,7 +100,7 @@ def carry_out(
 
     Of several ranks, which all learn, the first alone has a folder, scores and speaks.
     """
-    protocol = evaluation.suited(PROTOCOLS[resolved.score.protocol], _case(real, resolved))
+    rule, case = PROTOCOLS[resolved.score.protocol], _case(real, resolved)
     scored = {n: architecture_for(settings_for(n, resolved.network), real) for n in resolved.score.networks}
     for line in words.describe(real, resolved, work.architecture):
         reporter.note(line)
@@ -110,6 +111,11 @@ def carry_out(
     distilled = ranks.leader(lambda: artifact.load(saved) if saved and saved.exists() else None)
     if not distilled:  # otherwise the run was interrupted while it was scored
         distilled = _learned(source, real, resolved, plan, work, folder, reporter, since, ranks)
+        if folder and resolved.score.choose == "validation":
+            began = time.perf_counter()
+            protocol = evaluation.suited(rule, case._replace(network=work.architecture.name))
+            distilled = best_on_validation(distilled, real, work.architecture, protocol, resolved, folder, reporter)
+            distilled.info["seconds"]["choosing"] = round(time.perf_counter() - began, 2)
         if folder and saved:
             folder.check()
             artifact.save(distilled, saved)  # before scoring, which may take longer
@@ -120,6 +126,7 @@ def carry_out(
     began, scores = time.perf_counter(), ()
     for name, network in scored.items() if resolved.score.seeds and not resolved.shard else ():
         reporter.phase(f"scoring, {name}")
+        protocol = evaluation.suited(rule, case._replace(network=network.name))
         found = evaluation.beside_random(
             *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
             seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from accdd import augmented_models as models
 from accdd import execution, loop, training
+from accdd.augmented_models.pool import entry as pool_entry
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.execution import Plan
@@ -107,7 +107,7 @@ def _target(real: Dataset, bank: Bank, fresh: models.Source, settings: Settings)
 
 def _pool(real: Dataset, architecture: Architecture, settings: Settings) -> tuple[float, int]:
     """Seconds and bytes of what is not in the cache."""
-    if models.pool.entry(real, architecture, settings).exists():
+    if pool_entry(real, architecture, settings).exists():
         return 0.0, 0
     pool = settings.pool
     batch = min(settings.train.batch, len(real.images))

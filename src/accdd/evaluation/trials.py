@@ -1,0 +1,100 @@
+"""Trials: fresh networks trained on a set, each tested after its last epoch."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from accdd import augment, execution, training
+from accdd.data import Dataset
+from accdd.evaluation.cells import Cell
+from accdd.evaluation.protocols import Protocol
+from accdd.keys import Key
+from accdd.networks import Architecture, Forward, calibrated
+from accdd.training import Report, Trained
+
+LOOKS = 100
+"""How often a network is tested for its best on test: after every hundredth of the epochs, as IDC does on ImageNet."""
+
+
+def run(
+    images: Tensor,
+    labels: Tensor,
+    data: Dataset,
+    architecture: Architecture,
+    protocol: Protocol,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    keys: Sequence[Key],
+    rows: Tensor,
+    total: int,
+    best_on_test: bool,
+    compile: str,
+    precision: str,
+    report: Report,
+) -> Iterator[Cell]:
+    """Train and test a network for each key, as many side by side as is fast.
+
+    Args:
+        rows: int64 (networks, m), which images each network is trained on.
+        total: epochs.
+        images, labels, data, architecture, protocol, mean, std, keys, best_on_test, compile, precision, report: as for
+            `score`.
+    """
+    where, recipe = data.device, protocol.recipe
+    labels = labels.to(where)
+    images = images if images is data.images else images.to(where)  # the real ones are where they fit
+    batch = min(recipe.batch, rows.shape[1])
+    cost = training.step_cost(architecture, recipe, batch)
+    at_once = execution.at_once(len(keys), cost, where)
+    calls = total * (rows.shape[1] // batch) * len(keys) / at_once
+    resolved = execution.precision(precision, where)
+    worth_it = execution.worth_compiling(compile, where, cost.side_by_side(at_once), calls, precision=resolved)
+    step = training.make_step(
+        architecture, recipe, tuple(mean), tuple(std), where, count=at_once,
+        precision=resolved, compiled_for=batch if worth_it else None,
+    )  # fmt: skip
+    forward = Forward(architecture)
+
+    def tested(trained: Trained, keys: Sequence[Key], rows: Tensor) -> list[float]:
+        """The test accuracy of each network as it is now."""
+        found = []
+        for key, chosen, parameters in zip(keys, rows, training.networks(trained), strict=True):
+            frozen = calibrated(forward, parameters, _batches(images, chosen, batch, key, mean, std, where))
+            found.append(training.accuracy(forward, frozen, data.test_images, data.test_labels, mean=mean, std=std))
+        return found
+
+    between = max(1, total // LOOKS)
+    for first in range(0, len(keys), at_once):
+        began = time.perf_counter()
+        together, own = keys[first : first + at_once], rows[first : first + at_once]
+        trained = training.begin([architecture.initialise(key, where) for key in together])
+        looks: list[list[float]] = []
+        for epoch in range(total):
+            at_epoch = [key.at(epoch) for key in together]
+            shuffled = [torch.randperm(rows.shape[1], generator=key.generator("order")) for key in at_epoch]
+            lr = recipe.lr * protocol.schedule(epoch, total)
+            steps = training.train(
+                step, trained, images, labels, own.gather(1, torch.stack(shuffled)),
+                recipe=recipe, lr=lr, num_classes=data.num_classes, keys=at_epoch,
+            )  # fmt: skip
+            trained = training.last(steps)
+            if epoch + 1 == total or (best_on_test and (epoch + 1) % between == 0):
+                looks.append(tested(trained, together, own))
+            report((first + len(together) * (epoch + 1) / total) / len(keys))
+        seconds = (time.perf_counter() - began) / len(together)
+        for each in zip(*looks, strict=True):
+            yield Cell(each[-1], max(each), round(seconds, 3))
+
+
+def _batches(
+    images: Tensor, rows: Tensor, batch: int, key: Key, mean: Sequence[float], std: Sequence[float],
+    where: torch.device,
+) -> Iterator[Tensor]:  # fmt: skip
+    """A pass over `images[rows]`, normalised, in shuffled batches; a short last one is left out."""
+    shift, scale = (torch.tensor(each, device=where) for each in (mean, std))
+    shuffled = rows[torch.randperm(len(rows), generator=key.generator("statistics"))]
+    for few in shuffled[: len(rows) // batch * batch].split(batch):
+        yield augment.normalise(execution.gather(images, few, where), shift, scale)

@@ -1,0 +1,77 @@
+"""Ablation: a grid of settings, seeds as replicates."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accdd.config import InputError
+from accdd.run import Quiet, Reporter
+from accdd.studies import grids, pictures, rows
+from accdd.studies.cells import Cell, Outcome, Study, folder_name, text
+from accdd.studies.grids import Grid
+from accdd.studies.rows import Row
+
+
+class Found(NamedTuple):
+    """What came out of a study."""
+
+    rows: list[Row]
+    """In the order in which they were asked for."""
+    pictures: list[Path]
+
+
+def ablate(
+    source: Any,
+    out: str | Path,
+    over: Grid | None = None,
+    *,
+    study: str | None = None,
+    seeds: int = 1,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> Found:
+    """Distil with every combination of some settings, score each set, and write a table and a picture.
+
+    A study that was stopped goes on where it was, also with more values or more seeds.
+
+    Args:
+        source: data as for `accdd.distill`.
+        out: a folder: new, or this study's.
+        over: dotted settings with the values that each takes, as in {"pool.networks": [1, 2, 5]}.
+        study: a name from `accdd.studies.NAMED`; its grid is joined with `over`.
+        seeds: sets distilled with every combination, from the seeds 0, 1 and so on.
+        preset: a name from `accdd.presets.PRESETS`.
+        settings: dotted, of all cells; those of `score` say how sets are scored.
+        reporter: told of progress; None is silent.
+
+    Raises:
+        InputError: something given is wrong; nothing has been written.
+    """
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: there is nothing to distil. Expected at least 1.")
+    reporter = reporter or Quiet()
+    grid, common = grids.joined(study, over or {}, settings or {})
+    if "seed" in common:
+        raise InputError("Seeds are replicates. Expected --seeds NUMBER and no setting 'seed'.")
+    combinations = grids.combinations(grid)
+    kind = f"ablate over {', '.join(grid)}"
+    doing = Study(Path(out), kind, source, preset, reporter)
+
+    def cell(values: Mapping[str, Any], seed: int) -> Cell:
+        return Cell(f"{folder_name(values)}/seed-{seed}", {**common, **values, "seed": seed})
+
+    real = doing.begin(common, [cell(values, seed) for seed in range(seeds) for values in combinations])
+    outcomes: list[list[Outcome]] = [[] for _ in combinations]
+    for seed in range(seeds):  # so that a stopped study has every combination equally often
+        for number, values in enumerate(combinations):
+            told = ", ".join(f"{key} {text(value)}" for key, value in values.items())
+            place = seed * len(combinations) + number + 1
+            reporter.note(f"Cell {place} of {seeds * len(combinations)}: {told}, seed {seed}.")
+            outcomes[number].append(doing.carry_out(cell(values, seed), real))
+    found = [row for values, own in zip(combinations, outcomes, strict=True) for row in rows.summary(values, own)]
+    rows.write(doing.folder, found)
+    draw = pictures.grid(found, list(grid))
+    panels = len({row.network for row in found}) if len(grid) > 1 else 1
+    drawn = pictures.save(doing.folder / "ablation.png", draw, reporter, panels=panels) if draw else None
+    return Found(found, [drawn] if drawn else [])

@@ -1,0 +1,222 @@
+"""Cells: one distillation and its scores each, in a folder of their own, found again when a study goes on.
+
+    FOLDER/study.json          what the study is; another study is refused
+    FOLDER/CELL/cell.json      what the cell was asked for; another cell is refused
+    FOLDER/CELL/run/           the run (see accdd.run)
+    FOLDER/CELL/scores.json    its scores
+    FOLDER/CELL/curve.json     those of its snapshots, where a study asks for them
+    FOLDER/table.csv ...       what came out
+
+A run that was stopped is gone on with; a damaged one, and scores that cannot be read, are made again.
+"""
+
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from accdd import api, config, data, defaults, evaluation, execution, files, presets, run
+from accdd.config import InputError, Settings
+from accdd.data import Dataset
+from accdd.evaluation import Score
+from accdd.networks import settings_for
+from accdd.run import Reporter, RunFolder, course
+
+STUDY, CELL = "study.json", "cell.json"
+
+
+class Cell(NamedTuple):
+    """What a cell is asked for."""
+
+    name: str
+    """Its folder below the study's."""
+    settings: Mapping[str, Any]
+    """Dotted; they win over the preset's."""
+    baselines: tuple[str, ...] = ()
+    """Real images scored beside it."""
+    curve: bool = False
+    """Whether its snapshots are scored, too."""
+
+
+class Outcome(NamedTuple):
+    """What came out of a cell."""
+
+    scores: list[Score]
+    """Of the set on each network, each followed by those of the baselines beside it."""
+    curve: list[Score]
+    """Of its snapshots, in order; empty where they were not asked for."""
+    sweeps: int
+    """Done."""
+    seconds: Mapping[str, float]
+    """Wall-clock time of each phase: pool, targets, distilling."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What the cells of a study share."""
+
+    folder: Path
+    kind: str
+    """Name of the command, and whatever else tells this study from another."""
+    source: Any
+    """The data, as for `accdd.distill`."""
+    preset: str | None
+    reporter: Reporter
+
+    def begin(self, common: Mapping[str, Any], cells: Sequence[Cell]) -> Dataset:
+        """Check everything that can be found wrong, then make the folder, or see that it is this study's.
+
+        Args:
+            common: dotted settings that all cells share: they may not change when a study goes on, and cells may.
+            cells: all of them.
+
+        Returns:
+            The data of the first cell.
+
+        Raises:
+            InputError: something is wrong with the settings, the data or the folder; nothing has been written.
+        """
+        names = [cell.name for cell in cells]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InputError(f"Two cells are called '{min(twice)}'. Expected values that differ, each once.")
+        read: dict[config.Data, Dataset] = {}
+        for cell in cells:
+            wanted = self._wanted(cell.settings)
+            _check_score(wanted)
+            execution.check(wanted.compile, execution.device(wanted.device))
+            for name in cell.baselines:
+                config.choose("baseline", name, evaluation.BASELINES)
+            if wanted.data not in read:
+                read[wanted.data] = data.load(self.source, wanted.data)
+            real = read[wanted.data]
+            if wanted.score.choose == "validation":
+                real = real.held_out(wanted.score.validation)
+            resolved = defaults.resolve(wanted, real)
+            for name in (resolved.network.name, *resolved.score.networks):
+                course.architecture_for(settings_for(name, resolved.network), real)
+        first = read[self._wanted(cells[0].settings).data]
+        about = self._about(common, first)
+        if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+            if not (self.folder / STUDY).is_file():
+                run.refuse_existing(self.folder)
+            _agree(self.folder / STUDY, about, "study")
+        for cell in cells:
+            if (self.folder / cell.name / CELL).exists():
+                self._agree_cell(cell, first)
+        files.write_text(self.folder / STUDY, json.dumps(about, indent=1))
+        return first
+
+    def carry_out(self, cell: Cell, real: Dataset) -> Outcome:
+        """A cell's run and scores, found or made."""
+        folder = self.folder / cell.name
+        if not (folder / CELL).exists():
+            shutil.rmtree(folder / "run", ignore_errors=True)  # of nothing that is known
+            files.write_text(folder / CELL, json.dumps(self._cell_about(cell, real), indent=1))
+        self._learn(folder / "run", cell)
+        distilled = api.load(folder / "run")
+
+        def scored(**options: Any) -> Callable[[], list[Score]]:
+            wanted = self._wanted(cell.settings)
+            given = wanted.score
+            return lambda: api.evaluate(
+                folder / "run", test=self.source, data=self.source, networks=given.networks, seeds=given.seeds,
+                protocol=given.protocol, epochs=given.epochs, device=wanted.device, compile=wanted.compile,
+                precision=wanted.precision, reporter=self.reporter, **options,
+            )  # fmt: skip
+
+        scores = _found(folder / "scores.json", scored(baselines=cell.baselines))
+        curve = _found(folder / "curve.json", scored(snapshots=True)) if cell.curve else []
+        seconds = {phase: value for phase, value in distilled.info["seconds"].items() if phase != "scoring"}
+        return Outcome(scores, curve, distilled.info["sweeps"], seconds)
+
+    def _learn(self, folder: Path, cell: Cell) -> None:
+        """Make the cell's run, unless it is there, or go on with it."""
+        began = True
+        try:
+            if (folder / "distilled").exists():
+                api.load(folder)
+                if (folder / "evaluation.json").exists():
+                    return
+            RunFolder.open(folder)
+        except InputError:  # half-written or damaged
+            began = False
+        if began:
+            network = self._wanted(cell.settings).network.name
+            api.resume(folder, self.source, network=network, reporter=self.reporter)
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        settings = {**cell.settings, "score.seeds": 0, "score.networks": []}  # `accdd.evaluate` scores
+        api.distill(self.source, out=folder, preset=self.preset, settings=settings, reporter=self.reporter)
+
+    def _wanted(self, own: Mapping[str, Any]) -> Settings:
+        return config.override(Settings(), presets.given(self.preset, own))
+
+    def _about(self, own: Mapping[str, Any], real: Dataset) -> dict[str, Any]:
+        """What is compared when a study or a cell goes on."""
+        asked = config.flatten(config.to_dict(config.override(Settings(), own)))
+        return {
+            "study": self.kind,
+            "data": course.path_of(self.source),
+            "fingerprint": real.fingerprint,
+            "preset": self.preset,
+            **{key: asked[key] for key in own},
+        }
+
+    def _cell_about(self, cell: Cell, real: Dataset) -> dict[str, Any]:
+        return self._about(cell.settings, real) | {"baselines": list(cell.baselines), "curve": cell.curve}
+
+    def _agree_cell(self, cell: Cell, real: Dataset) -> None:
+        _agree(self.folder / cell.name / CELL, self._cell_about(cell, real), "cell")
+
+
+def folder_name(values: Mapping[str, Any]) -> str:
+    """What the folder of a combination is called, as in 'pool.draw=0.5,perturb.magnitude=0.1'."""
+    name = ",".join(f"{key}={text(value)}" for key, value in values.items())
+    return re.sub(r"[^\w.=,+-]", "_", name)[:150] or "all"
+
+
+def text(value: Any) -> str:
+    """A setting's value as it is typed."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _check_score(wanted: Settings) -> None:
+    score = wanted.score
+    config.choose("protocol", score.protocol, evaluation.PROTOCOLS)
+    if score.seeds < 1 or not score.networks:
+        raise InputError(
+            f"score.seeds = {score.seeds} on {len(score.networks)} networks: a study without scores says nothing. "
+            "Expected --set score.seeds=1 or more, and score.networks."
+        )
+
+
+def _agree(file: Path, wanted: Mapping[str, Any], what: str) -> None:
+    """Refuse to go on in the folder of another study or cell, naming what differs."""
+    try:
+        there = TypeAdapter(dict[str, Any]).validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{file}' cannot be read: {error}. Expected a new folder, or '{file}' removed.") from None
+    wanted = json.loads(json.dumps(wanted))
+    differing = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
+    if differing:
+        listed = "; ".join(f"{key}: {there.get(key)} there, {wanted.get(key)} wanted" for key in differing[:5])
+        raise InputError(
+            f"{shlex.quote(str(file.parent))} holds another {what} ({listed}). "
+            "Expected the settings that it was begun with, or a new --out."
+        )
+
+
+def _found(file: Path, make: Callable[[], list[Score]]) -> list[Score]:
+    """The scores in a file, or made and written there."""
+    try:
+        return TypeAdapter(list[Score]).validate_json(file.read_bytes())
+    except (OSError, ValueError):  # not there, half-written or damaged
+        scores = make()
+        files.write_text(file, json.dumps([dataclasses.asdict(score) for score in scores], indent=1))
+        return scores

@@ -1,0 +1,75 @@
+"""Comparison: host methods and baselines, each under one budget."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accdd import config, methods
+from accdd.config import InputError
+from accdd.run import Quiet, Reporter
+from accdd.studies import pictures, rows
+from accdd.studies.ablate import Found
+from accdd.studies.cells import Cell, Study
+
+HOSTS = ("idc", "dsa", "dc", "dm")
+BASELINES = ("random", "herding", "kcenter")
+
+
+def compare(
+    source: Any,
+    out: str | Path,
+    *,
+    hosts: Sequence[str] = HOSTS,
+    baselines: Sequence[str] = BASELINES,
+    seeds: int = 1,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> Found:
+    """Distil by several host methods with the same settings, and score the sets beside as many real images.
+
+    The budget is that of the distilling loop (`loop.budget`); snapshots are scored when it is over.
+
+    Args:
+        source: data as for `accdd.distill`.
+        out: a folder: new, or this study's.
+        hosts: names from `accdd.methods.METHODS`.
+        baselines: names from `accdd.evaluation.BASELINES`.
+        seeds: sets distilled by every method, from the seeds 0, 1 and so on.
+        preset, settings, reporter: as for `ablate`.
+
+    Raises:
+        InputError: something given is wrong; nothing has been written.
+    """
+    reporter, common = reporter or Quiet(), dict(settings or {})
+    if seeds < 1 or not hosts:
+        raise InputError(f"{len(hosts)} methods, {seeds} seeds: there is nothing to distil. Expected at least 1 each.")
+    if len({*hosts}) < len(hosts) or len({*baselines}) < len(baselines):
+        raise InputError("A method or baseline is named twice. Expected each once.")
+    for key in ("method", "seed"):
+        if key in common:
+            raise InputError(f"A comparison sets '{key}' itself. Expected --methods and --seeds instead.")
+    for name in hosts:
+        methods.named(name)
+    if config.override(config.Settings(), common).loop.snapshots == 0:
+        raise InputError("loop.snapshots = 0 leaves nothing to draw over time. Expected at least 1.")
+    doing = Study(Path(out), "compare", source, preset, reporter)
+    # Baselines do not depend on how sets are learned: they stand beside the first.
+    cells = [
+        Cell(f"{name}/seed-{seed}", {**common, "method": name, "seed": seed}, curve=True,
+             baselines=tuple(baselines) if (name, seed) == (hosts[0], 0) else ())
+        for seed in range(seeds)
+        for name in hosts
+    ]  # fmt: skip
+    real = doing.begin(common, cells)
+    outcomes = {}
+    for number, cell in enumerate(cells, 1):
+        reporter.note(f"Cell {number} of {len(cells)}: {cell.name}.")
+        outcomes[cell.name] = doing.carry_out(cell, real)
+    by_host = {name: [outcomes[f"{name}/seed-{seed}"] for seed in range(seeds)] for name in hosts}
+    beside = rows.beside("method", by_host[hosts[0]][0].scores)
+    found = [row for name, own in by_host.items() for row in rows.summary({"method": name}, own)] + beside
+    rows.write(doing.folder, found)
+    curves = {name: [outcome.curve for outcome in own] for name, own in by_host.items()}
+    drawn = pictures.save(doing.folder / "over-time.png", pictures.over_time(curves, beside), reporter)
+    return Found(found, [drawn] if drawn else [])

@@ -1,0 +1,123 @@
+"""Pictures of studies, drawn with matplotlib where it is installed."""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accdd import files
+from accdd.evaluation import Score
+from accdd.run import Reporter
+from accdd.studies.cells import text
+from accdd.studies.rows import Row
+
+Draw = Callable[[Any], None]
+"""(matplotlib's figure) -> None"""
+
+
+def save(file: Path, draw: Draw, reporter: Reporter, *, panels: int = 1) -> Path | None:
+    """A PNG file, or None and a word to the user where there is no matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        reporter.note("No picture, because matplotlib is not installed: pip install matplotlib.")
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * panels, 3.8), dpi=130, layout="constrained")
+    draw(figure)
+    with files.commit_file(file) as temporary:
+        figure.savefig(temporary, format="png")
+    return file
+
+
+def grid(rows: Sequence[Row], keys: Sequence[str]) -> Draw | None:
+    """A line plot over one key, a heat map over two; None for more."""
+    by_number = {1: lines, 2: heat_maps}
+    draw = by_number.get(len(keys))
+    return draw and (lambda figure: draw(figure, rows, keys))
+
+
+def lines(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
+    """Accuracy over the values of a key, a line per network, with intervals."""
+    (key,), axis = keys, figure.subplots()
+    for network in _networks(rows):
+        own = [row for row in rows if row.network == network]
+        values = [row.what[key] for row in own]
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        places = values if numbers else [text(value) for value in values]
+        within = [row.interval or (row.mean, row.mean) for row in own]
+        # A bootstrap's interval holds the mean but for rounding.
+        errors = [
+            [max(row.mean - low, 0) for row, (low, _) in zip(own, within, strict=True)],
+            [max(high - row.mean, 0) for row, (_, high) in zip(own, within, strict=True)],
+        ]
+        style = "-" if numbers else ""
+        axis.errorbar(places, [row.mean for row in own], errors, marker="o", ms=4, ls=style, capsize=3, label=network)
+    axis.set(xlabel=key, ylabel="test accuracy, %", title=_conditions(rows))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+
+
+def heat_maps(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
+    """Accuracy over two keys, a panel per network."""
+    down, across = keys
+    networks = _networks(rows)
+    values = {key: list(dict.fromkeys(text(row.what[key]) for row in rows)) for key in keys}
+    for axis, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
+        means = {
+            (text(row.what[down]), text(row.what[across])): row.mean for row in rows if row.network == network
+        }  # fmt: skip
+        shown = axis.imshow([[means[y, x] for x in values[across]] for y in values[down]], aspect="auto")
+        for line, y in enumerate(values[down]):
+            for column, x in enumerate(values[across]):
+                dark = means[y, x] < (min(means.values()) + max(means.values())) / 2
+                axis.text(column, line, f"{means[y, x]:.1f}", ha="center", va="center", color="w" if dark else "k")
+        axis.set_xticks(range(len(values[across])), values[across])
+        axis.set_yticks(range(len(values[down])), values[down])
+        axis.set(xlabel=across, ylabel=down, title=f"{network}; {_conditions(rows)}")
+        figure.colorbar(shown, ax=axis, label="test accuracy, %")
+
+
+def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[Row]) -> Draw:
+    """Accuracy over seconds of distilling: a line per method and seed, baselines across; of the first network.
+
+    Args:
+        curves: by method, for each seed, the scores of its snapshots.
+        beside: rows of baselines.
+    """
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        network = next(iter(curves.values()))[0][0].network
+        for number, (method, seeds) in enumerate(curves.items()):
+            for seed, curve in enumerate(seeds):
+                own = [score for score in curve if score.network == network]
+                label = method if seed == 0 else None
+                axis.plot(
+                    [seconds(score) for score in own], [score.mean for score in own],
+                    marker="o", ms=3, color=f"C{number}", label=label,
+                )  # fmt: skip
+        for number, row in enumerate(row for row in beside if row.network == network):
+            label = f"{next(iter(row.what.values()))}, real images"
+            axis.axhline(row.mean, ls="--", lw=1, color=f"C{len(curves) + number}", label=label)
+        protocol = next(iter(curves.values()))[0][0].protocol
+        axis.set(xlabel="seconds of distilling", ylabel="test accuracy, %", title=f"{network}, protocol {protocol}")
+        axis.set_xscale("symlog", linthresh=1)  # the start, at 0 seconds, has a place
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+
+    return draw
+
+
+def seconds(snapshot: Score) -> float:
+    """Of distilling before a snapshot, which its name ends in."""
+    return float(snapshot.set.rpartition("@")[2].removesuffix("s"))
+
+
+def _networks(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.network for row in rows))
+
+
+def _conditions(rows: Sequence[Row]) -> str:
+    """How the values of a picture came about."""
+    first = rows[0]
+    return f"protocol {first.protocol}, {first.replicates}"

@@ -1,0 +1,158 @@
+"""Reproduction: what was published for a preset, beside what comes out here."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accdd import config, data, files
+from accdd.config import InputError, Settings
+from accdd.evaluation import Case
+from accdd.presets import PRESETS, Preset
+from accdd.run import Quiet, Reporter
+from accdd.studies import rows
+from accdd.studies.cells import Cell, Study
+from accdd.studies.rows import Row
+
+
+class Reproduction(NamedTuple):
+    """A published row and ours."""
+
+    preset: str
+    ipc: int
+    source: str
+    """Who published it."""
+    published: float
+    """Test accuracy in percent, as its authors report it."""
+    cost: str
+    """What the published run took, as far as it is known."""
+    data: str
+    """What it was tried on."""
+    row: Row
+    """What came out."""
+    share: float
+    """Of the published number of sweeps."""
+    seconds: Mapping[str, float]
+    """Wall-clock time of each phase, of the first set."""
+    changed: tuple[str, ...]
+    """Settings that are not the preset's, and other data than it was published on."""
+
+    @property
+    def difference(self) -> float:
+        """Points of percent, ours - published."""
+        return self.row.mean - self.published
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence: only a complete run with the preset's own settings and more than one value is judged."""
+        reasons = []
+        if self.share != 1:
+            how = "cut short at" if self.share < 1 else "gone on to"
+            reasons.append(f"{how} {_percent(self.share)} of the published steps")
+        reasons += [f"not the published settings ({', '.join(self.changed)})"] if self.changed else []
+        if reasons:
+            return f"No reproduction: {', and '.join(reasons)}."
+        if self.row.interval is None:
+            return "One value has no interval: no verdict."
+        low, high = self.row.interval
+        if low <= self.published <= high:
+            return "Reproduced: the published accuracy lies within our interval."
+        where = "below" if high < self.published else "above"
+        return f"Not reproduced: our interval lies {where} the published accuracy."
+
+    def __str__(self) -> str:
+        row = self.row
+        within = "" if row.interval is None else " [{:.1f}, {:.1f}]".format(*row.interval)
+        ours = f"{row.mean:.1f} %{within} ({row.replicates}, protocol {row.protocol})"
+        took = ", ".join(f"{value:.0f} s {phase}" for phase, value in self.seconds.items())
+        return (
+            f"{self.preset}, IPC {self.ipc}, on {self.data}\n"
+            f"published  {self.published:.1f} %  {self.source}{f'; {self.cost}' if self.cost else ''}\n"
+            f"ours       {ours}; {took}\n"
+            f"difference {self.difference:+.1f} points, at {_percent(self.share)} of the published steps\n"
+            f"{self.verdict}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        more = {"difference": round(self.difference, 2), "verdict": self.verdict}
+        return self._asdict() | {"row": self.row.to_dict(), "changed": list(self.changed)} | more
+
+
+def reproduce(
+    name: str,
+    source: Any,
+    out: str | Path,
+    *,
+    ipc: int | None = None,
+    seeds: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> Reproduction:
+    """Distil by a preset, score as its authors did, and put the result beside what they published.
+
+    Args:
+        name: a name from `accdd.presets.PRESETS` for which something is published.
+        source: the data it was published on, as for `accdd.distill`.
+        out: a folder: new, or this study's.
+        ipc: images per class; None is the smallest number for which something is published.
+        seeds: sets distilled.
+        settings: dotted; those that decide the set are said beside the result. `loop.budget` cuts it short.
+        reporter: told of progress; None is silent.
+
+    Raises:
+        InputError: something given is wrong, or nothing is published; nothing has been written.
+    """
+    preset, reporter = config.choose("preset", name, PRESETS), reporter or Quiet()
+    if not preset.published or ipc not in (None, *preset.published):
+        there = ", ".join(each for each, row in PRESETS.items() if row.published)
+        counts = ", ".join(map(str, preset.published)) or "no number"
+        raise InputError(
+            f"Nothing is published for '{name}' at IPC {ipc}, as far as accdd knows, but for {counts} of images per "
+            f"class. Expected another --ipc, or one of: {there}."
+        )
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: there is nothing to distil. Expected at least 1.")
+    ipc = min(preset.published) if ipc is None else ipc
+    own = dict(settings or {})
+    for key in ("ipc", "seed"):
+        if key in own:
+            raise InputError(f"A reproduction sets '{key}' itself. Expected --ipc and --seeds instead.")
+    common = {"score.protocol": preset.protocol, **own, "ipc": ipc}
+    doing = Study(Path(out), "reproduce", source, name, reporter)
+    cells = [Cell(f"seed-{seed}", {**common, "seed": seed}) for seed in range(seeds)]
+    real = doing.begin(common, cells)
+    outcomes = [doing.carry_out(cell, real) for cell in cells]
+    published = config.override(Settings(), preset.changes(ipc)).loop
+    assert published.steps  # every published row says
+    share = min(outcome.sweeps for outcome in outcomes) / (published.steps * published.inner_steps)
+    row = rows.summary({"preset": name}, outcomes)[0]
+    found = Reproduction(
+        name, ipc, preset.source, preset.published[ipc], preset.cost, real.name, row, share, outcomes[0].seconds,
+        _changed(name, preset, ipc, own, real.name),
+    )  # fmt: skip
+    files.write_text(doing.folder / "reproduction.json", json.dumps(found.to_dict(), indent=1))
+    rows.write(doing.folder, [row])
+    return found
+
+
+NEUTRAL = (
+    "loop.steps", "loop.budget", "loop.checkpoint", "loop.snapshots", "score.seeds", "device", "compile", "data.root",
+)  # fmt: skip
+"""What changes neither a run nor its scores, but for when they end, which is said in steps."""
+
+
+def _changed(name: str, preset: Preset, ipc: int, own: Mapping[str, Any], called: str) -> tuple[str, ...]:
+    """What is not as published."""
+    before = config.flatten(config.to_dict(config.override(Settings(), preset.changes(ipc))))
+    before["score.protocol"] = preset.protocol
+    after = config.flatten(config.to_dict(config.override(Settings(), {**preset.changes(ipc), **own})))
+    given = [key for key in own if key not in NEUTRAL and before[key] != after[key]]
+    known = max((each for each in data.NAMED if each in name), key=len, default=None)
+    other = [f"data {called} instead of {known}"] if known and not Case(called).is_of(known) else []
+    return (*given, *other)
+
+
+def _percent(share: float) -> str:
+    """As in '5 %', '0.03 %'; 100 % is no less."""
+    return f"{100 * share:.3g} %" if share < 0.999 else f"{100 * share:.6g} %"

@@ -1,0 +1,116 @@
+"""What a study found, a row per combination and network, as text, CSV, Markdown, LaTeX and JSON."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accdd import files
+from accdd.evaluation import STYLES, Score, interval
+from accdd.keys import Key
+from accdd.studies.cells import Outcome, text
+
+SUFFIXES = {"csv": "csv", "markdown": "md", "latex": "tex"}
+
+
+class Row(NamedTuple):
+    """A combination on a network. With several sets, each counts by its mean, since their networks are no replicates
+    of the distillation; with one, its networks are all there is."""
+
+    what: Mapping[str, Any]
+    """What distinguishes it: column to value."""
+    network: str
+    protocol: str
+    sets: int
+    """Distilled sets, each of its own seed; 0 for real images."""
+    networks: int
+    """Trained on each."""
+    values: tuple[float, ...]
+    """Accuracies in percent, last epoch: a set's mean each, or one set's networks."""
+    seconds: float | None
+    """Of distilling, mean over sets, without pool and targets; None for real images."""
+
+    @property
+    def replicates(self) -> str:
+        """What the values are of, in words."""
+        if self.sets > 1:
+            return f"n = {self.sets} sets, each by {self.networks} networks"
+        return f"n = {self.networks} networks on {'one set' if self.sets else 'real images'}"
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Over sets, or over the networks of the only set; None for one value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 %, bootstrap; None for one value."""
+        if len(self.values) < 2:
+            return None
+        found = interval(self.values, Key(0))
+        return found.low, found.high
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        within = self.interval and [round(bound, 2) for bound in self.interval]
+        deviation = None if self.deviation is None else round(self.deviation, 2)
+        found = {"mean": round(self.mean, 2), "deviation": deviation, "interval": within}
+        return self._asdict() | {"what": dict(self.what), "values": list(self.values)} | found
+
+
+def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[Row]:
+    """The rows of a combination from those of its seeds that are done, one per network."""
+    rows = []
+    own = [[score for score in outcome.scores if score.beside is None] for outcome in outcomes]
+    seconds = round(statistics.fmean(outcome.seconds["distilling"] for outcome in outcomes), 1)
+    for number, first in enumerate(own[0]):
+        scores = [each[number] for each in own]
+        values = tuple(score.mean for score in scores) if len(scores) > 1 else first.accuracies
+        rows.append(Row(what, first.network, first.protocol, len(scores), first.n, values, seconds))
+    return rows
+
+
+def beside(column: str, scores: Sequence[Score]) -> list[Row]:
+    """The rows of baselines, which are real images."""
+    return [
+        Row({column: score.set}, score.network, score.protocol, 0, score.n, score.accuracies, None)
+        for score in scores
+        if score.beside is not None
+    ]
+
+
+def lines(rows: Sequence[Row]) -> list[list[str]]:
+    """The header and a line per row."""
+    header = [
+        *rows[0].what, "network", "protocol", "sets", "networks each", "accuracy, last epoch", "deviation",
+        "95 % interval", "seconds",
+    ]  # fmt: skip
+    return [header, *(_line(row) for row in rows)]
+
+
+def aligned(rows: Sequence[Row]) -> str:
+    """For a terminal: columns one below the other."""
+    table = lines(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    written = ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in table]
+    return "\n".join(line.rstrip() for line in written)
+
+
+def write(folder: Path, rows: Sequence[Row]) -> None:
+    """table.csv, table.md, table.tex and table.json."""
+    for style, suffix in SUFFIXES.items():
+        files.write_text(folder / f"table.{suffix}", STYLES[style](lines(rows)))
+    files.write_text(folder / "table.json", json.dumps([row.to_dict() for row in rows], indent=1))
+
+
+def _line(row: Row) -> list[str]:
+    within = "" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
+    deviation = "" if row.deviation is None else f"{row.deviation:.2f}"
+    seconds = "" if row.seconds is None else f"{row.seconds:g}"
+    facts = [str(row.sets), str(row.networks), f"{row.mean:.2f}", deviation, within, seconds]
+    return [*(text(value) for value in row.what.values()), row.network, row.protocol, *facts]

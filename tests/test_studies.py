@@ -1,0 +1,437 @@
+"""Studies: what is made, that they go on where they were stopped, what is refused, and tables by hand."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import stripes
+from PIL import Image
+from typer.testing import CliRunner
+
+import accdd
+from accdd import api, cli, evaluation, files, presets
+from accdd.cli import app
+from accdd.config import InputError
+from accdd.evaluation import STYLES, Score
+from accdd.methods import METHODS
+from accdd.presets import PRESETS
+from accdd.run import RunFolder
+from accdd.studies import NAMED, ablate, aligned, compare, grids, pictures, reproduce, rows
+from accdd.studies.cells import Outcome, folder_name, text
+from accdd.studies.reproduce import Reproduction, _percent
+from accdd.studies.rows import Row
+
+TINY: Mapping[str, Any] = {
+    "pool.networks": 1, "pool.epochs": 1, "network.width": 4, "network.depth": 2, "train.batch": 8, "loop.steps": 2,
+    "score.epochs": 6, "score.seeds": 2, "precision": "fp32", "compile": "never",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Stripes in a file, with a test split."""
+    data, file = stripes(), tmp_path_factory.mktemp("source") / "stripes.npz"
+    np.savez(
+        file, images=data.images.numpy(), labels=data.labels.numpy(),
+        test_images=data.test_images.numpy(), test_labels=data.test_labels.numpy(),
+    )  # fmt: skip
+    return str(file)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what is distilled (or gone on with) and scored from now on."""
+    done: list[str] = []
+    for name in ("distill", "resume", "evaluate"):
+        real = getattr(api, name)
+        monkeypatch.setattr(
+            api, name, lambda *args, real=real, name=name, **options: done.append(name) or real(*args, **options)
+        )
+    return done
+
+
+def tiny(**changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**TINY, **changes}.items() if value is not None}
+
+
+def is_picture(path: Path) -> bool:
+    with Image.open(path) as picture:
+        return picture.size[0] > 100 and len(picture.convert("L").getcolors(256) or []) > 2
+
+
+def command(line: str) -> Any:
+    return CliRunner().invoke(app, shlex.split(line))
+
+
+# Ablation -----------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_becomes_a_row_per_combination_with_seeds_as_replicates(source: str, tmp_path: Path, made: list[str]):
+    over = {"perturb.magnitude": [0, 0.1], "perturb.directions": [2]}
+    found = ablate(source, tmp_path / "out", over, seeds=2, settings=TINY)
+    assert made == ["distill", "evaluate"] * 4
+    assert [dict(row.what) for row in found.rows] == [
+        {"perturb.magnitude": m, "perturb.directions": 2} for m in (0, 0.1)
+    ]
+    assert all((row.sets, row.networks, row.network, len(row.values)) == (2, 2, "convnet", 2) for row in found.rows)
+    cell = tmp_path / "out" / "perturb.magnitude=0.1,perturb.directions=2"
+    scores = [json.loads((cell / f"seed-{seed}" / "scores.json").read_text())[0]["accuracies"] for seed in (0, 1)]
+    assert found.rows[1].values == pytest.approx([np.mean(each) for each in scores])
+    for seed in (0, 1):
+        settings = accdd.load(cell / f"seed-{seed}" / "run").info["settings"]
+        assert (settings["seed"], settings["perturb"]["magnitude"], settings["perturb"]["directions"]) == (
+            seed, [0.1, 0.1], 2
+        )  # fmt: skip
+    for style, suffix in rows.SUFFIXES.items():
+        assert (tmp_path / "out" / f"table.{suffix}").read_text() == STYLES[style](rows.lines(found.rows))
+    assert json.loads((tmp_path / "out" / "table.json").read_text()) == [row.to_dict() for row in found.rows]
+    assert found.pictures == [tmp_path / "out" / "ablation.png"] and is_picture(found.pictures[0])
+
+
+def test_a_study_goes_on_where_it_was_stopped_and_makes_damaged_cells_again(
+    source: str, tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    class Stop(Exception):
+        pass
+
+    def study(values: list[float], seeds: int = 1) -> list[Row]:
+        del made[:]
+        return ablate(source, tmp_path / "out", {"perturb.magnitude": values}, seeds=seeds, settings=TINY).rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "storage", lambda *tensors: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            study([0, 0.1])
+    assert made == ["distill", "evaluate"]  # distilled, and stopped while it was scored
+    first = study([0, 0.1])
+    assert made == ["evaluate", "distill", "evaluate"]
+    assert study([0, 0.1]) == first and made == []
+    more = study([0, 0.1, 0.2], seeds=2)
+    assert made == ["distill", "evaluate"] * 4 and [row.sets for row in more] == [2, 2, 2]
+
+    cell = tmp_path / "out" / "perturb.magnitude=0.1" / "seed-0"
+    (cell / "scores.json").write_text('[{"set": "half')
+    assert study([0, 0.1]) == first and made == ["evaluate"]
+    images = cell / "run" / "distilled" / "images.safetensors"
+    images.write_bytes(images.read_bytes()[:-1])
+    assert study([0, 0.1])[0] == first[0] and made == ["distill"]
+    (cell / "run" / "evaluation.json").unlink()
+    study([0, 0.1])
+    assert made == ["resume"]
+    (cell / "run" / "config.yaml").unlink()
+    (cell / "run" / "evaluation.json").unlink()
+    study([0, 0.1])
+    assert made == ["distill"] and RunFolder.open(cell / "run")
+
+
+def test_the_folder_of_another_study_or_cell_is_refused_with_what_differs(source: str, tmp_path: Path):
+    out = tmp_path / "out"
+    ablate(source, out, {"perturb.magnitude": [0]}, settings=tiny(**{"loop.steps": 1}))
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def refused(words: str, over: Mapping[str, Any], settings: Mapping[str, Any], data: str = source) -> None:
+        with pytest.raises(InputError, match=words):
+            ablate(data, out, over, settings=settings)
+
+    one = {"perturb.magnitude": [0]}
+    refused(r"another study \(loop.steps: 1 there, 2 wanted\)", one, TINY)
+    refused(r"study: ablate over perturb.magnitude there, ablate over perturb.directions wanted",
+            {"perturb.directions": [1]}, tiny(**{"loop.steps": 1}))  # fmt: skip
+    refused("fingerprint", one, tiny(**{"loop.steps": 1}), "digits")
+    with pytest.raises(InputError, match=r"ablate over .* there, compare wanted"):
+        compare(source, out, hosts=["dm"], baselines=[], settings=tiny(**{"loop.steps": 1}))
+    file = out / "perturb.magnitude=0" / "seed-0" / "cell.json"
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 7'))
+    refused(r"another cell \(seed: 7 there, 0 wanted\)", one, tiny(**{"loop.steps": 1}))
+    file.write_text("{")
+    refused("cell.json' cannot be read", one, tiny(**{"loop.steps": 1}))
+    file.write_bytes(kept[file])
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == kept
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="is not empty, and is not written over"):
+        ablate(source, tmp_path / "mine", one, settings=TINY)
+
+
+def test_one_pool_serves_all_lengths_of_pre_training(source: str, tmp_path: Path):
+    small = {"pool.epochs": [0, 0.5, 1], "pool.networks": 2}
+    found = ablate(source, tmp_path / "out", {"pool.draw": [0, 0.5, 1]}, settings=tiny(**small))
+    assert [row.what["pool.draw"] for row in found.rows] == [0, 0.5, 1]
+    assert len(list((files.cache_folder() / "pools").iterdir())) == 1
+
+
+# Named studies and grids ----------------------------------------------------------------------------------------
+
+
+def test_the_paper_s_studies_are_those_of_the_paper():
+    assert list(NAMED) == ["pre-training", "models", "magnitude", "directions", "normalisation", "where", "factor"]
+    grid, common = grids.joined("pre-training", {}, {"ipc": 1})
+    assert grid["pool.draw"] == [0, 0.5, 1, 2, 5, 10, 20] and common == {"ipc": 1, "pool.epochs": (*grid["pool.draw"],)}
+    assert grids.joined("models", {}, {})[0] == {"pool.networks": [1, 2, 5, 10]}
+    magnitudes = grids.joined("magnitude", {}, {})[0]["perturb.magnitude"]
+    assert (magnitudes[0], magnitudes[-1]) == (0, 0.3)
+    for name, study in NAMED.items():
+        assert name in command("ablate --help").stdout
+        for values in grids.combinations(study.over):
+            accdd.config.override(accdd.Settings(), {**study.changes, **values})  # pyright: ignore
+
+
+def test_a_study_can_be_joined_with_more():
+    grid, _ = grids.joined("models", {"perturb.magnitude": [0, 0.1]}, {})
+    assert len(grids.combinations(grid)) == 8
+    assert grids.combinations({"a": [1, 2], "b": [3, 4]}) == [
+        {"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}
+    ]  # fmt: skip
+
+
+def test_values_are_yaml():
+    assert grids.parse(["pool.epochs=0.5,[0, 1]", "pool.use=true,false"]) == {
+        "pool.epochs": [0.5, [0, 1]], "pool.use": [True, False]
+    }  # fmt: skip
+    assert folder_name({"pool.epochs": [0, 1], "network.name": "../a b"}) == "pool.epochs=_0,1_,network.name=.._a_b"
+    assert [text(value) for value in (0.5, True, "filter", [0, 1], None)] == ["0.5", "true", "filter", "[0,1]", "null"]
+
+
+# What is wrong, the command after DATA, and words the message must have.
+WRONG = [
+    ("nothing to vary", "", "Nothing is varied; --study pre-training|models"),
+    ("an unknown key", "--over pool.network=1,2", "Unknown setting 'pool.network'; mean 'pool.networks'?"),
+    ("an unknown study", "--study model", "Unknown study 'model'; Did you mean 'models'?"),
+    ("no values", "--over pool.networks=", "--over pool.networks= lists no values; pool.networks=1,2,5"),
+    ("no =", "--over pool.networks", "lists no values; KEY=VALUE,VALUE"),
+    ("no YAML", "--over pool.networks=[1,2", "lists no values; KEY=VALUE,VALUE"),
+    ("a key twice", "--over ipc=1 --over ipc=2", "--over has 'ipc' twice"),
+    ("a key of the study", "--study models --over pool.networks=3", "--over pool.networks and --study models both"),
+    ("a key that is set", "--over ipc=1,2 --ipc 1", "'ipc' is both set and varied"),
+    ("a value twice", "--over pool.networks=1,2,1", "Two cells are called 'pool.networks=1/seed-0'; each once"),
+    ("an unknown device", "--over ipc=1 --device tpu", "Device 'tpu' is not available here"),
+    ("an unknown method", "--over method=idc,icd", "Unknown method 'icd'; mean 'idc'?"),
+    ("a wrong value", "--over pool.networks=1,0", "'pool.networks' = 0; greater than or equal to 1"),
+    ("seeds varied", "--over seed=1,2", "Seeds are replicates; --seeds NUMBER"),
+    ("a seed set", "--over ipc=1 --set seed=1", "Seeds are replicates; no setting 'seed'"),
+    ("no seeds", "--over ipc=1 --seeds 0", "--seeds 0; at least 1"),
+    ("n = 0", "--over ipc=1 --set score.seeds=0", "score.seeds = 0; --set score.seeds=1"),
+    ("an unknown protocol", "--over ipc=1 --set score.protocol=quik", "Unknown protocol 'quik'; mean 'quick'?"),
+    ("an unknown preset", "--over ipc=1 --preset papr", "Unknown preset 'papr'; mean 'paper'?"),
+    ("too many images in one", "--over images.factor=1,3", "images.factor 3 cuts 8-pixel images into tiles below 4"),
+    ("too few images", "--over ipc=1,13", "Class '0' has 12 training images"),
+    ("a network too small", "--over ipc=1 --set score.networks=[vgg11]", "A vgg11 shrinks 8-pixel images; data.size="),
+    ("an epoch not kept", "--over pool.draw=1,2", "pool.draw has 1, but networks are kept at 2 epochs"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
+def test_what_is_wrong_with_an_ablation_is_said_before_anything_is_written(
+    source: str, tmp_path: Path, flags: str, words: str
+):
+    told = command(f"ablate {source} --out {tmp_path}/out {flags}")
+    assert told.exit_code == 2 and told.stdout == "" and told.stderr.count("\n") <= 2, told.stderr
+    assert [word for word in words.split("; ") if word not in told.stderr] == [], told.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--methods idc,dmm", "Unknown method 'dmm'"),
+        ("--methods idc,idc", "named twice"),
+        ("--methods ''", "0 methods, 1 seeds"),
+        ("--seeds 0", "0 seeds: there is nothing to distil"),
+        ("--baselines random,hurding", "Unknown baseline 'hurding'. Did you mean 'herding'?"),
+        ("--budget soon", "--budget soon is not a duration"),
+        ("--set method=idc", "A comparison sets 'method' itself"),
+        ("--set loop.snapshots=0", "loop.snapshots = 0 leaves nothing to draw"),
+        ("--set score.seeds=0", "a study without scores says nothing"),
+    ],
+)
+def test_what_is_wrong_with_a_comparison_is_said_before_anything_is_written(
+    source: str, tmp_path: Path, flags: str, words: str
+):
+    told = command(f"compare {source} --out {tmp_path}/out {flags}")
+    assert told.exit_code == 2 and words in told.stderr and not (tmp_path / "out").exists(), told.stderr
+
+
+# Comparison -----------------------------------------------------------------------------------------------------
+
+
+def test_hosts_and_baselines_stand_in_one_table_with_a_picture_over_time(source: str, tmp_path: Path, made: list[str]):
+    def run() -> Any:
+        return compare(source, tmp_path / "out", hosts=["dm", "idc"], baselines=["random", "kmeans"], settings=TINY)
+
+    found = run()
+    assert made == ["distill", "evaluate", "evaluate"] * 2
+    assert [row.what["method"] for row in found.rows] == ["dm", "idc", "random", "kmeans"]
+    assert [row.sets for row in found.rows] == [1, 1, 0, 0] and all(row.interval for row in found.rows)
+    assert all(row.protocol == "quick, 6 epochs" and row.networks == 2 for row in found.rows)
+    assert is_picture(tmp_path / "out" / "over-time.png")
+    curve = json.loads((tmp_path / "out" / "dm" / "seed-0" / "curve.json").read_text())
+    shown = [pictures.seconds(Score(**(each | {"accuracies": tuple(each["accuracies"])}))) for each in curve]
+    assert shown[0] == 0 and shown == sorted(shown) and len(shown) >= 2
+    del made[:]
+    assert run() == found and made == []
+
+
+def test_compare_and_ablate_tell_the_table_or_one_json_object(source: str, tmp_path: Path):
+    flags = " ".join(f"--set {key}={value}" for key, value in TINY.items()) + " --quiet"
+    told = command(f"compare {source} --out {tmp_path}/c --methods dm --baselines '' --budget 0.2s {flags}")
+    assert told.exit_code == 0, told.stderr
+    head, row, *_ = told.stdout.splitlines()
+    assert head.split()[:2] == ["method", "network"] and row.split()[:2] == ["dm", "convnet"]
+    assert f"{tmp_path}/c/over-time.png" in told.stdout
+    told = command(f"ablate {source} --out {tmp_path}/a --over perturb.use=true,false --json {flags}")
+    about = json.loads(told.stdout)
+    assert [row["what"] for row in about["rows"]] == [{"perturb.use": True}, {"perturb.use": False}]
+    assert about["pictures"] == [f"{tmp_path}/a/ablation.png"]
+
+
+def test_the_defaults_of_compare_exist():
+    parameters = {each.name: each for each in cli.typer.main.get_command(app).commands["compare"].params}  # pyright: ignore
+    assert set(parameters["methods"].default.split(",")) <= set(METHODS)
+    assert set(parameters["baselines"].default.split(",")) <= set(evaluation.BASELINES)
+
+
+# Rows by hand -----------------------------------------------------------------------------------------------------
+
+
+def row(*values: float, what: Mapping[str, Any] | None = None, sets: int = 1, network: str = "convnet") -> Row:
+    return Row(what or {"key": 1}, network, "idc", sets, 2, values, 3.0)
+
+
+def scores_of(*accuracies: float, network: str = "convnet", beside: str | None = None) -> Score:
+    return Score("set", network, "idc", 1000, accuracies, 1.0, beside=beside)
+
+
+def test_sets_count_by_their_means_and_a_single_set_by_its_networks():
+    def outcome(*accuracies: float, seconds: float) -> Outcome:
+        scores = [scores_of(*accuracies), scores_of(9, network="mlp"), scores_of(1, 2, beside="set")]
+        return Outcome(scores, [], 5, {"distilling": seconds})
+
+    one, other = outcome(10, 20, seconds=2), outcome(30, 50, seconds=4)
+    (single, _), (both, mlp) = rows.summary({"k": 1}, [one]), rows.summary({"k": 1}, [one, other])
+    assert (single.values, single.sets, single.networks, single.seconds) == ((10, 20), 1, 2, 2)
+    assert (both.values, both.sets, both.networks, both.seconds) == ((15, 40), 2, 2, 3)
+    assert both.mean == 27.5 and both.deviation == pytest.approx(25 / 2**0.5)
+    assert both.interval == (15, 40)  # a quarter of all draws of two from two values are twice the lower one
+    assert (mlp.network, mlp.values) == ("mlp", (9, 9))
+    (real,) = rows.beside("method", one.scores)
+    assert (real.what, real.sets, real.values, real.seconds) == ({"method": "set"}, 0, (1, 2), None)
+    assert row(5).deviation is None and row(5).interval is None
+    assert (single.replicates, both.replicates) == ("n = 2 networks on one set", "n = 2 sets, each by 2 networks")
+
+
+def test_a_table_is_aligned_and_leaves_out_what_there_is_not():
+    head, first, second = aligned([row(5, what={"k": True}), row(10, 20, what={"k": "filter"})]).splitlines()
+    assert head.startswith("k       network  protocol  sets")
+    assert first == "true    convnet  idc       1     2              5.00                                             3"
+    assert second.split("  ")[-1].strip() == "3" and "10.00 to 20.00" in second and "7.07" in second
+
+
+def test_pictures_are_drawn_of_one_key_and_of_two_and_of_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    reporter: Any = type("Recorder", (), {"note": lambda self, text: said.append(text)})()
+    one = [row(10, 20, what={"k": k}, network=n) for k in (1, 2) for n in ("convnet", "mlp")]
+    words = [row(10, what={"k": k}) for k in (True, False)]
+    two = [row(10 + a + b, what={"a": a, "b": b}) for a in (1, 2) for b in (3, 4, 5)]
+    for number, (keys, given) in enumerate(((["k"], one), (["k"], words), (["a", "b"], two))):
+        draw = pictures.grid(given, keys)
+        assert draw
+        file = pictures.save(tmp_path / f"{number}.png", draw, reporter)
+        assert file and is_picture(file)
+        with monkeypatch.context() as patch:
+            patch.setattr("importlib.util.find_spec", lambda name: None)
+            assert pictures.save(tmp_path / "none.png", draw, reporter) is None
+    assert pictures.grid(two, ["a", "b", "c"]) is None
+    assert not (tmp_path / "none.png").exists() and len(said) == 3 and "pip install matplotlib" in said[0]
+
+
+# Reproduction -----------------------------------------------------------------------------------------------------
+
+
+def reproduction(*values: float, share: float = 1.0, changed: tuple[str, ...] = ()) -> Reproduction:
+    return Reproduction(
+        "idc-cifar10", 10, "IDC", 67.5, "22.4 hours", "cifar10", row(*values), share, {"distilling": 5.0}, changed
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (reproduction(67, 68), "Reproduced: the published accuracy lies within our interval."),
+        (reproduction(60, 61), "Not reproduced: our interval lies below the published accuracy."),
+        (reproduction(70, 71), "Not reproduced: our interval lies above the published accuracy."),
+        (reproduction(67.5), "One value has no interval: no verdict."),
+        (reproduction(67, 68, share=0.05), "No reproduction: cut short at 5 % of the published steps."),
+        (reproduction(67, 68, share=0.99999), "No reproduction: cut short at 99.999 % of the published steps."),
+        (reproduction(67, 68, share=2), "No reproduction: gone on to 200 % of the published steps."),
+        (reproduction(67, 68, changed=("ipc",)), "No reproduction: not the published settings (ipc)."),
+    ],
+)
+def test_only_a_complete_run_with_the_published_settings_is_judged(found: Reproduction, words: str):
+    assert found.verdict == words
+    told = str(found)
+    assert told.splitlines()[1].startswith("published  67.5 %") and told.endswith(words)
+    assert f"difference {found.row.mean - 67.5:+.1f} points, at {_percent(found.share)}" in told
+    assert found.to_dict()["difference"] == pytest.approx(found.row.mean - 67.5)
+
+
+def test_a_reproduction_cut_short_says_so_and_what_else_is_not_as_published(tmp_path: Path, made: list[str]):
+    data = stripes()
+    grey = tmp_path / "fashion.npz"
+    np.savez(grey, images=data.images[:, :1].numpy(), labels=data.labels.numpy())
+    changes = {"network.width": 4, "network.depth": 2, "loop.steps": 1, "loop.inner_steps": 3, "score.epochs": 1,
+               "loop.train_images": 8, "precision": "fp32", "compile": "never"}  # fmt: skip
+
+    def run() -> Reproduction:
+        return reproduce("idc-mnist", str(grey), tmp_path / "out", settings=changes)
+
+    found = run()
+    assert (found.ipc, found.published, found.data) == (1, 94.2, "fashion")
+    assert found.share == 3 / (2000 * 100)
+    assert found.changed == (
+        "network.width", "network.depth", "loop.inner_steps", "score.epochs", "loop.train_images", "precision",
+        "data fashion instead of mnist",
+    )  # fmt: skip
+    assert found.row.protocol == "idc, 1 epochs" and set(found.seconds) == {"pool", "distilling"}
+    record = json.loads((tmp_path / "out" / "reproduction.json").read_text())
+    assert record["verdict"].startswith("No reproduction: cut short at 0.0015 % of the published steps, and not")
+    del made[:]
+    assert run() == found and made == []
+
+
+def test_every_published_row_says_where_it_ends_and_how_it_is_scored():
+    protocols = {"dc-cifar10": "dc", "dsa-cifar10": "dsa", "dm-cifar10": "dsa", "accdd-cifar10": "idc"}
+    assert {name: PRESETS[name].protocol for name in protocols} == protocols
+    for preset in PRESETS.values():
+        assert preset.protocol in evaluation.PROTOCOLS
+        for ipc in preset.published:
+            assert preset.changes(ipc)["loop.steps"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("idc-cifar", "Unknown preset 'idc-cifar'; mean 'idc-cifar10'?"),
+        ("fast", "Nothing is published for 'fast'; accdd-cifar10, accdd-cifar10-10x"),
+        ("idc-mnist --ipc 7", "Nothing is published for 'idc-mnist' at IPC 7; but for 1, 10, 50 of images"),
+        ("idc-mnist --seeds 0", "--seeds 0; at least 1"),
+        ("idc-mnist --set ipc=1", "A reproduction sets 'ipc' itself; --ipc"),
+        ("idc-mnist", "data.mean has 1 numbers. Expected 3"),
+        ("idc-cifar10 --set score.networks=[vgg11]", "A vgg11 shrinks 8-pixel images"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_refused(source: str, tmp_path: Path, arguments: str, words: str):
+    told = command(f"reproduce {arguments} --data {source} --out {tmp_path}/out")
+    assert told.exit_code == 2 and not (tmp_path / "out").exists(), told.stderr
+    assert [word for word in words.split("; ") if word not in told.stderr] == [], told.stderr
+
+
+def test_the_preset_s_settings_are_those_of_a_distillation(source: str):
+    del source
+    assert presets.given(None, {"ipc": 2}) == {"ipc": 2}
+    given = presets.given("dc-cifar10", {"ipc": 10, "images.lr": 1.0})
+    assert (given["loop.inner_steps"], given["images.lr"], given["ipc"]) == (10, 1.0, 10)
