@@ -2,7 +2,7 @@
 
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.course import Result
-from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
+from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshot, snapshots, tree
 from accdd.run.learning import Stopped, learn
 from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
@@ -22,6 +22,7 @@ __all__ = [
     "read_snapshot",
     "refuse_existing",
     "reporter",
+    "snapshot",
     "snapshots",
     "tree",
     "verdict",

@@ -33,6 +33,9 @@ CONTENTS = {
     "checkpoints": "what --resume goes on from",
     "distilled": "the result: load it with accdd.load",
     "evaluation.json": "the scores, with protocol and n",
+    "nearest.safetensors": "the real image most like each learned one",
+    "tensorboard": "what --track tensorboard wrote",
+    "report.html": "all of this on one page: look at it, forward it",
 }
 """Everything that a run folder may hold, in the order in which a reader wants it."""
 
@@ -214,12 +217,14 @@ def snapshots(path: str | Path) -> list[Snapshot]:
     found = sorted((Path(path) / "snapshots").glob("sweep-*.safetensors"))
     if not found:
         raise InputError(f"'{path}' holds no snapshots. Expected a run folder made with loop.snapshots above 0.")
-    listed = []
-    for file in found:
-        with safe_open(file, framework="pt") as tensors:
-            about = tensors.metadata()
-        listed.append(Snapshot(int(about["sweep"]), float(about["seconds"]), file))
-    return listed
+    return [snapshot(file) for file in found]
+
+
+def snapshot(file: Path) -> Snapshot:
+    """What a file of images says of itself."""
+    with safe_open(file, framework="pt") as tensors:
+        about = tensors.metadata()
+    return Snapshot(int(about["sweep"]), float(about["seconds"]), file)
 
 
 def read_snapshot(snapshot: Snapshot) -> Tensor:
