@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, data, defaults, engine, evaluation, execution, methods, presets, run
+from accdd import artifact, config, data, defaults, engine, evaluation, execution, methods, presets, report, run
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -18,7 +18,7 @@ from accdd.data import Dataset
 from accdd.evaluation import PROTOCOLS, Protocol, Score
 from accdd.keys import Key
 from accdd.networks import Architecture, find, runs_code, settings_for
-from accdd.run import Quiet, Reporter, Result, RunFolder, course
+from accdd.run import Quiet, Reporter, Result, RunFolder, course, tracking
 from accdd.targets import Bank
 
 
@@ -34,6 +34,7 @@ def distill(
     out: str | Path | None = None,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    track: str | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Learn a few images per class that train a network nearly as well as all of them.
@@ -45,6 +46,7 @@ def distill(
         out: a new folder for the run; None keeps everything in memory.
         preset: a name from `accdd.presets.PRESETS`.
         settings: dotted keys, as in {"pool.epochs": 5, "loop.budget": 600}; they win over the preset.
+        track: a name from `accdd.run.TRACKERS`, told of losses, images and scores; it goes with `out`.
         reporter: told of progress; None is silent.
 
     Raises:
@@ -54,6 +56,7 @@ def distill(
     given = _given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
     wanted = config.override(Settings(), given)
     reporter = reporter or Quiet()
+    tracking.check(track)
     asked = config.flatten(config.to_dict(wanted))
     told = {key: asked[key] for key in given}
     if out is not None:
@@ -63,14 +66,22 @@ def distill(
     resolved = course.afford(work.bank, wanted, resolved, real, reporter)
     plan = engine.choose_plan(work.problem, real, resolved)
     work.bank.check_room(resolved.targets.count or 0)
-    folder = None
-    if out is not None:
-        folder = RunFolder.create(out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan)
-    return course.carry_out(source, real, resolved, plan, work, folder, reporter)
+    if out is None:
+        return course.carry_out(source, real, resolved, plan, work, None, reporter)
+    folder = RunFolder.create(out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan)
+    with run.tracked(folder, track, reporter):
+        result = course.carry_out(source, real, resolved, plan, work, folder, reporter)
+    report.finish(result.distilled, real, folder.path, reporter)
+    return result
 
 
 def resume(
-    out: str | Path, source: Any = None, *, network: str | None = None, reporter: Reporter | None = None
+    out: str | Path,
+    source: Any = None,
+    *,
+    network: str | None = None,
+    track: str | None = None,
+    reporter: Reporter | None = None,
 ) -> Result:
     """Go on with a run that was killed or stopped, from its newest checkpoint, to what it would have become.
 
@@ -80,6 +91,7 @@ def resume(
         out: the run's folder.
         source: the data, where it was given as arrays and cannot be found again.
         network: the user's own network, if the run is of one: what a folder says is not reason enough to run code.
+        track: as for `distill`.
         reporter: told of progress.
 
     Raises:
@@ -87,6 +99,7 @@ def resume(
         ArithmeticError: the images diverged.
     """
     reporter = reporter or Quiet()
+    tracking.check(track)
     folder, record = RunFolder.open(out)
     if (folder.path / "evaluation.json").exists():
         raise InputError(f"'{out}' holds a finished run. Expected an unfinished one.")
@@ -112,7 +125,10 @@ def resume(
     for problem in problems:
         reporter.note(f"Not used, because it is damaged: {problem}.")
     reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
-    return course.carry_out(given, real, resolved, record.plan, work, folder, reporter, since)
+    with run.tracked(folder, track, reporter, since.state.sweep + 1 if since else 0):
+        result = course.carry_out(given, real, resolved, record.plan, work, folder, reporter, since)
+    report.finish(result.distilled, real, folder.path, reporter)
+    return result
 
 
 def evaluate(

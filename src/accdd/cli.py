@@ -86,6 +86,9 @@ def distill(
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    track: Annotated[
+        str | None, typer.Option("--track", help="tensorboard: also write its events, into the run's folder.")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -108,10 +111,10 @@ def distill(
 
         with _reporter(quiet) as reporter:
             if resume is not None:
-                result, folder = api.resume(resume, data, network=network, reporter=reporter), resume
+                result, folder = api.resume(resume, data, network=network, track=track, reporter=reporter), resume
             else:
                 assert out is not None
-                result = api.distill(data, out=out, preset=preset, settings=settings, reporter=reporter)
+                result = api.distill(data, out=out, preset=preset, settings=settings, track=track, reporter=reporter)
                 folder = out
         if as_json:
             scores = [score.to_dict() for score in result.scores]
@@ -124,7 +127,8 @@ def distill(
         for name, word in present:
             typer.echo(f"  {name:<{width}}  {word}")
         again, run_folder = _command(), shlex.quote(str(folder))
-        typer.echo(f"\nLook at {folder / 'distilled' / 'preview.png'}. Next:")
+        page = folder / "report.html"
+        typer.echo(f"\nLook at {page if page.exists() else folder / 'distilled' / 'preview.png'}. Next:")
         typer.echo(f"  {again} evaluate {run_folder} --seeds 5")
         typer.echo(f"  {again} export {run_folder} --to npz {shlex.quote(folder.resolve().name)}.npz")
 
@@ -301,6 +305,50 @@ def info(out: SetArgument, as_json: JsonOption = False, debug: DebugOption = Fal
         for key, value in flatten(about).items():
             typer.echo(_printable(f"{key}: {value}"))
         typer.echo("verified: tensors match their checksum")
+
+    _guard(body, debug)
+
+
+@app.command()
+def report(
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of runs; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Page to write (default: OUT/report.html).")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a run on one page that opens anywhere, or several on one, side by side."""
+
+    def body() -> None:
+        from accdd.config import InputError
+
+        if len(outs) > 1 and out is None:
+            raise InputError("A page of several runs needs a place of its own. Expected --out FILE, as in all.html.")
+        from accdd import report
+
+        page = report.write(outs[0], out) if len(outs) == 1 else report.compare(outs, out or "")
+        if as_json:
+            _print_json(path=str(page), bytes=page.stat().st_size)
+            return
+        typer.echo(f"{page}: {page.stat().st_size / 1000:,.0f} kB. Open it in any browser; it needs nothing else.")
+
+    _guard(body, debug)
+
+
+@app.command()
+def watch(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run, at work or not.")],
+    once: Annotated[bool, typer.Option("--once", help="Print how it stands, and end.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 1.0,
+    debug: DebugOption = False,
+) -> None:
+    """Watch a run from another terminal: how far it is, whether it is safe to stop, and its images."""
+
+    def body() -> None:
+        from accdd.report import watching
+
+        watching.watch(out, once=once, every=every)
 
     _guard(body, debug)
 

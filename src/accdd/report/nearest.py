@@ -136,4 +136,3 @@ def read(folder: Path, stored: Tensor, each: int) -> Nearest:
     if n and not 0 <= int(found.decoded.min()) <= int(found.decoded.max()) < each:
         raise ValueError("names decoded images that there are not")
     return found
-

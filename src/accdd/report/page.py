@@ -110,6 +110,7 @@ def render(seen: Seen) -> str:
         across=max((min(len(images), pictures.COLUMNS) for images in _by_class(distilled)), default=1),
         crisp=distilled is not None and distilled.images.shape[-1] <= 64,
         scores=scores,
+        stores=any(each.row.bytes is not None for each in scores),
         score_chart=charts.intervals(
             [(f"{each.row.set}, {each.row.network}", each.point) for each in scores],
             "Accuracy of each score with its interval; the numbers are in the table below.",
@@ -274,17 +275,16 @@ def _left_out(what: str, view: View, most: int, classes: int) -> list[str]:
 def _pairs(seen: Seen) -> list[Pairs]:
     distilled, near = seen.distilled, seen.nearest
     assert distilled and near
-    names, n = distilled.class_names, len(distilled.labels)
-    decoded, _ = distilled.decode()
-    learned = decoded[near.decoded * n + torch.arange(n)]
-    ranked = []
+    names, ranked = distilled.class_names, []
     for label in range(len(names)):
         own = (distilled.labels == label).nonzero()[:, 0]
         ranked.append(own[near.distances[own].argsort(stable=True)][:PAIRS])
 
     def images_of(label: int, count: int) -> Tensor:
         some = ranked[label][:count]
-        return torch.cat([learned[some], near.images[some] / 255])
+        decoded = _decoded(distilled, distilled.images[some]).unflatten(0, (len(some), -1)) if len(some) else None
+        learned = distilled.images[some] if decoded is None else decoded[torch.arange(len(some)), near.decoded[some]]
+        return torch.cat([learned, near.images[some] / 255])
 
     sheets: list[Pairs] = []
     most = max(len(each) for each in ranked)

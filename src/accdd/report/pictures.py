@@ -97,10 +97,10 @@ def draw(images: Tensor, columns: int | None = COLUMNS) -> tuple[Image.Image, in
     return Image.fromarray(canvas.permute(1, 2, 0).numpy()), n
 
 
-def shrunk(images: Tensor) -> Tensor:
-    """At most `SIDE` pixels high and wide."""
+def shrunk(images: Tensor, side: int = SIDE) -> Tensor:
+    """At most `side` pixels high and wide."""
     height, width = images.shape[-2:]
-    scale = SIDE / max(height, width)
+    scale = side / max(height, width)
     if scale >= 1 or not len(images):
         return images
     size = (max(1, round(height * scale)), max(1, round(width * scale)))

@@ -135,10 +135,10 @@ def read(path: str | Path) -> Seen:
             f"'{path}' is no run: it holds neither config.yaml nor distilled/. Expected a folder that "
             "'accdd distill --out' made, or one of a distilled set."
         )
-    told = {} if bare else _mapping(folder / "config.yaml", yaml.safe_load, problems)
+    told = {} if bare else mapping(folder / "config.yaml", yaml.safe_load, problems)
     given, settings = (config.flatten(_part(told, name)) for name in ("given", "resolved"))
-    environment = {} if bare else _mapping(folder / "env.json", json.loads, problems)
-    lines = () if bare else _lines(folder / "metrics.jsonl", problems)
+    environment = {} if bare else mapping(folder / "env.json", json.loads, problems)
+    lines = () if bare else read_lines(folder / "metrics.jsonl", problems)
     outcome = {} if bare else _outcome(folder, problems)
     distilled = _distilled(folder, problems)
     if distilled and not settings:
@@ -148,7 +148,7 @@ def read(path: str | Path) -> Seen:
     finished = distilled is not None
     distilled = distilled or _unfinished(settings, snapshots)
     snapshots = _in_order(snapshots, distilled, problems)
-    rows = _rows([*_list(outcome, "scores"), *_list(outcome, "kept")], problems)
+    rows = read_rows([*_list(outcome, "scores"), *_list(outcome, "kept")], problems)
     seconds = {name: float(s) for name, s in _part(outcome, "seconds").items() if _is_number(s) and s >= 0}
     source, verdict = told.get("data"), outcome.get("verdict")
     if bare:
@@ -168,7 +168,7 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _mapping(path: Path, parse: Any, problems: list[str]) -> Mapping[str, Any]:
+def mapping(path: Path, parse: Any, problems: list[str]) -> Mapping[str, Any]:
     """A file of keys and values; what is wrong with it is added to `problems`."""
     try:
         found = parse(_text(path))
@@ -184,12 +184,12 @@ def _mapping(path: Path, parse: Any, problems: list[str]) -> Mapping[str, Any]:
 
 def _outcome(folder: Path, problems: list[str]) -> Mapping[str, Any]:
     if (folder / "evaluation.json").exists():
-        return _mapping(folder / "evaluation.json", json.loads, problems)
+        return mapping(folder / "evaluation.json", json.loads, problems)
     problems.append("evaluation.json is missing: the run is not finished, so nothing has been scored.")
     return {}
 
 
-def _lines(path: Path, problems: list[str]) -> tuple[Line, ...]:
+def read_lines(path: Path, problems: list[str]) -> tuple[Line, ...]:
     """All whole lines; a last one that is torn is normal while a run writes, or after a kill."""
     try:
         written = _text(path).splitlines()
@@ -281,7 +281,7 @@ def _nearest(folder: Path, distilled: Distilled | None, expected: bool, problems
         return None
 
 
-def _rows(listed: list[Any], problems: list[str]) -> tuple[Row, ...]:
+def read_rows(listed: list[Any], problems: list[str]) -> tuple[Row, ...]:
     rows = [_row(each) for each in listed]
     if damaged := rows.count(None):
         problems.append(f"evaluation.json: {damaged} of {len(rows)} scores are damaged and left out.")
@@ -292,21 +292,24 @@ def _row(each: Any) -> Row | None:
     """A score from JSON, or None where it is not one."""
     if not isinstance(each, Mapping):
         return None
-    names = [each.get(name) for name in ("set", "network", "protocol")]
-    accuracies, epochs, size, beside = (each.get(name) for name in ("accuracies", "epochs", "bytes", "beside"))
-    if not all(isinstance(name, str) for name in names) or not _are_percent(accuracies) or not isinstance(epochs, int):
+    texts = {name: each.get(name) for name in ("set", "network", "protocol")}
+    accuracies, per_class = _percent(each.get("accuracies")), _percent(each.get("per_class"))
+    epochs, size, beside = each.get("epochs"), each.get("bytes"), each.get("beside")
+    if not all(isinstance(text, str) for text in texts.values()) or not accuracies or not isinstance(epochs, int):
         return None
-    snapshot = _SNAPSHOT.fullmatch(str(each["set"]))
-    per_class = each.get("per_class")
+    snapshot = _SNAPSHOT.fullmatch(str(texts["set"]))
     return Row(
-        *names, epochs, tuple(accuracies), size if isinstance(size, int) else None, beside and str(beside),
-        int(snapshot[1]) if snapshot else None, float(snapshot[2]) if snapshot else None,
-        tuple(per_class) if _are_percent(per_class) else None,
-    )  # type: ignore[misc]  # fmt: skip
+        set=str(texts["set"]), network=str(texts["network"]), protocol=str(texts["protocol"]), epochs=epochs,
+        accuracies=accuracies, bytes=size if isinstance(size, int) else None,
+        beside=beside if isinstance(beside, str) else None, sweep=int(snapshot[1]) if snapshot else None,
+        seconds=float(snapshot[2]) if snapshot else None, per_class=per_class or None,
+    )  # fmt: skip
 
 
-def _are_percent(values: Any) -> bool:
-    return isinstance(values, list | tuple) and bool(values) and all(_is_number(v) and 0 <= v <= 100 for v in values)
+def _percent(values: Any) -> tuple[float, ...]:
+    """Accuracies, or nothing where it is something else."""
+    listed = values if isinstance(values, list | tuple) else []
+    return tuple(listed) if all(_is_number(value) and 0 <= value <= 100 for value in listed) else ()
 
 
 def _is_number(value: Any) -> bool:

@@ -5,9 +5,11 @@ from accdd.run.course import Result
 from accdd.run.folder import RunFolder, Snapshot, read_snapshot, refuse_existing, snapshot, snapshots, tree
 from accdd.run.learning import Stopped, learn
 from accdd.run.progress import Quiet, Reporter, reporter
+from accdd.run.tracking import TRACKERS, tracked
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
 
 __all__ = [
+    "TRACKERS",
     "Checkpoint",
     "Quiet",
     "Reporter",
@@ -24,6 +26,7 @@ __all__ = [
     "reporter",
     "snapshot",
     "snapshots",
+    "tracked",
     "tree",
     "verdict",
 ]

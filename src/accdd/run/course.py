@@ -122,7 +122,7 @@ def carry_out(
     sentence = words.verdict(real, resolved, scores, distilled.info["sweeps"], seconds)
     if folder:
         artifact.annotate(distilled, folder.path / "distilled")
-        folder.evaluation({"verdict": sentence, **outcome})
+        folder.evaluation({"verdict": sentence, **outcome}, distilled.info["sweeps"])
     return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import yaml
@@ -66,11 +66,19 @@ class Record(NamedTuple):
     """Processor and torch."""
 
 
+class Follower(Protocol):
+    """Told of what is written; see `tracking`."""
+
+    def scalars(self, sweep: int, values: Mapping[str, float]) -> None: ...
+    def images(self, sweep: int, images: Tensor) -> None: ...
+
+
 class RunFolder:
     """Writes a run folder. Whole files appear whole; only metrics.jsonl grows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.tracker: Follower | None = None
 
     @classmethod
     def create(
@@ -150,16 +158,22 @@ class RunFolder:
         line |= {} if overfit is None else {"overfit": round(overfit, 4)}
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if self.tracker:
+            self.tracker.scalars(sweep, {key: line[key] for key in ("loss", "overfit") if key in line})
 
     def snapshot(self, sweep: int, seconds: float, images: Tensor) -> None:
         """Keep the stored images, (classes, ipc, c, h, w), clamped to [0, 1], 16-bit float (2^-12 at most off)."""
+        kept = images.detach().clamp(0, 1).half().cpu().contiguous()
         with files.commit_file(self.path / "snapshots" / f"sweep-{sweep:07d}.safetensors") as file:
-            tensors = {"images": images.detach().clamp(0, 1).half().cpu().contiguous()}
-            save_file(tensors, file, metadata={"sweep": str(sweep), "seconds": f"{seconds:.3f}"})
+            save_file({"images": kept}, file, metadata={"sweep": str(sweep), "seconds": f"{seconds:.3f}"})
+        if self.tracker:
+            self.tracker.images(sweep, kept.float())
 
-    def evaluation(self, record: Mapping[str, Any]) -> None:
-        """Write evaluation.json."""
+    def evaluation(self, record: Mapping[str, Any], sweep: int) -> None:
+        """Write evaluation.json: the run is finished, after this sweep."""
         files.write_text(self.path / "evaluation.json", json.dumps(dict(record), indent=1))
+        if self.tracker:
+            self.tracker.scalars(sweep, {f"{s['set']}, {s['network']}, %": s["mean"] for s in record["scores"]})
 
 
 def refuse_existing(path: Path, given: Mapping[str, Any] | None = None) -> None:
