@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -75,9 +76,10 @@ def write(path: str | Path, out: str | Path | None = None) -> Path:
     Raises:
         InputError: it is no run, or something that is no report is at `out`.
     """
+    seen = reading.read(path)
     target = Path(path) / FILE if out is None else Path(out)
     refuse_taken(target)
-    files.write_text(target, render(reading.read(path)))
+    files.write_text(target, render(seen))
     return target
 
 
@@ -143,8 +145,12 @@ def scored(row: Row) -> Scored:
     if len(row.accuracies) < 2:
         return Scored(row, None, None, None)
     within = evaluation.interval(row.accuracies, Key(0))
-    deviation = torch.tensor(row.accuracies, dtype=torch.float64).std().item()
-    return Scored(row, deviation, within.low, within.high)
+    return Scored(row, statistics.stdev(row.accuracies), within.low, within.high)
+
+
+def spread(accuracies: Sequence[float]) -> str:
+    """As in ' ± 0.4', or nothing for one network."""
+    return f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
 
 
 def gallery(seen: Seen) -> tuple[list[Card], list[str], list[str]]:
@@ -164,21 +170,18 @@ def gallery(seen: Seen) -> tuple[list[Card], list[str], list[str]]:
             len(names), lambda label, count: _decoded(distilled, own[label][:count]), most, ROOM["decoded"], across
         )
         notes += _left_out("The decoded view", decoded, most, len(names))
-    kept = [each for each in seen.snapshots if not (seen.snapshots and each[0] == seen.snapshots[-1][0])]
-    kept = kept if len(kept) <= MAX_STEPS else [kept[round(i * (len(kept) - 1) / (MAX_STEPS - 1))]
-                                                for i in range(MAX_STEPS)]  # fmt: skip
-    ways = [pictures.by_class(images, distilled.labels, len(names)) for _, images in kept]
-    steps = View((), None, 0)
-    if ways:
-        steps = pictures.view(
-            len(names) * len(ways), lambda place, count: ways[place % len(ways)][place // len(ways)][:count], most,
-            ROOM["snapshots"],
-        )  # fmt: skip
-        if len(steps.sheets) < len(names) * len(ways):
-            steps = View((), None, 0)
-            notes.append("There is no room for the snapshots: accdd evaluate --snapshots scores them.")
-        else:
-            notes += _left_out("Snapshots", steps, most, len(names))
+    kept, steps = [], View((), None, 0)
+    room = sum(ROOM.values()) - stored.bytes - decoded.bytes - (ROOM["nearest"] if seen.nearest else 0)
+    for few in (MAX_STEPS, 4, 1):
+        if steps.sheets or not seen.snapshots[:-1]:
+            break
+        kept = _evenly(seen.snapshots[:-1], few)  # the last is the result
+        ways = [pictures.by_class(images, distilled.labels, len(names)) for _, images in kept]
+        steps = _whole(len(names) * len(kept), pictures.view(
+            len(names) * len(kept), lambda place, count: ways[place % len(ways)][place // len(ways)][:count], most, room
+        ))  # fmt: skip
+    if len(seen.snapshots) > 1:
+        notes += _left_out("What is on the way", steps, most, len(names) * len(kept))
     shown = len(kept) if steps.sheets else 0
     cards = [
         Card(
@@ -256,6 +259,19 @@ def _decoded(distilled: Distilled, stored: Tensor) -> Tensor:
         return stored
     made = WHOLE[distilled.formation](stored, distilled.factor, 0).clamp(0, 1)
     return made.unflatten(0, (-1, len(stored))).transpose(0, 1).flatten(0, 1)
+
+
+def _evenly(values: Sequence[Any], most: int) -> list[Any]:
+    """At most that many, the first among them, and with more than one the last."""
+    count = len(values)
+    if count <= most:
+        return list(values)
+    return [values[round(place * (count - 1) / max(most - 1, 1))] for place in range(most)]
+
+
+def _whole(sheets: int, view: View) -> View:
+    """Nothing, unless there are all sheets."""
+    return view if len(view.sheets) == sheets else View((), None, 0)
 
 
 def _left_out(what: str, view: View, most: int, classes: int) -> list[str]:

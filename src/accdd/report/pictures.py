@@ -19,8 +19,10 @@ COLUMNS = 10
 """Images side by side on a sheet, at most."""
 SIDE = 96
 """Larger images are shrunk to this many pixels."""
-QUALITIES = (None, 90, 75, 60, 45, 30)
-"""Of WebP, tried in turn; None is lossless."""
+QUALITIES = (30, 45, 60, 75, 90, None)
+"""Of WebP; None is lossless."""
+SAMPLE = 5
+"""Sheets encoded to judge how much all of them would take."""
 
 _GAP = 1  # pixels between images, transparent
 
@@ -70,16 +72,17 @@ def view(
     """
     for few in dict.fromkeys((classes, min(classes, 100), min(classes, 20))):
         for shown in dict.fromkeys(count for count in (most, 10, 5, 2, 1) if count <= most):
-            drawn = [draw(images_of(label, shown), columns) for label in range(few)]
-            for quality in QUALITIES:
-                sheets, room = [], budget
-                for picture, count in drawn:
-                    sheets.append(_sheet(picture, count, quality))
-                    room -= len(sheets[-1].source)
-                    if room < 0:
-                        break
-                else:
-                    return View(tuple(sheets), quality, shown)
+            sample = [draw(images_of(label, shown), columns) for label in range(0, few, -(-few // SAMPLE))]
+            fitting: list[int | None] = []
+            for quality in QUALITIES:  # what all would take is judged by a few, until that is too much
+                if sum(len(_sheet(*each, quality).source) for each in sample) * few > budget * len(sample):
+                    break
+                fitting.insert(0, quality)
+            drawn = [draw(images_of(label, shown), columns) for label in range(few)] if fitting else []
+            for quality in fitting:
+                made = View(tuple(_sheet(*each, quality) for each in drawn), quality, shown)
+                if made.bytes <= budget:
+                    return made
     return View((), None, 0)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from accdd import config, run
 from accdd.config import InputError
 from accdd.report import pictures, reading
-from accdd.report.page import duration
+from accdd.report.page import duration, spread
 from accdd.report.reading import OTHERS, Line
 
 QUIET = 120
@@ -74,12 +74,12 @@ def shown(path: Path, console: Console, now: float) -> RenderableType:
     standing = stand(path, now)
     head = Text(f"{standing.name}: {standing.phase}", style="bold")
     table = Table.grid(padding=(0, 2))
+    if standing.done is not None and console.is_terminal:
+        # A bar ends no line of its own; a table's row does.
+        table.add_row(Text("done", style="dim"), ProgressBar(total=1.0, completed=standing.done, width=50))
     for label, value in standing.facts:
         table.add_row(Text(label, style="dim"), Text(_printable(value)))
-    parts: list[RenderableType] = [head]
-    if standing.done is not None and console.is_terminal:
-        parts.append(ProgressBar(total=1.0, completed=standing.done, width=min(60, console.width)))
-    parts.append(table)
+    parts: list[RenderableType] = [head, table]
     images = _newest(path)
     if images is not None and console.color_system:
         parts += [Text(), blocks(images, console.width)]
@@ -157,7 +157,7 @@ def _outcome(outcome: Mapping[str, Any], problems: list[str]) -> list[tuple[str,
         return [("accuracy", "not scored")]
     return [
         (f"accuracy of {row.set}" if row.set in OTHERS else "accuracy",
-         f"{row.mean:.1f} % ({row.network}, n = {len(row.accuracies)}, protocol {row.protocol})")
+         f"{row.mean:.1f}{spread(row.accuracies)} % ({row.network}, n = {len(row.accuracies)}, protocol {row.protocol})")
         for row in rows
     ]  # fmt: skip
 
