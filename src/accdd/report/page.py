@@ -8,6 +8,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from accdd.report import charts, pictures, reading
 from accdd.report.charts import Point
 from accdd.report.pictures import Sheet, View
 from accdd.report.reading import Row, Seen
+from accdd.run import Snapshot
 
 FILE = "report.html"
 GENERATOR = "accdd report"
@@ -170,18 +172,10 @@ def gallery(seen: Seen) -> tuple[list[Card], list[str], list[str]]:
             len(names), lambda label, count: _decoded(distilled, own[label][:count]), most, ROOM["decoded"], across
         )
         notes += _left_out("The decoded view", decoded, most, len(names))
-    kept, steps = [], View((), None, 0)
     room = sum(ROOM.values()) - stored.bytes - decoded.bytes - (ROOM["nearest"] if seen.nearest else 0)
-    for few in (MAX_STEPS, 4, 1):
-        if steps.sheets or not seen.snapshots[:-1]:
-            break
-        kept = _evenly(seen.snapshots[:-1], few)  # the last is the result
-        ways = [pictures.by_class(images, distilled.labels, len(names)) for _, images in kept]
-        steps = _whole(len(names) * len(kept), pictures.view(
-            len(names) * len(kept), lambda place, count: ways[place % len(ways)][place // len(ways)][:count], most, room
-        ))  # fmt: skip
+    kept, steps = _on_the_way(seen.snapshots[:-1], distilled, most, room)  # the last is the result
     if len(seen.snapshots) > 1:
-        notes += _left_out("What is on the way", steps, most, len(names) * len(kept))
+        notes += _left_out("What is on the way", steps, most, len(steps.sheets))
     shown = len(kept) if steps.sheets else 0
     cards = [
         Card(
@@ -261,17 +255,31 @@ def _decoded(distilled: Distilled, stored: Tensor) -> Tensor:
     return made.unflatten(0, (-1, len(stored))).transpose(0, 1).flatten(0, 1)
 
 
+def _on_the_way(
+    snapshots: Sequence[tuple[Snapshot, Tensor]], distilled: Distilled, most: int, room: int
+) -> tuple[list[tuple[Snapshot, Tensor]], View]:
+    """As many snapshots as there is room for, and their sheets: all of the first class, then all of the next."""
+    names = distilled.num_classes
+    for few in (MAX_STEPS, 4, 1) if snapshots else ():
+        kept = _evenly(snapshots, few)
+        by_class = [pictures.by_class(images, distilled.labels, names) for _, images in kept]
+        ways = [images for label in range(names) for images in (each[label] for each in by_class)]
+        view = pictures.view(len(ways), partial(_first, ways), most, room)
+        if len(view.sheets) == len(ways):
+            return kept, view
+    return [], View((), None, 0)
+
+
+def _first(images: Sequence[Tensor], place: int, count: int) -> Tensor:
+    return images[place][:count]
+
+
 def _evenly(values: Sequence[Any], most: int) -> list[Any]:
     """At most that many, the first among them, and with more than one the last."""
     count = len(values)
     if count <= most:
         return list(values)
     return [values[round(place * (count - 1) / max(most - 1, 1))] for place in range(most)]
-
-
-def _whole(sheets: int, view: View) -> View:
-    """Nothing, unless there are all sheets."""
-    return view if len(view.sheets) == sheets else View((), None, 0)
 
 
 def _left_out(what: str, view: View, most: int, classes: int) -> list[str]:

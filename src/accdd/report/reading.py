@@ -185,7 +185,7 @@ def mapping(path: Path, parse: Any, problems: list[str]) -> Mapping[str, Any]:
 def _outcome(folder: Path, problems: list[str]) -> Mapping[str, Any]:
     if (folder / "evaluation.json").exists():
         return mapping(folder / "evaluation.json", json.loads, problems)
-    problems.append("evaluation.json is missing: the run is not finished, so nothing has been scored.")
+    problems.append("evaluation.json is missing: the run is not finished.")
     return {}
 
 

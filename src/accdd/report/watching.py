@@ -155,11 +155,12 @@ def _outcome(outcome: Mapping[str, Any], problems: list[str]) -> list[tuple[str,
     rows = reading.read_rows(listed if isinstance(listed, list) else [], problems)
     if not rows:
         return [("accuracy", "not scored")]
-    return [
-        (f"accuracy of {row.set}" if row.set in OTHERS else "accuracy",
-         f"{row.mean:.1f}{spread(row.accuracies)} % ({row.network}, n = {len(row.accuracies)}, protocol {row.protocol})")
-        for row in rows
-    ]  # fmt: skip
+    told = []
+    for row in rows:
+        facts = f"({row.network}, n = {len(row.accuracies)}, protocol {row.protocol})"
+        name = f"accuracy of {row.set}" if row.set in OTHERS else "accuracy"
+        told.append((name, f"{row.mean:.1f}{spread(row.accuracies)} % {facts}"))
+    return told
 
 
 def _saved(path: Path, now: float) -> str:
