@@ -177,6 +177,31 @@ def test_scores_that_were_kept_are_shown_with_the_whole_set_and_over_time(run: P
     assert "50.0 to 60.0" in shown.text("td")  # two values: every mean of a redrawn pair lies in between
 
 
+def test_evaluate_keeps_scores_for_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = "--set pool.networks=1 --set pool.epochs=0.1 --set network.width=4 --set score.seeds=1 --set score.epochs=1"
+    assert command(f"distill digits --steps 2 {tiny} --out run").exit_code == 0
+    before = json.loads(Path("run/evaluation.json").read_text())
+    for line in ("--baselines herding", "--snapshots", "--snapshots"):  # the same scores are kept once
+        told = command(f"evaluate run --epochs 1 --seeds 2 --keep --json {line}")
+        assert told.exit_code == 0, told.stderr
+    scores = json.loads(told.stdout)["scores"]
+    after = json.loads(Path("run/evaluation.json").read_text())
+    kept = after.pop("kept")
+    assert after == before
+    assert [each["set"] for each in kept] == ["distilled", "herding", *(f"distilled{s['set'][3:]}" for s in scores)]
+    assert [each["accuracies"] for each in kept[2:]] == [score["accuracies"] for score in scores]
+    shown = Page(Path("run/report.html").read_text())
+    assert {"By class", "Over time"} <= set(shown.text("h3")) and "herding" in shown.text("th")
+    told = command("evaluate run/distilled --epochs 1 --seeds 1 --keep")
+    assert told.exit_code == 2 and "'run/distilled' is no finished run" in told.stderr
+
+
+def test_accuracy_by_class_adds_up_to_the_whole(made: Path):
+    for score in json.loads((made / "evaluation.json").read_text())["scores"]:
+        assert sum(score["per_class"]) / 2 == pytest.approx(score["mean"], abs=0.02)  # both classes are tested alike
+
+
 # What the page never does -------------------------------------------------------------------------------------
 
 
@@ -409,25 +434,37 @@ def test_runs_are_compared_best_first_with_the_real_images_beside(made: Path, ru
 def test_protocols_are_not_mixed(made: Path, run: Path, tmp_path: Path):
     scores = json.loads((run / "evaluation.json").read_text())["scores"]
     change(run, "evaluation.json", scores=[score | {"protocol": "idc"} for score in scores])
-    with pytest.raises(InputError, match=r"by the protocol 'quick, 1 epochs' and '.*' by 'idc'"):
+    with pytest.raises(InputError, match=r"by the protocol 'quick, 1 epochs' and '.*' by 'idc', so .* do not compare"):
         report.compare([made, run], tmp_path / "all.html")
     assert not (tmp_path / "all.html").exists()
 
 
-def test_across_data_sets_a_protocol_may_be_suited_to_each(made: Path, run: Path):
-    scores = json.loads((run / "evaluation.json").read_text())["scores"]
-    other = reading.read(run)
-    assert other.distilled
-    info = other.distilled.info | {"source": {"name": "other", "fingerprint": "other"}}
-    set_ = dataclasses.replace(other.distilled, info=info)
+def rescored(seen: reading.Seen, *protocols: str, data: str | None = None) -> reading.Seen:
+    """The same run with scores by other protocols, on other data if it is named."""
+    rows = tuple(dataclasses.replace(row, protocol=each) for each in protocols for row in seen.rows)
+    assert seen.distilled
+    source = {"name": data, "fingerprint": data} if data else seen.origin
+    distilled = dataclasses.replace(seen.distilled, info=seen.distilled.info | {"source": source})
+    return dataclasses.replace(seen, rows=rows, distilled=distilled)
 
-    def suited(protocol: str) -> reading.Seen:
-        rows = reading.read_rows([score | {"protocol": protocol} for score in scores], [])
-        return dataclasses.replace(other, rows=rows, distilled=set_)
 
-    comparison.refuse_mixed(["a", "b"], [reading.read(made), suited("quick, no flip")])
+def test_the_last_protocol_common_to_all_is_compared(made: Path):
+    seen = reading.read(made)
+    both, last = rescored(seen, "quick", "idc"), rescored(seen, "idc")
+    assert comparison.protocols(["a", "b"], [both, last]) == {seen.key: "idc"}
+    assert comparison.protocols(["a", "b"], [both, both]) == {seen.key: "idc"}
+    assert comparison.protocols(["a", "b"], [both, rescored(seen, "dc", "quick")]) == {seen.key: "quick"}
+    assert comparison.protocols([], []) == {}
+    with pytest.raises(InputError, match="'a' was scored by the protocol 'idc' and 'b' by 'idc, 5 epochs'"):
+        comparison.protocols(["a", "b"], [last, rescored(seen, "idc, 5 epochs")])
+
+
+def test_across_data_sets_a_protocol_may_be_suited_to_each(made: Path):
+    seen = rescored(reading.read(made), "quick")
+    suited = rescored(seen, "quick, no flip", data="digits")
+    assert comparison.protocols(["a", "b"], [seen, suited]) == {seen.key: "quick", "digits": "quick, no flip"}
     with pytest.raises(InputError, match="do not compare"):
-        comparison.refuse_mixed(["a", "b"], [reading.read(made), suited("idc, no flip")])
+        comparison.protocols(["a", "b"], [seen, rescored(seen, "idc, no flip", data="digits")])
 
 
 # The copy check -----------------------------------------------------------------------------------------------

@@ -154,6 +154,9 @@ def evaluate(
     best_on_test: Annotated[
         bool, typer.Option("--best-on-test", help="Also tell the highest test accuracy in training, as papers may.")
     ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the scores in the runs' folders, and show them in their reports.")
+    ] = False,
     table: Annotated[str | None, typer.Option("--table", help="Print csv, markdown or latex.")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -166,7 +169,7 @@ def evaluate(
     """Train fresh networks on distilled sets and test them: mean, standard deviation, n."""
 
     def body() -> None:
-        from accdd import api, evaluation
+        from accdd import api, evaluation, report
         from accdd.config import InputError, choose
         from accdd.keys import Key
 
@@ -175,6 +178,8 @@ def evaluate(
             if as_json:
                 raise InputError(f"--json and --table {table} both say what to print. Expected one of the two.")
 
+        if keep:
+            report.check_keeping(outs)
         with _reporter(quiet) as reporter:
             scores = api.evaluate(
                 outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds, protocol=protocol,
@@ -183,6 +188,8 @@ def evaluate(
                 baselines=baselines.split(",") if baselines else (), whole=whole, best_on_test=best_on_test,
                 reporter=reporter,
             )  # fmt: skip
+        for each in outs if keep else ():
+            report.keep(each, scores)
         if table is not None:
             typer.echo(evaluation.table(scores, table), nl=False)
             return

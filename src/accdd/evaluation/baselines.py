@@ -257,5 +257,5 @@ def whole(
         (folder / "score.json").write_text(json.dumps(dataclasses.asdict(found)))
 
     record = json.loads((files.cached("whole", parts, write) / "score.json").read_text())
-    lists = {name: tuple(record[name]) for name in ("accuracies", "best_on_test") if record[name] is not None}
+    lists = {name: tuple(record[name]) for name in ("accuracies", "best_on_test", "per_class") if record.get(name)}
     return Score(**(record | lists))

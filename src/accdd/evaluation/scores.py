@@ -39,6 +39,8 @@ class Score:
     best_on_test: tuple[float, ...] | None = None
     """Percent, one per network: the highest test accuracy at any look during training, for comparison with papers that
     report it. It is chosen on the test images, so it is too high. None where it was not asked for."""
+    per_class: tuple[float, ...] | None = None
+    """Percent of each class's test images, mean over the networks; of a class without any, 0. None for older scores."""
     bytes: int | None = None
     """Storage of what was trained on, labels included (`metrics.storage`); None where it was not counted."""
     seed: int | None = None
@@ -148,21 +150,24 @@ def score(
     )  # fmt: skip
     forward = Forward(architecture)
 
-    def tested(trained: Trained, keys: Sequence[Key], rows: Tensor) -> list[float]:
-        """The test accuracy of each network as it is now."""
+    def tested(trained: Trained, keys: Sequence[Key], rows: Tensor) -> list[Tensor]:
+        """Which test images each network gets right as it is now, bool (n,)."""
         found = []
         for key, chosen, parameters in zip(keys, rows, training.networks(trained), strict=True):
             frozen = calibrated(forward, parameters, _batches(images, chosen, batch, key, mean, std, where))
-            found.append(training.accuracy(forward, frozen, data.test_images, data.test_labels, mean=mean, std=std))
+            found.append(training.correct(forward, frozen, data.test_images, data.test_labels, mean=mean, std=std))
         return found
 
     between = max(1, total // LOOKS)
     accuracies: list[float] = []
     highest: list[float] = []
+    truth, classes = data.test_labels.cpu(), data.num_classes
+    right = torch.zeros(classes, dtype=torch.int64)
     for first in range(0, len(keys), at_once):
         together, own = keys[first : first + at_once], rows[first : first + at_once]
         trained = training.begin([architecture.initialise(key, where) for key in together])
         looks: list[list[float]] = []
+        hits: list[Tensor] = []
         for epoch in range(total):
             at_epoch = [key.at(epoch) for key in together]
             shuffled = [torch.randperm(rows.shape[1], generator=key.generator("order")) for key in at_epoch]
@@ -173,15 +178,21 @@ def score(
             )  # fmt: skip
             trained = training.last(steps)
             if epoch + 1 == total or (best_on_test and (epoch + 1) % between == 0):
-                looks.append(tested(trained, together, own))
+                hits = tested(trained, together, own)
+                looks.append([100 * int(each.sum()) / len(each) for each in hits])
             report((first + len(together) * (epoch + 1) / total) / len(keys))
         accuracies += looks[-1]
+        right += sum(truth[each.cpu()].bincount(minlength=classes) for each in hits)
         highest += [max(each) for each in zip(*looks, strict=True)]
     seconds = time.perf_counter() - began
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
     best = tuple(highest) if best_on_test else None
     seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
-    return Score(name, architecture.name, label, total, tuple(accuracies), round(seconds, 2), best, seed=seed)
+    share = 100 * right / (len(keys) * truth.bincount(minlength=classes)).clamp(min=1)
+    per_class = tuple(round(each, 2) for each in share.tolist())
+    return Score(
+        name, architecture.name, label, total, tuple(accuracies), round(seconds, 2), best, per_class, seed=seed
+    )
 
 
 def beside_random(

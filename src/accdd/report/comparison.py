@@ -11,7 +11,7 @@ from accdd.config import InputError
 from accdd.report import charts, page, pictures, reading
 from accdd.report.page import Scored, scored
 from accdd.report.pictures import Sheet
-from accdd.report.reading import Seen
+from accdd.report.reading import Row, Seen
 
 STRIP_ROOM = 300_000
 """Bytes that the strips of images of all runs may take."""
@@ -38,37 +38,51 @@ def compare(paths: Sequence[str | Path], out: str | Path) -> Path:
     target = Path(out)
     page.refuse_taken(target)
     listed = [reading.read(path) for path in paths]
-    refuse_mixed([str(path) for path in paths], listed)
     files.write_text(target, render([str(path) for path in paths], listed))
     return target
 
 
-def refuse_mixed(names: Sequence[str], listed: Sequence[Seen]) -> None:
-    """Accuracies by different protocols say nothing about which set is better.
+def protocols(names: Sequence[str], listed: Sequence[Seen]) -> dict[str, str]:
+    """The protocol by which the runs on each data set are compared: that of all of them which was scored last.
 
-    On one data set protocols must be the same to the letter. Across data sets a protocol may be suited to each (digits
-    are not flipped), so there only its name counts.
+    On one data set it is the same to the letter. Across data sets a protocol may be suited to each (digits are not
+    flipped), so there only its name counts.
+
+    Raises:
+        InputError: no protocol is common to all: accuracies by different ones do not say which set is better.
     """
-    by_data: dict[str, tuple[str, str]] = {}
-    first: tuple[str, str] | None = None
-    for name, seen in zip(names, listed, strict=True):
-        for row in (*seen.scores, *(row for row in seen.others if row.set != "whole")):
-            key = str(seen.origin.get("fingerprint") or seen.data)
-            known = by_data.setdefault(key, (name, row.protocol))
-            first = first or known
-            if known[1] != row.protocol:
-                raise _mixed(known, (name, row.protocol))
-            if first[1].split(",")[0] != row.protocol.split(",")[0]:
-                raise _mixed(first, (name, row.protocol))
+    scored_ = [(name, seen) for name, seen in zip(names, listed, strict=True) if seen.scores]
+    for base in dict.fromkeys(_base(row) for _, seen in scored_[:1] for row in reversed(seen.scores)):
+        common: dict[str, list[str]] = {}
+        for _, seen in scored_:
+            own = [row.protocol for row in seen.scores if _base(row) == base]
+            common[seen.key] = [each for each in common.get(seen.key, own) if each in own]
+        if all(common.values()):
+            return {key: found[-1] for key, found in common.items()}
+    if not scored_:
+        return {}
+    mine, *others = ((name, list(dict.fromkeys(row.protocol for row in seen.scores))) for name, seen in scored_)
+    other = next((each for each in others if not set(each[1]) & set(mine[1])), others[-1])
+    raise InputError(
+        f"'{mine[0]}' was scored by the protocol '{', '.join(mine[1])}' and '{other[0]}' by '{', '.join(other[1])}', "
+        "so their accuracies do not compare. Expected one protocol: leave one out, or score them alike with "
+        "accdd evaluate --keep."
+    )
+
+
+def _base(row: Row) -> str:
+    return row.protocol.split(",")[0]
 
 
 def render(names: Sequence[str], listed: Sequence[Seen]) -> str:
     """The page."""
     groups: dict[str, list[Entry]] = {}
+    chosen = protocols(names, listed)
     for seen, sheet in zip(listed, _strips(listed), strict=True):
-        groups.setdefault(seen.data, []).extend(_entries(seen, sheet))
+        groups.setdefault(seen.key, []).extend(_entries(seen, sheet, chosen.get(seen.key, "")))
     tables = []
-    for data, entries in groups.items():
+    for entries in groups.values():
+        data = entries[0].seen.data
         ranked = sorted(entries, key=lambda entry: -entry.score.row.mean if entry.score else 1)
         points = [(entry.seen.name, entry.score.point) for entry in ranked if entry.score]
         beside = list(dict.fromkeys(name for entry in ranked for name in entry.others))
@@ -80,20 +94,13 @@ def render(names: Sequence[str], listed: Sequence[Seen]) -> str:
     )
 
 
-def _mixed(mine: tuple[str, str], other: tuple[str, str]) -> InputError:
-    return InputError(
-        f"'{mine[0]}' was scored by the protocol '{mine[1]}' and '{other[0]}' by '{other[1]}', so their accuracies do "
-        "not compare. Expected one protocol: leave one out, or score them alike with accdd evaluate."
-    )
-
-
-def _entries(seen: Seen, sheet: Sheet | None) -> list[Entry]:
-    if not seen.scores:
-        return [Entry(seen, None, {}, sheet)]
-    return [
-        Entry(seen, scored(row), {each.set: scored(each) for each in seen.others if each.network == row.network}, sheet)
-        for row in seen.scores
-    ]
+def _entries(seen: Seen, sheet: Sheet | None, protocol: str) -> list[Entry]:
+    own = [row for row in seen.scores if row.protocol == protocol]
+    found = []
+    for row in own:
+        beside = (each for each in seen.others if each.network == row.network and each.protocol in (protocol, "whole"))
+        found.append(Entry(seen, scored(row), {each.set: scored(each) for each in beside}, sheet))
+    return found or [Entry(seen, None, {}, sheet)]
 
 
 def _strips(listed: Sequence[Seen]) -> list[Sheet | None]:

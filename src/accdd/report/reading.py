@@ -113,6 +113,11 @@ class Seen:
         return str(self.origin.get("name") or self.source or "data that is not recorded")
 
     @property
+    def key(self) -> str:
+        """The same for runs on the same data."""
+        return str(self.origin.get("fingerprint") or self.data)
+
+    @property
     def origin(self) -> Mapping[str, Any]:
         """What the set says about its data: name, path, fingerprint."""
         said = self.distilled.info.get("source") if self.distilled else None

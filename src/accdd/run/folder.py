@@ -6,7 +6,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -38,6 +38,10 @@ CONTENTS = {
     "report.html": "all of this on one page: look at it, forward it",
 }
 """Everything that a run folder may hold, in the order in which a reader wants it."""
+
+
+KIND = ("set", "network", "protocol")
+"""What tells a score that is kept from others of the same run."""
 
 
 class Snapshot(NamedTuple):
@@ -168,6 +172,12 @@ class RunFolder:
             save_file({"images": kept}, file, metadata={"sweep": str(sweep), "seconds": f"{seconds:.3f}"})
         if self.tracker:
             self.tracker.images(sweep, kept.float())
+
+    def keep(self, scores: Sequence[Mapping[str, Any]]) -> None:
+        """Add scores of a finished run to evaluation.json, for its report; they replace older ones of the same kind."""
+        record = json.loads((self.path / "evaluation.json").read_text())
+        made = {tuple(score[name] for name in KIND): dict(score) for score in [*record.get("kept", []), *scores]}
+        files.write_text(self.path / "evaluation.json", json.dumps(record | {"kept": list(made.values())}, indent=1))
 
     def evaluation(self, record: Mapping[str, Any], sweep: int) -> None:
         """Write evaluation.json: the run is finished, after this sweep."""
