@@ -102,6 +102,7 @@ def render(seen: Seen) -> str:
     """The page."""
     distilled, near = seen.distilled, seen.nearest
     cards, notes, labels = gallery(seen)
+    classes_of, per_class = _per_class(seen)
     scores = [scored(row) for row in (*seen.scores, *seen.others)]
     return template("page.html").render(
         generator=GENERATOR,
@@ -115,11 +116,9 @@ def render(seen: Seen) -> str:
         crisp=distilled is not None and distilled.images.shape[-1] <= 64,
         scores=scores,
         stores=any(each.row.bytes is not None for each in scores),
-        score_chart=charts.intervals(
-            [(f"{each.row.set}, {each.row.network}", each.point) for each in scores],
-            "Accuracy of each score with its interval; the numbers are in the table below.",
-        ) if scores else None,
-        per_class=_per_class(seen),
+        score_charts=_score_charts(scores),
+        per_class=per_class,
+        classes_of=classes_of,
         accuracy_chart=_accuracy_chart(seen),
         loss_chart=_loss_chart(seen),
         pairs=_pairs(seen) if distilled and near else (),
@@ -319,14 +318,25 @@ def _pairs(seen: Seen) -> list[Pairs]:
     return sheets
 
 
-def _per_class(seen: Seen) -> list[tuple[str, float]]:
-    """The worst class first."""
+def _per_class(seen: Seen) -> tuple[Row | None, list[tuple[str, float]]]:
+    """The first score that has accuracies by class, and these with the classes' names, the worst first."""
     own = next((row for row in seen.scores if row.per_class), None)
-    if own is None or own.per_class is None or seen.distilled is None:
-        return []
-    names = seen.distilled.class_names
-    found = zip(names, own.per_class, strict=True) if len(names) == len(own.per_class) else ()
-    return sorted(found, key=lambda pair: pair[1])
+    names = seen.distilled.class_names if seen.distilled else ()
+    if own is None or own.per_class is None or len(names) != len(own.per_class):
+        return None, []
+    return own, sorted(zip(names, own.per_class, strict=True), key=lambda pair: pair[1])
+
+
+def _score_charts(scores: Sequence[Scored]) -> list[tuple[str, Markup]]:
+    """One for each protocol, as different ones do not compare; the whole set, which has its own, is on all."""
+    named = dict.fromkeys(each.row.protocol for each in scores if each.row.set != "whole")
+    found = []
+    for protocol in named:
+        rows = [each for each in scores if each.row.protocol == protocol or each.row.set == "whole"]
+        points = [(f"{each.row.set}, {each.row.network}", each.point) for each in rows]
+        title = f"Accuracies by protocol {protocol}; the numbers are in the table below."
+        found.append((protocol, charts.intervals(points, title)))
+    return found
 
 
 def _accuracy_chart(seen: Seen) -> Markup | None:
