@@ -701,7 +701,9 @@ def test_an_unknown_tracker_and_one_that_is_not_installed_are_refused(tmp_path: 
 
 def test_tensorboard_reads_what_a_run_wrote(tmp_path: Path):
     pytest.importorskip("tensorboard", reason="the extra `track` is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import (  # pyright: ignore[reportMissingImports]
+        EventAccumulator,
+    )
 
     notes: list[str] = []
     distil(tmp_path / "run", notes, "tensorboard")

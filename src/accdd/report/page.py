@@ -184,8 +184,7 @@ def gallery(seen: Seen) -> tuple[list[Card], list[str], list[str]]:
         for label, sheet in enumerate(stored.sheets)
     ]  # fmt: skip
     labels = [f"sweep {snapshot.sweep}, {snapshot.seconds:.1f} s" for snapshot, _ in kept] if shown else []
-    if labels:
-        last = seen.snapshots[-1][0]
+    for last, _ in seen.snapshots[-1:] if labels else ():
         labels.append(f"sweep {last.sweep}, {last.seconds:.1f} s" + (": the result" if seen.finished else ""))
     return cards, notes, labels
 
