@@ -210,15 +210,15 @@ def test_an_early_stage_pool_holds_weights_alone(data: Dataset):
 
 def test_a_score_does_not_depend_on_how_test_images_are_batched(data: Dataset, monkeypatch: pytest.MonkeyPatch):
     protocol = Protocol(name="few", epochs=3, recipe=Train(lr=0.05, batch=8, augment=("crop",)), source="these tests")
-    accuracy, seen = training.accuracy, []
+    correct, seen = training.correct, []
 
-    def several(forward: Forward, parameters: Parameters, *args: Any, **options: Any) -> float:
+    def several(forward: Forward, parameters: Parameters, *args: Any, **options: Any) -> torch.Tensor:
         seen.append(parameters)
-        values = {accuracy(forward, parameters, *args, **options, batch=batch) for batch in (1, 5, 500)}
-        assert len(values) == 1, values
-        return values.pop()
+        first, *others = (correct(forward, parameters, *args, **options, batch=batch) for batch in (1, 5, 500))
+        assert all(first.equal(other) for other in others)
+        return first
 
-    monkeypatch.setattr(training, "accuracy", several)
+    monkeypatch.setattr(training, "correct", several)
     images, labels = data.images[:20], data.labels[:20]
     found = score("few", images, labels, data, convnet(), protocol, mean=data.mean, std=data.std,
                   keys=network_keys(Key(0), 2), precision="fp32")  # fmt: skip

@@ -106,15 +106,15 @@ def test_a_score_is_the_same_however_many_networks_are_trained_side_by_side(
 
 def test_a_score_is_tested_in_fp32_whatever_it_was_trained_in(data: Dataset, monkeypatch: pytest.MonkeyPatch):
     seen: list[torch.dtype] = []
-    accuracy = training.accuracy
+    correct = training.correct
 
-    def watching(forward: Forward, parameters: Parameters, *args: Any, **options: Any) -> float:
+    def watching(forward: Forward, parameters: Parameters, *args: Any, **options: Any) -> torch.Tensor:
         seen.extend(value.dtype for value in parameters.values())
         images = torch.rand(2, 3, 8, 8, generator=generator())
         assert_same(forward(parameters, images), Forward(network())(parameters, images))
-        return accuracy(forward, parameters, *args, **options)
+        return correct(forward, parameters, *args, **options)
 
-    monkeypatch.setattr(training, "accuracy", watching)
+    monkeypatch.setattr(training, "correct", watching)
     scored(data, epochs=1, precision="bf16")
     assert set(seen) == {torch.float32}
 

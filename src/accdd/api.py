@@ -12,7 +12,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from accdd import artifact, config, data, defaults, engine, evaluation, execution, methods, parallel, presets, run
+from accdd import (
+    artifact,
+    config,
+    data,
+    defaults,
+    engine,
+    evaluation,
+    execution,
+    methods,
+    parallel,
+    presets,
+    report,
+    run,
+)  # fmt: skip
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -22,7 +35,7 @@ from accdd.execution import Plan
 from accdd.keys import Key
 from accdd.networks import Architecture, find, runs_code, settings_for
 from accdd.parallel import Everywhere, Ranks
-from accdd.run import Quiet, Record, Reporter, Result, RunFolder, course
+from accdd.run import Quiet, Record, Reporter, Result, RunFolder, course, tracking
 from accdd.targets import Bank
 
 
@@ -38,6 +51,7 @@ def distill(
     out: str | Path | None = None,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    track: str | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Learn a few images per class that train a network nearly as well as all of them.
@@ -49,6 +63,7 @@ def distill(
         out: a new folder for the run; None keeps everything in memory.
         preset: a name from `accdd.presets.PRESETS`.
         settings: dotted keys, as in {"pool.epochs": 5, "loop.budget": 600}; they win over the preset.
+        track: a name from `accdd.run.TRACKERS`, told of losses, images and scores; it goes with `out`.
         reporter: told of progress; None is silent.
 
     Raises:
@@ -58,6 +73,7 @@ def distill(
     given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
     wanted = config.override(Settings(), given)
     reporter = reporter or Quiet()
+    tracking.check(track)
     asked = config.flatten(config.to_dict(wanted))
     told = {key: asked[key] for key in given}
     if wanted.score.choose == "validation" and (out is None or not wanted.loop.snapshots):
@@ -66,7 +82,7 @@ def distill(
             "Expected --out FOLDER (out=... in Python) and loop.snapshots above 0."
         )
     if out is not None and parallel.restarted() and (Path(out) / "config.yaml").exists():
-        return resume(out, source, network=wanted.network.name, reporter=reporter)
+        return resume(out, source, network=wanted.network.name, track=track, reporter=reporter)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
@@ -86,7 +102,11 @@ def distill(
 
         folder = ranks.together(created)
         ranks.together(lambda: stack.enter_context(folder.claimed()) if folder else None)
-        return course.carry_out(source, real, resolved, plan, work, folder, reporter, ranks=ranks)
+        with run.tracked(folder, track, reporter) if folder else contextlib.nullcontext():
+            result = course.carry_out(source, real, resolved, plan, work, folder, reporter, ranks=ranks)
+        if folder:
+            report.finish(result.distilled, real, folder.path, reporter)
+        return result
 
 
 def forecast(
@@ -115,7 +135,12 @@ def forecast(
 
 
 def resume(
-    out: str | Path, source: Any = None, *, network: str | None = None, reporter: Reporter | None = None
+    out: str | Path,
+    source: Any = None,
+    *,
+    network: str | None = None,
+    track: str | None = None,
+    reporter: Reporter | None = None,
 ) -> Result:
     """Go on with a run that was killed or stopped, from its newest checkpoint, to what it would have become.
 
@@ -125,6 +150,7 @@ def resume(
         out: the run's folder.
         source: the data, where it was given as arrays and cannot be found again.
         network: the user's own network, if the run is of one: what a folder says is not reason enough to run code.
+        track: as for `distill`.
         reporter: told of progress.
 
     Raises:
@@ -132,6 +158,7 @@ def resume(
         ArithmeticError: the images diverged.
     """
     reporter = reporter or Quiet()
+    tracking.check(track)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
@@ -161,7 +188,12 @@ def resume(
         for problem in problems:
             reporter.note(f"Not used, because it is damaged: {problem}.")
         reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
-        return course.carry_out(given, real, resolved, record.plan, work, writes, reporter, since, ranks)
+        begun = since.state.sweep + 1 if since else 0
+        with run.tracked(writes, track, reporter, begun) if writes else contextlib.nullcontext():
+            result = course.carry_out(given, real, resolved, record.plan, work, writes, reporter, since, ranks)
+        if writes:
+            report.finish(result.distilled, real, writes.path, reporter)
+        return result
 
 
 def evaluate(

@@ -95,6 +95,9 @@ def distill(
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    track: Annotated[
+        str | None, typer.Option("--track", help="tensorboard: also write its events, into the run's folder.")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -131,10 +134,10 @@ def distill(
             return
         with _reporter(quiet or not parallel.leads()) as reporter:
             if resume is not None:
-                result, folder = api.resume(resume, data, network=network, reporter=reporter), resume
+                result, folder = api.resume(resume, data, network=network, track=track, reporter=reporter), resume
             else:
                 assert out is not None
-                result = api.distill(data, out=out, preset=preset, settings=settings, reporter=reporter)
+                result = api.distill(data, out=out, preset=preset, settings=settings, track=track, reporter=reporter)
                 folder = out
         if not parallel.leads():
             return
@@ -149,7 +152,8 @@ def distill(
         for name, word in present:
             typer.echo(f"  {name:<{width}}  {word}")
         again, run_folder = _command(), shlex.quote(str(folder))
-        typer.echo(f"\nLook at {folder / 'distilled' / 'preview.png'}. Next:")
+        page = folder / "report.html"
+        typer.echo(f"\nLook at {page if page.exists() else folder / 'distilled' / 'preview.png'}. Next:")
         typer.echo(f"  {again} evaluate {run_folder} --seeds 5")
         typer.echo(f"  {again} export {run_folder} --to npz {shlex.quote(folder.resolve().name)}.npz")
 
@@ -176,6 +180,9 @@ def evaluate(
         bool, typer.Option("--best-on-test", help="Also tell the highest test accuracy in training, as papers may.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train all networks, also those scored before.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the scores in the runs' folders, and show them in their reports.")
+    ] = False,
     table: Annotated[str | None, typer.Option("--table", help="Print csv, markdown or latex.")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -191,7 +198,7 @@ def evaluate(
     """
 
     def body() -> None:
-        from accdd import api, evaluation
+        from accdd import api, evaluation, report
         from accdd.config import InputError, choose
         from accdd.keys import Key
 
@@ -200,6 +207,8 @@ def evaluate(
             if as_json:
                 raise InputError(f"--json and --table {table} both say what to print. Expected one of the two.")
 
+        if keep:
+            report.check_keeping(outs)
         with _reporter(quiet) as reporter:
             scores = api.evaluate(
                 outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds, protocol=protocol,
@@ -208,6 +217,8 @@ def evaluate(
                 baselines=baselines.split(",") if baselines else (), whole=whole, best_on_test=best_on_test,
                 fresh=fresh, reporter=reporter,
             )  # fmt: skip
+        for each in outs if keep else ():
+            report.keep(each, scores)
         if table is not None:
             typer.echo(evaluation.table(scores, table), nl=False)
             return
@@ -531,6 +542,50 @@ def cache(
             typer.echo(_printable(f"{entry.kind:<9} {entry.bytes / 1e6:>10.1f} MB  {used}  {entry.name}  {entry.path}"))
         word = "removed from" if action == "prune" else "in"
         typer.echo(f"{len(found)} entries, {total / 1e6:.1f} MB, {word} {files.cache_folder()}")
+
+    _guard(body, debug)
+
+
+@app.command()
+def report(
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of runs; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Page to write (default: OUT/report.html).")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a run on one page that opens anywhere, or several on one, side by side."""
+
+    def body() -> None:
+        from accdd.config import InputError
+
+        if len(outs) > 1 and out is None:
+            raise InputError("A page of several runs needs a place of its own. Expected --out FILE, as in all.html.")
+        from accdd import report
+
+        page = report.write(outs[0], out) if len(outs) == 1 else report.compare(outs, out or "")
+        if as_json:
+            _print_json(path=str(page), bytes=page.stat().st_size)
+            return
+        typer.echo(f"{page}: {page.stat().st_size / 1000:,.0f} kB. Open it in any browser; it needs nothing else.")
+
+    _guard(body, debug)
+
+
+@app.command()
+def watch(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run, at work or not.")],
+    once: Annotated[bool, typer.Option("--once", help="Print how it stands, and end.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 1.0,
+    debug: DebugOption = False,
+) -> None:
+    """Watch a run from another terminal: how far it is, whether it is safe to stop, and its images."""
+
+    def body() -> None:
+        from accdd.report import watching
+
+        watching.watch(out, once=once, every=every)
 
     _guard(body, debug)
 

@@ -218,15 +218,30 @@ def accuracy(
     std: Sequence[float],
     batch: int | None = None,
 ) -> float:
-    """Share of correct predictions, in percent, on images uint8 or float in [0, 1], (n, c, h, w).
+    """Share of correct predictions, in percent; see `correct`."""
+    right = correct(forward, parameters, images, labels, mean=mean, std=std, batch=batch)
+    return 100 * int(right.sum()) / len(labels)
+
+
+def correct(
+    forward: Forward,
+    parameters: Parameters,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch: int | None = None,
+) -> Tensor:
+    """Which predictions are correct, bool (n,), on images uint8 or float in [0, 1], (n, c, h, w).
 
     `batch` images at a time; None is 500 of 32 pixels or as many as fill the same memory.
     """
     batch = batch or max(1, 500 * 32**2 // images.shape[-1] ** 2)
     device = labels.device
     shift, scale = (torch.tensor(each, device=device) for each in (mean, std))
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    right = []
     for pictures, truth in zip(images.split(batch), labels.split(batch), strict=True):
         logits = forward(parameters, augment.normalise(pictures.to(device), shift, scale))
-        correct += (logits.argmax(1) == truth).sum()
-    return 100 * correct.item() / len(labels)
+        right.append(logits.argmax(1) == truth)
+    return torch.cat(right)

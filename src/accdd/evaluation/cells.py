@@ -16,7 +16,7 @@ from torch import Tensor
 from accdd import files
 from accdd.keys import Key
 
-VERSION = 1
+VERSION = 2
 """Raised when scores of the same parts would differ; old cells are then never found."""
 
 
@@ -29,6 +29,8 @@ class Cell(NamedTuple):
     """Percent, at the highest of the looks that were taken."""
     seconds: float
     """Its share of the wall-clock time."""
+    right: tuple[int, ...]
+    """Test images of each class that it tells after the last epoch."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Score:
     best_on_test: tuple[float, ...] | None = None
     """Percent, one per network: the highest test accuracy at any look during training, for comparison with papers that
     report it. It is chosen on the test images, so it is too high. None where it was not asked for."""
+    per_class: tuple[float, ...] | None = None
+    """Percent of each class's test images, mean over the networks; of a class without any, 0. None for older scores."""
     bytes: int | None = None
     """Storage of what was trained on, labels included (`metrics.storage`); None where it was not counted."""
     seed: int | None = None
@@ -174,12 +176,15 @@ def score(
                 kept.keep(keys[position], chosen[position], cell)
     else:
         report(1.0)
-    accuracies, highest, seconds = zip(*(cells[position] for position in range(len(keys))), strict=True)
+    accuracies, highest, seconds, right = zip(*(cells[position] for position in range(len(keys))), strict=True)
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
     seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
+    classes = data.test_labels.cpu().bincount(minlength=data.num_classes).clamp(min=1)
+    share = 100 * torch.tensor(right).sum(0) / (len(keys) * classes)
     return Score(
         name, architecture.name, label, total, accuracies, round(sum(seconds), 2),
-        highest if best_on_test else None, seed=seed, found=found or None,
+        highest if best_on_test else None, tuple(round(each, 2) for each in share.tolist()), seed=seed,
+        found=found or None,
     )  # fmt: skip
 
 

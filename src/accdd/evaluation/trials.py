@@ -58,20 +58,21 @@ def run(
     )  # fmt: skip
     forward = Forward(architecture)
 
-    def tested(trained: Trained, keys: Sequence[Key], rows: Tensor) -> list[float]:
-        """The test accuracy of each network as it is now."""
+    def tested(trained: Trained, keys: Sequence[Key], rows: Tensor) -> list[Tensor]:
+        """Which test images each network gets right as it is now, bool (n,)."""
         found = []
         for key, chosen, parameters in zip(keys, rows, training.networks(trained), strict=True):
             frozen = calibrated(forward, parameters, _batches(images, chosen, batch, key, mean, std, where))
-            found.append(training.accuracy(forward, frozen, data.test_images, data.test_labels, mean=mean, std=std))
+            found.append(training.correct(forward, frozen, data.test_images, data.test_labels, mean=mean, std=std))
         return found
 
-    between = max(1, total // LOOKS)
+    between, truth = max(1, total // LOOKS), data.test_labels.cpu()
     for first in range(0, len(keys), at_once):
         began = time.perf_counter()
         together, own = keys[first : first + at_once], rows[first : first + at_once]
         trained = training.begin([architecture.initialise(key, where) for key in together])
         looks: list[list[float]] = []
+        right: list[Tensor] = []
         for epoch in range(total):
             at_epoch = [key.at(epoch) for key in together]
             shuffled = [torch.randperm(rows.shape[1], generator=key.generator("order")) for key in at_epoch]
@@ -82,11 +83,13 @@ def run(
             )  # fmt: skip
             trained = training.last(steps)
             if epoch + 1 == total or (best_on_test and (epoch + 1) % between == 0):
-                looks.append(tested(trained, together, own))
+                right = [each.cpu() for each in tested(trained, together, own)]
+                looks.append([100 * int(each.sum()) / len(each) for each in right])
             report((first + len(together) * (epoch + 1) / total) / len(keys))
         seconds = (time.perf_counter() - began) / len(together)
-        for each in zip(*looks, strict=True):
-            yield Cell(each[-1], max(each), round(seconds, 3))
+        for each, told in zip(zip(*looks, strict=True), right, strict=True):
+            by_class = truth[told].bincount(minlength=data.num_classes)
+            yield Cell(each[-1], max(each), round(seconds, 3), tuple(by_class.tolist()))
 
 
 def _batches(

@@ -3,13 +3,24 @@
 from accdd.run.checking import Checked, Part, check
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.course import Result
-from accdd.run.folder import Record, RunFolder, Snapshot, read_snapshot, refuse_existing, snapshots, tree
+from accdd.run.folder import (
+    Record,
+    RunFolder,
+    Snapshot,
+    read_snapshot,
+    refuse_existing,
+    snapshot,
+    snapshots,
+    tree,
+)
 from accdd.run.learning import Stopped, learn
 from accdd.run.probing import Forecast, forecast
 from accdd.run.progress import Quiet, Reporter, reporter
+from accdd.run.tracking import TRACKERS, tracked
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
 
 __all__ = [
+    "TRACKERS",
     "Checked",
     "Checkpoint",
     "Forecast",
@@ -30,7 +41,9 @@ __all__ = [
     "read_snapshot",
     "refuse_existing",
     "reporter",
+    "snapshot",
     "snapshots",
+    "tracked",
     "tree",
     "verdict",
 ]

@@ -141,7 +141,7 @@ def carry_out(
     if folder:
         folder.check()
         artifact.annotate(distilled, folder.path / "distilled")
-        folder.evaluation({"verdict": sentence, **outcome})
+        folder.evaluation({"verdict": sentence, **outcome}, distilled.info["sweeps"])
     return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
 
 

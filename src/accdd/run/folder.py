@@ -7,10 +7,10 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import yaml
@@ -34,8 +34,15 @@ CONTENTS = {
     "checkpoints": "what --resume goes on from",
     "distilled": "the result: load it with accdd.load",
     "evaluation.json": "the scores, with protocol and n",
+    "nearest.safetensors": "the real image most like each learned one",
+    "tensorboard": "what --track tensorboard wrote",
+    "report.html": "all of this on one page: look at it, forward it",
 }
 """Everything that a run folder may hold, in the order in which a reader wants it."""
+
+
+KIND = ("set", "network", "protocol")
+"""What tells a score that is kept from others of the same run."""
 
 
 class Snapshot(NamedTuple):
@@ -64,12 +71,20 @@ class Record(NamedTuple):
     """Processor and torch."""
 
 
+class Follower(Protocol):
+    """Told of what is written; see `tracking`."""
+
+    def scalars(self, sweep: int, values: Mapping[str, float]) -> None: ...
+    def images(self, sweep: int, images: Tensor) -> None: ...
+
+
 class RunFolder:
     """Writes a run folder. Whole files appear whole; only metrics.jsonl grows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._owner = Owner(path)
+        self.tracker: Follower | None = None
 
     @classmethod
     def create(
@@ -208,6 +223,8 @@ class RunFolder:
         line |= {} if overfit is None else {"overfit": round(overfit, 4)}
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if self.tracker:
+            self.tracker.scalars(sweep, {key: line[key] for key in ("loss", "overfit") if key in line})
 
     def snapshot(self, sweep: int, seconds: float, images: Tensor) -> None:
         """Keep the stored images, (classes, ipc, c, h, w), clamped to [0, 1], 16-bit float (2^-12 at most off)."""
@@ -216,11 +233,21 @@ class RunFolder:
         about = {"sweep": str(sweep), "seconds": f"{seconds:.3f}", "sha256": digest(kept)}
         with files.commit_file(self.path / "snapshots" / f"sweep-{sweep:07d}.safetensors") as file:
             files.save_tensors({"images": kept}, file, about)
+        if self.tracker:
+            self.tracker.images(sweep, kept.float())
 
-    def evaluation(self, record: Mapping[str, Any]) -> None:
-        """Write evaluation.json."""
+    def keep(self, scores: Sequence[Mapping[str, Any]]) -> None:
+        """Add scores of a finished run to evaluation.json, for its report; they replace older ones of the same kind."""
+        record = json.loads((self.path / "evaluation.json").read_text())
+        made = {tuple(score[name] for name in KIND): dict(score) for score in [*record.get("kept", []), *scores]}
+        files.write_text(self.path / "evaluation.json", json.dumps(record | {"kept": list(made.values())}, indent=1))
+
+    def evaluation(self, record: Mapping[str, Any], sweep: int) -> None:
+        """Write evaluation.json: the run is finished, after this sweep."""
         self.check()
         files.write_text(self.path / "evaluation.json", json.dumps(dict(record), indent=1))
+        if self.tracker:
+            self.tracker.scalars(sweep, {f"{s['set']}, {s['network']}, %": s["mean"] for s in record["scores"]})
 
 
 def digest(tensor: Tensor) -> str:
@@ -283,12 +310,14 @@ def snapshots(path: str | Path) -> list[Snapshot]:
     found = sorted((Path(path) / "snapshots").glob("sweep-*.safetensors"))
     if not found:
         raise InputError(f"'{path}' holds no snapshots. Expected a run folder made with loop.snapshots above 0.")
-    listed = []
-    for file in found:
-        with safe_open(file, framework="pt") as tensors:
-            about = tensors.metadata()
-        listed.append(Snapshot(int(about["sweep"]), float(about["seconds"]), file))
-    return listed
+    return [snapshot(file) for file in found]
+
+
+def snapshot(file: Path) -> Snapshot:
+    """What a file of images says of itself."""
+    with safe_open(file, framework="pt") as tensors:
+        about = tensors.metadata()
+    return Snapshot(int(about["sweep"]), float(about["seconds"]), file)
 
 
 def read_snapshot(snapshot: Snapshot) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
+from accdd import augmented_models as models
 from accdd import execution, loop, training
 from accdd.augmented_models.pool import entry as pool_entry
 from accdd.config import Settings

@@ -1,0 +1,214 @@
+"""A run as it goes, in a terminal: how far, how long yet, whether it is safe to stop, and what it has so far."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from rich.color import Color
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError
+from torch import Tensor
+
+from accdd import config, run
+from accdd.config import InputError
+from accdd.report import pictures, reading
+from accdd.report.page import duration, spread
+from accdd.report.reading import OTHERS, Line
+
+QUIET = 120
+"""Seconds without a new line of metrics.jsonl after which a run that distils seems to have stopped."""
+BLOCKS = 16
+"""Larger images are shrunk to this many columns."""
+_RECENT = 30  # lines from which the pace is taken
+
+
+class Standing(NamedTuple):
+    """How a run stands."""
+
+    name: str
+    phase: str
+    done: float | None
+    """Share of the distilling, 0 to 1; None before it began, or where the end is not known."""
+    facts: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...]
+    finished: bool
+
+
+def watch(path: Path, *, once: bool = False, every: float = 1.0, console: Console | None = None) -> None:
+    """Show a run until it is finished, or once.
+
+    Args:
+        path: its folder.
+        once: print and end.
+        every: seconds between two looks.
+        console: where; None is standard output.
+
+    Raises:
+        InputError: it is no run, or was removed meanwhile.
+    """
+    console = console or Console()
+    if once or not console.is_terminal:
+        console.print(shown(path, console, time.time()))
+        return
+    try:
+        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                live.update(shown(path, console, time.time()), refresh=True)
+                if (path / "evaluation.json").exists():
+                    return
+                time.sleep(every)
+    except KeyboardInterrupt:  # that is how watching ends; the run is another process
+        return
+
+
+def shown(path: Path, console: Console, now: float) -> RenderableType:
+    """What is printed."""
+    standing = stand(path, now)
+    head = Text(f"{standing.name}: {standing.phase}", style="bold")
+    table = Table.grid(padding=(0, 2))
+    if standing.done is not None and console.is_terminal:
+        # A bar ends no line of its own; a table's row does.
+        table.add_row(Text("done", style="dim"), ProgressBar(total=1.0, completed=standing.done, width=50))
+    for label, value in standing.facts:
+        table.add_row(Text(label, style="dim"), Text(_printable(value)))
+    parts: list[RenderableType] = [head, table]
+    images = _newest(path)
+    if images is not None and console.color_system:
+        parts += [Text(), blocks(images, console.width)]
+    parts += [Text(_printable(problem), style="yellow") for problem in standing.problems]
+    return Group(*parts)
+
+
+def stand(path: Path, now: float) -> Standing:
+    """How the run in a folder stands at a moment, in seconds since 1970.
+
+    Raises:
+        InputError: it is no run.
+    """
+    if not (path / "config.yaml").exists():
+        what = "holds no config.yaml" if path.is_dir() else "is a file" if path.exists() else "does not exist"
+        raise InputError(f"'{path}' is no run to watch: it {what}. Expected the folder given to 'accdd distill --out'.")
+    problems: list[str] = []
+    resolved = reading.mapping(path / "config.yaml", yaml.safe_load, problems).get("resolved")
+    settings = config.flatten(resolved) if isinstance(resolved, Mapping) else {}
+    begun = (path / "metrics.jsonl").exists()
+    lines = reading.read_lines(path / "metrics.jsonl", problems) if begun else ()
+    finished, learned = (path / "evaluation.json").exists(), (path / "distilled").exists()
+    facts: list[tuple[str, str]] = []
+    done = None
+    if lines:
+        done, told = _progress(lines, settings)
+        facts += told if not learned else told[:2]
+    if finished:
+        phase = "finished"
+        facts += _outcome(reading.mapping(path / "evaluation.json", json.loads, problems), problems)
+    elif learned:
+        phase = "scoring"
+        facts.append(("safe to stop", f"the set is saved{_ago(path / 'distilled', now)}; scoring would begin anew"))
+    elif begun or any((path / "snapshots").glob("sweep-*")):
+        phase = "distilling"
+        facts.append(("safe to stop", _saved(path, now)))
+        silent = now - (path / "metrics.jsonl").stat().st_mtime if begun else 0
+        if silent > QUIET:
+            phase = "distilling, or stopped"
+            facts.append(("silent", f"for {duration(silent)}; if it was stopped: accdd distill --resume {path}"))
+    else:
+        phase = "before the first sweep: data, early-stage models, targets"
+    return Standing(_printable(path.resolve().name), phase, done, tuple(facts), tuple(problems), finished)
+
+
+def _progress(lines: tuple[Line, ...], settings: Mapping[str, Any]) -> tuple[float | None, list[tuple[str, str]]]:
+    """The share that is done, and it in words."""
+    last = lines[-1]
+    recent = lines[-_RECENT:]
+    steps, inner, budget = (settings.get(f"loop.{name}") for name in ("steps", "inner_steps", "budget"))
+    total = steps * inner if isinstance(steps, int) and isinstance(inner, int) else None
+    shares, left = [], []
+    if total:
+        shares.append(last.sweep / total)
+        pace = (recent[-1].sweep - recent[0].sweep) / max(recent[-1].seconds - recent[0].seconds, 1e-9)
+        if len(recent) > 1 and pace > 0:
+            left.append(max(total - last.sweep, 0) / pace)
+    if isinstance(budget, int | float) and budget > 0:
+        shares.append(last.seconds / budget)
+        left.append(max(budget - last.seconds, 0))
+    facts = [
+        ("sweep", f"{last.sweep}{f' of {total}' if total else ''}, {duration(last.seconds)} of distilling"),
+        ("loss", f"{last.loss:.4g}, from {lines[0].loss:.4g}"),
+    ]
+    if left:
+        facts.append(("time left", f"about {duration(min(left))}, and what scoring takes"))
+    return min(max(shares), 1.0) if shares else None, facts
+
+
+def _outcome(outcome: Mapping[str, Any], problems: list[str]) -> list[tuple[str, str]]:
+    """Accuracies, those of real images beside them."""
+    listed = outcome.get("scores")
+    rows = reading.read_rows(listed if isinstance(listed, list) else [], problems)
+    if not rows:
+        return [("accuracy", "not scored")]
+    told = []
+    for row in rows:
+        facts = f"({row.network}, n = {len(row.accuracies)}, protocol {row.protocol})"
+        name = f"accuracy of {row.set}" if row.set in OTHERS else "accuracy"
+        told.append((name, f"{row.mean:.1f}{spread(row.accuracies)} % {facts}"))
+    return told
+
+
+def _saved(path: Path, now: float) -> str:
+    saved = [each for each in (path / "checkpoints").glob("sweep-*") if (each / "manifest.json").exists()]
+    newest = max(saved, key=lambda each: each.name, default=None)
+    if newest is None:
+        return "not yet saved; Ctrl-C in its terminal saves, and stops"
+    return f"saved{_ago(newest / 'manifest.json', now)}; Ctrl-C in its terminal saves again, and stops"
+
+
+def _ago(path: Path, now: float) -> str:
+    return f" {max(0, round(now - path.stat().st_mtime))} s ago"
+
+
+def _newest(path: Path) -> Tensor | None:
+    """The first image of every class, (classes, c, h, w), of the newest snapshot that can be read."""
+    for file in sorted((path / "snapshots").glob("sweep-*.safetensors"), reverse=True):
+        try:
+            images = run.read_snapshot(run.snapshot(file))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            continue
+        if images.ndim == 5 and images.numel():
+            return images[:, 0].clamp(0, 1)
+    return None
+
+
+def blocks(images: Tensor, width: int) -> Text:
+    """As many images side by side as `width` columns hold, two pixels a character: the upper half and the lower.
+
+    Args:
+        images: float (n, c, h, w) in [0, 1].
+        width: columns of the terminal.
+    """
+    small = pictures.to_rgb(pictures.shrunk(images, BLOCKS))
+    small = small[: max(1, (width + 1) // (small.shape[-1] + 1))]
+    pixels = (small.nan_to_num() * 255).round().int().permute(2, 0, 3, 1).tolist()  # (h, n, w, 3)
+    text = Text(no_wrap=True, overflow="crop")
+    for top in range(0, len(pixels), 2):
+        under = pixels[top + 1] if top + 1 < len(pixels) else None
+        for place, row in enumerate(pixels[top]):
+            for column, upper in enumerate(row):
+                lower = Color.from_rgb(*under[place][column]) if under else None
+                text.append("▀", Style(color=Color.from_rgb(*upper), bgcolor=lower))
+            text.append(" ")
+        text.append("\n")
+    return text
+
+
+def _printable(text: str) -> str:
+    """Names from files may hold terminal escapes: they are not passed on."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,717 @@
+"""The page of a run: what it says, what it never does, and what it makes of folders that are not whole."""
+
+import base64
+import dataclasses
+import hashlib
+import html.parser
+import io
+import itertools
+import json
+import re
+import shlex
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helpers
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+import accdd
+from accdd import artifact, report
+from accdd.artifact import Distilled
+from accdd.cli import app
+from accdd.config import InputError
+from accdd.report import charts, comparison, nearest, page, pictures, reading, watching
+from accdd.report.charts import Point
+from accdd.run import Quiet, RunFolder, tracking
+
+TINY = {"pool.networks": 1, "pool.epochs": 1, "network.width": 4, "train.batch": 8, "loop.steps": 2}
+SCORED = {**TINY, "score.seeds": 2, "score.epochs": 1, "images.factor": 2}
+NASTY = "<script>alert(1)</script>\x1b[31m\u202e"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run on two classes; no test changes it."""
+    root = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCDD_CACHE", str(root / "cache"))
+        stripes = helpers.stripes()
+        arrays = (stripes.images.numpy(), stripes.labels.numpy())
+        accdd.distill(arrays, ipc=2, out=root / "run", settings=SCORED)
+    yield root / "run"
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def command(line: str) -> Any:
+    return CliRunner().invoke(app, shlex.split(line))
+
+
+def change(run: Path, name: str, **changes: Any) -> None:
+    file = run / name
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+class Page(html.parser.HTMLParser):
+    """The elements of a page in order, each with its attributes, the text in it, and the elements it is in."""
+
+    VOID = frozenset({"meta", "img", "input", "line", "circle", "polyline"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str], tuple[str, ...]]] = []
+        self._open: list[int] = []
+        self.feed(text)
+        assert not self._open, "an element is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), [], tuple(self.elements[place][0] for place in self._open)))
+        if tag not in self.VOID:
+            self._open.append(len(self.elements) - 1)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.elements[self._open.pop()][0] == tag
+
+    def handle_data(self, data: str) -> None:
+        for place in self._open:
+            self.elements[place][2].append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes, _, _ in self.elements if name == tag]
+
+    def text(self, tag: str) -> list[str]:
+        return ["".join(text) for name, _, text, _ in self.elements if name == tag]
+
+
+# What a run leaves behind -------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_with_its_page_and_its_nearest_real_images(made: Path):
+    text = (made / "report.html").read_text()
+    assert json.loads((made / "evaluation.json").read_text())["verdict"] in html.unescape(text)
+    assert reading.read(made).problems == ()
+    assert (made / "nearest.safetensors").stat().st_mode & 0o077 == (made / "config.yaml").stat().st_mode & 0o077
+
+
+def test_the_page_is_a_function_of_the_folder_alone(made: Path, run: Path):
+    first = (made / "report.html").read_bytes()
+    assert report.write(made).read_bytes() == first
+    (run / "report.html").unlink()
+    assert report.write(run).read_bytes() == first  # a copy elsewhere, by the same name
+
+
+def test_a_report_that_cannot_be_written_does_not_lose_the_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(page, "write", fail)
+    stripes, notes = helpers.stripes(), []
+    quiet = Quiet()
+    quiet.note = notes.append  # type: ignore[method-assign]
+    result = accdd.distill(
+        (stripes.images.numpy(), stripes.labels.numpy()), out=tmp_path / "new", settings={**TINY, "score.seeds": 0},
+        reporter=quiet,
+    )  # fmt: skip
+    assert result.out and not (tmp_path / "new" / "report.html").exists()
+    assert accdd.load(tmp_path / "new").ipc == 1
+    assert any("no report, because of RuntimeError: no such luck" in note for note in notes)
+
+
+# What the page says -------------------------------------------------------------------------------------------
+
+
+def test_the_page_holds_images_scores_cost_and_how_to_go_on(made: Path):
+    text = (made / "report.html").read_text()
+    shown = Page(text)
+    assert shown.text("h2") == [
+        "Learned images", "Accuracy", "Nearest real images", "What it cost", "How to use it", "Settings and environment"
+    ]  # fmt: skip
+    captions = shown.text("figcaption")
+    assert captions == ["0", "1", "0", "1"]  # arrays have no names; gallery and nearest
+    views = [img["data-view"] for img in shown.all("img")]
+    snapshots = len(list((made / "snapshots").iterdir()))
+    assert views == (["stored", "decoded"] + ["step"] * (snapshots - 1)) * 2 + ["nearest"] * 2
+    cells = ["".join(text).strip() for tag, _, text, _ in shown.elements if tag == "td"]
+    score = json.loads((made / "evaluation.json").read_text())["scores"][0]
+    assert f"{score['mean']:.1f}" in cells and score["protocol"] in cells
+    assert 'accdd.load("run")' in "".join(shown.text("code"))
+
+
+def test_the_command_on_the_page_makes_the_same_set_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = "--set pool.networks=1 --set pool.epochs=[0.1] --set network.width=4 --set score.seeds=0"
+    assert command(f"distill digits --steps 2 {tiny} --seed 3 --out first").exit_code == 0
+    again = reading.read(tmp_path / "first")
+    line = page.reproduce(again)
+    assert line and line.startswith("accdd distill digits --out again ")
+    result = command(line.removeprefix("accdd "))
+    assert result.exit_code == 0, result.output
+    helpers.assert_same(accdd.load(tmp_path / "again").images, accdd.load(tmp_path / "first").images)
+
+
+def test_scores_that_were_kept_are_shown_with_the_whole_set_and_over_time(run: Path):
+    row = {"network": "convnet", "protocol": "idc", "epochs": 1, "accuracies": [50.0, 60.0]}
+    kept = [row | {"set": name} for name in ("run", "herding", "whole", "run@1@0.5s", "run@2@1.0s")]
+    change(run, "evaluation.json", kept=[*kept, {"set": 3}, "text", row | {"set": "run", "accuracies": [200.0]}])
+    seen = reading.read(run)
+    assert [each.set for each in seen.others] == ["random", "herding", "whole"]
+    assert [(each.sweep, each.seconds) for each in seen.course] == [(1, 0.5), (2, 1.0)]
+    assert seen.problems == ("evaluation.json: 3 of 10 scores are damaged and left out.",)
+    shown = Page(page.render(seen))
+    assert "Over time" in shown.text("h3") and "herding" in shown.text("th")
+    assert "50.0 to 60.0" in shown.text("td")  # two values: every mean of a redrawn pair lies in between
+
+
+def test_evaluate_keeps_scores_for_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = "--set pool.networks=1 --set pool.epochs=0.1 --set network.width=4 --set score.seeds=1 --set score.epochs=1"
+    assert command(f"distill digits --steps 2 {tiny} --out run").exit_code == 0
+    before = json.loads(Path("run/evaluation.json").read_text())
+    for line in ("--baselines herding", "--snapshots", "--snapshots"):  # the same scores are kept once
+        told = command(f"evaluate run --epochs 1 --seeds 2 --keep --json {line}")
+        assert told.exit_code == 0, told.stderr
+    scores = json.loads(told.stdout)["scores"]
+    after = json.loads(Path("run/evaluation.json").read_text())
+    kept = after.pop("kept")
+    assert after == before
+    assert [each["set"] for each in kept] == ["distilled", "herding", *(f"distilled{s['set'][3:]}" for s in scores)]
+    assert [each["accuracies"] for each in kept[2:]] == [score["accuracies"] for score in scores]
+    shown = Page(Path("run/report.html").read_text())
+    assert {"By class", "Over time"} <= set(shown.text("h3")) and "herding" in shown.text("th")
+    told = command("evaluate run/distilled --epochs 1 --seeds 1 --keep")
+    assert told.exit_code == 2 and "'run/distilled' is no finished run" in told.stderr
+
+
+def test_accuracy_by_class_adds_up_to_the_whole(made: Path):
+    for score in json.loads((made / "evaluation.json").read_text())["scores"]:
+        assert sum(score["per_class"]) / 2 == pytest.approx(score["mean"], abs=0.02)  # both classes are tested alike
+
+
+# What the page never does -------------------------------------------------------------------------------------
+
+
+def test_the_content_policy_allows_the_page_s_own_style_and_script_and_nothing_else(made: Path):
+    text = (made / "report.html").read_text()
+    shown = Page(text)
+    policy = next(meta["content"] for meta in shown.all("meta") if "http-equiv" in meta)
+    assert policy and policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    for tag in ("style", "script"):
+        (content,) = shown.text(tag)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    for tag, attributes, _, _ in shown.elements:
+        assert "style" not in attributes and not any(name.startswith("on") for name in attributes), tag
+        assert tag not in ("link", "iframe", "form", "object", "embed")
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("data:image/webp;base64,", "#"))
+    assert not re.search(r"https?:", text)
+
+
+def test_names_from_the_folder_are_text_and_never_markup(run: Path):
+    stranger = artifact.load(run)
+    shutil.rmtree(run / "distilled")
+    info = stranger.info | {"source": {"name": NASTY, "path": NASTY, "fingerprint": NASTY}}
+    dataclasses.replace(stranger, class_names=(NASTY, '" onload="x'), info=info).save(run / "distilled")
+    change(run, "evaluation.json", verdict=NASTY)
+    change(run, "env.json", machine=NASTY, **{NASTY: NASTY})
+    text = page.render(reading.read(run))
+    shown = Page(text)
+    assert len(shown.all("script")) == 1 and "\x1b" not in text and "\u202e" not in text
+    assert shown.text("figcaption")[0] == NASTY.replace("\x1b", "\ufffd").replace("\u202e", "\ufffd")
+    assert not any(name.startswith("on") for _, attributes, _, _ in shown.elements for name in attributes)
+
+
+def test_a_hundred_classes_of_ten_fit_two_megabytes(tmp_path: Path):
+    images = 0.5 + 0.3 * helpers.noise(1000, 3, 32, 32)  # noise compresses worse than anything learned
+    distilled = Distilled(
+        images=images.clamp(0, 1), labels=torch.arange(100).repeat_interleave(10), factor=2,
+        class_names=tuple(f"class {label}" for label in range(100)), mean=(0.5,) * 3, std=(0.2,) * 3,
+    )  # fmt: skip
+    distilled.save(tmp_path / "run" / "distilled")
+    (tmp_path / "run" / "snapshots").mkdir()
+    for sweep in (0, 1, 2):
+        RunFolder(tmp_path / "run").snapshot(sweep, 1.0, distilled.images.unflatten(0, (100, 10)))
+    pairs = (distilled.images * 255).to(torch.uint8)
+    zeros, far = torch.zeros(1000, dtype=torch.int64), torch.ones(1000)
+    nearest.save(nearest.Nearest(zeros, zeros.clone(), far, pairs, far.clone()), tmp_path / "run")
+    written = report.write(tmp_path / "run")
+    assert written.stat().st_size <= 2_000_000
+    shown = Page(written.read_text())
+    assert {img["data-view"] for img in shown.all("img")} >= {"stored", "nearest"}
+    assert sum(img["data-view"] == "stored" for img in shown.all("img")) == 100
+
+
+# Readable by all ----------------------------------------------------------------------------------------------
+
+
+def pages(made: Path) -> list[Page]:
+    seen = reading.read(made)
+    return [Page(page.render(seen)), Page(comparison.render(["a", "b"], [seen, seen]))]
+
+
+def test_headings_landmarks_alternatives_and_labels(made: Path):
+    for shown in pages(made):
+        assert shown.all("html")[0]["lang"] == "en" and shown.text("title")[0].strip()
+        assert [len(shown.all(tag)) for tag in ("main", "header", "footer", "h1")] == [1, 1, 1, 1]
+        levels = [int(tag[1]) for tag, _, _, _ in shown.elements if re.fullmatch("h[1-6]", tag)]
+        assert levels[0] == 1 and all(later <= level + 1 for level, later in itertools.pairwise(levels))
+        assert all(img["alt"] and img["width"] and img["height"] for img in shown.all("img"))
+        assert all(svg["role"] == "img" and svg["aria-label"] for svg in shown.all("svg"))
+        names = [attributes["id"] for _, attributes, _, _ in shown.elements if "id" in attributes]
+        assert len(names) == len(set(names))
+        for tag, attributes, text, within in shown.elements:
+            if tag in ("input", "select"):
+                assert "label" in within
+            if tag == "button":
+                assert attributes.get("aria-label") or "".join(text).strip()
+            if tag == "section":
+                assert attributes["aria-labelledby"] in names
+            if tag == "th":
+                assert attributes.get("scope") in ("col", "row")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_text_colour_stands_out_from_every_ground():
+    assert luminance("#ffffff") == pytest.approx(1) and luminance("#000000") == 0
+    style = (Path(page.__file__).parent / "page.css").read_text()
+    blocks = [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in re.findall(r"\{([^{}]*)\}", style)]
+    palettes = [block for block in blocks if block]
+    assert len(palettes) == 4  # light, dark by the system, dark by hand, paper
+    assert palettes[1] == palettes[2]
+    for palette in palettes:
+        for ground in ("paper", "raised"):
+            for ink in ("ink", "quiet", "accent", "warn"):
+                bright, dark = sorted((luminance(palette[ground]), luminance(palette[ink])), reverse=True)
+                assert (bright + 0.05) / (dark + 0.05) >= 4.5, (ground, ink, palette)
+
+
+# Folders that are not whole -----------------------------------------------------------------------------------
+
+
+MISSING = [
+    ("env.json", "env.json is missing."),
+    ("metrics.jsonl", "metrics.jsonl is missing: there is no loss to show."),
+    ("evaluation.json", "evaluation.json is missing: the run is not finished."),
+    ("nearest.safetensors", "nearest.safetensors is missing: the nearest real images were not looked for."),
+    ("distilled", "distilled/ is missing: the images shown are those of the newest snapshot."),
+    ("config.yaml", "config.yaml is missing."),
+]
+
+
+@pytest.mark.parametrize(("name", "sentence"), MISSING)
+def test_what_is_missing_is_named_and_the_rest_is_shown(run: Path, name: str, sentence: str):
+    shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+    seen = reading.read(run)
+    assert seen.problems == (sentence,)
+    assert sentence in html.unescape(page.render(seen)) and Page(page.render(seen)).all("img")
+
+
+DAMAGED = ["config.yaml", "env.json", "evaluation.json", "nearest.safetensors", "distilled/images.safetensors"]
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("damage", [b"", b"\x00\xff\xfe", b"[1, 2", b"[" * 100_000, b"5"])
+def test_what_is_damaged_is_named_and_the_rest_is_shown(run: Path, name: str, damage: bytes):
+    (run / name).write_bytes(damage)
+    seen = reading.read(run)
+    assert len(seen.problems) == 1 and Path(name).name in seen.problems[0]
+    Page(page.render(seen))
+    watching.stand(run, 0.0)
+
+
+def test_damaged_lines_are_counted_and_a_torn_last_one_is_normal(run: Path):
+    whole = reading.read(run).lines
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text + '{"sweep": 3, "sec')
+    assert reading.read(run).lines == whole and not reading.read(run).problems
+    bad = ['{"sweep": 1}', "[]", '{"sweep": 1, "seconds": 1, "loss": NaN}', '{"sweep": "1", "seconds": 1, "loss": 1}']
+    (run / "metrics.jsonl").write_text("\n".join(bad) + "\n" + text)
+    seen = reading.read(run)
+    assert seen.lines == whole
+    assert seen.problems == (f"metrics.jsonl: 4 of {len(whole) + 4} lines are damaged and left out.",)
+
+
+def test_a_damaged_or_foreign_snapshot_is_left_out(run: Path):
+    first, *_ = sorted((run / "snapshots").iterdir())
+    first.write_bytes(b"\x08")
+    RunFolder(run).snapshot(9, 1.0, torch.zeros(3, 1, 3, 8, 8))
+    seen = reading.read(run)
+    assert len(seen.snapshots) == len(list((run / "snapshots").iterdir())) - 2
+    assert [first.name in problem for problem in seen.problems] == [True, False]
+    assert seen.problems[1] == "1 snapshots are not of the set's shape and left out."
+
+
+def test_a_set_without_its_run_has_a_page(made: Path, tmp_path: Path):
+    shutil.copytree(made / "distilled", tmp_path / "set")
+    seen = reading.read(tmp_path / "set")
+    assert [score.set for score in seen.rows] == ["distilled", "random"] and seen.settings["loop.steps"] == 2
+    assert seen.problems == ("This is a distilled set without its run: no loss, no snapshots, no environment.",)
+    assert Page(page.render(seen)).all("img")
+
+
+def test_a_run_that_was_just_begun_has_a_page(run: Path):
+    for name in ("distilled", "snapshots", "checkpoints"):
+        shutil.rmtree(run / name)
+    for name in ("metrics.jsonl", "evaluation.json", "nearest.safetensors"):
+        (run / name).unlink()
+    text = page.render(reading.read(run))
+    assert "Unfinished: no sweep is done yet. Nothing has been scored." in text
+    assert "There are no images to show." in text and not Page(text).all("img")
+
+
+# What is refused ----------------------------------------------------------------------------------------------
+
+
+REFUSED = [
+    ("report {run}/nowhere", "'{run}/nowhere' does not exist"),
+    ("report {run}/config.yaml", "'{run}/config.yaml' is a file"),
+    ("report {run}/snapshots", "is no run: it holds neither config.yaml nor distilled/"),
+    ("report {run} --out {run}/env.json", "'{run}/env.json' exists, is no report, and is not written over"),
+    ("report {run} --out {run}", "'{run}' is a folder. Expected a file to write, as in {run}/report.html"),
+    ("report {run} --out {run}/none/a.html", "'{run}/none' is no folder"),
+    ("report {run} {run}", "Expected --out FILE"),
+    ("report {run} {run}/snapshots --out {run}/a.html", "is no run"),
+    ("watch {run}/nowhere --once", "it does not exist"),
+    ("watch {run}/config.yaml --once", "it is a file"),
+    ("watch {run}/snapshots --once", "it holds no config.yaml"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), REFUSED)
+def test_wrong_input_is_refused_with_one_message_and_nothing_is_written(made: Path, line: str, words: str):
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    told = command(line.format(run=made))
+    assert told.exit_code == 2 and told.stdout == ""
+    assert words.format(run=made) in told.stderr and told.stderr.count("\n") == 1
+    assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
+
+
+def test_a_report_is_written_over_and_told(run: Path):
+    told = command(f"report {run} --out {run}/mine.html")
+    assert told.exit_code == 0 and "kB" in told.stdout
+    assert command(f"report {run} --out {run}/mine.html").exit_code == 0
+    told = json.loads(command(f"report {run} --json").stdout)
+    assert told == {"path": f"{run}/report.html", "bytes": (run / "report.html").stat().st_size}
+
+
+# Several runs -------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_compared_best_first_with_the_real_images_beside(made: Path, run: Path, tmp_path: Path):
+    better = Path(shutil.copytree(run, tmp_path / "better"))
+    scores = json.loads((made / "evaluation.json").read_text())["scores"]
+    change(better, "evaluation.json", scores=[scores[0] | {"accuracies": [99.0, 97.0]}, scores[1]])
+    change(run, "evaluation.json", scores=[])
+    written = report.compare([run, made, better], tmp_path / "all.html")
+    shown = Page(written.read_text())
+    names = [name for name in shown.text("th") if name in ("run", "better")]
+    assert names == ["run", "better", "run", "run"]  # the head of the column; unscored last
+    assert {"98.0 ± 1.4", "97.0 to 99.0", "not scored"} <= set(shown.text("td"))
+    assert "random, %" in shown.text("th")
+
+
+def test_protocols_are_not_mixed(made: Path, run: Path, tmp_path: Path):
+    scores = json.loads((run / "evaluation.json").read_text())["scores"]
+    change(run, "evaluation.json", scores=[score | {"protocol": "idc"} for score in scores])
+    with pytest.raises(InputError, match=r"by the protocol 'quick, 1 epochs' and '.*' by 'idc', so .* do not compare"):
+        report.compare([made, run], tmp_path / "all.html")
+    assert not (tmp_path / "all.html").exists()
+
+
+def rescored(seen: reading.Seen, *protocols: str, data: str | None = None) -> reading.Seen:
+    """The same run with scores by other protocols, on other data if it is named."""
+    rows = tuple(dataclasses.replace(row, protocol=each) for each in protocols for row in seen.rows)
+    assert seen.distilled
+    source = {"name": data, "fingerprint": data} if data else seen.origin
+    distilled = dataclasses.replace(seen.distilled, info=seen.distilled.info | {"source": source})
+    return dataclasses.replace(seen, rows=rows, distilled=distilled)
+
+
+def test_the_last_protocol_common_to_all_is_compared(made: Path):
+    seen = reading.read(made)
+    both, last = rescored(seen, "quick", "idc"), rescored(seen, "idc")
+    assert comparison.protocols(["a", "b"], [both, last]) == {seen.key: "idc"}
+    assert comparison.protocols(["a", "b"], [both, both]) == {seen.key: "idc"}
+    assert comparison.protocols(["a", "b"], [both, rescored(seen, "dc", "quick")]) == {seen.key: "quick"}
+    assert comparison.protocols([], []) == {}
+    with pytest.raises(InputError, match="'a' was scored by the protocol 'idc' and 'b' by 'idc, 5 epochs'"):
+        comparison.protocols(["a", "b"], [last, rescored(seen, "idc, 5 epochs")])
+
+
+def test_across_data_sets_a_protocol_may_be_suited_to_each(made: Path):
+    seen = rescored(reading.read(made), "quick")
+    suited = rescored(seen, "quick, no flip", data="digits")
+    assert comparison.protocols(["a", "b"], [seen, suited]) == {seen.key: "quick", "digits": "quick, no flip"}
+    with pytest.raises(InputError, match="do not compare"):
+        comparison.protocols(["a", "b"], [seen, rescored(seen, "idc, no flip", data="digits")])
+
+
+# The copy check -----------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_real_image_is_the_one_of_a_plain_search():
+    real = helpers.stripes()
+    distilled = Distilled(
+        images=(helpers.noise(4, 3, 8, 8) * 0.2 + 0.5).clamp(0, 1), labels=torch.tensor([1, 0, 1, 0]), factor=2,
+        class_names=real.class_names, mean=real.mean, std=real.std,
+    )  # fmt: skip
+    found = nearest.find(distilled, real)
+    decoded, labels = distilled.decode()
+    apart = (decoded[:, None].double() - real.images / 255).square().mean((2, 3, 4)).sqrt()  # (m, real)
+    apart[labels[:, None] != real.labels] = torch.inf
+    for place in range(4):
+        own = apart[place::4]  # of the stored image's decoded ones
+        expected = own.min()
+        assert found.distances[place].item() == pytest.approx(expected.item(), abs=1e-6)
+        assert own[found.decoded[place], found.rows[place]] == expected
+        helpers.assert_same(found.images[place], real.images[found.rows[place]])
+    pixels = real.images.double().flatten(1) / 255
+    between = torch.cdist(pixels, pixels, compute_mode="donot_use_mm_for_euclid_dist") / pixels.shape[1] ** 0.5
+    between[real.labels[:, None] != real.labels] = torch.inf
+    between.fill_diagonal_(torch.inf)
+    expected = torch.cat([between.min(1).values[rows] for rows in real.class_index])
+    torch.testing.assert_close(found.reference.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_a_copy_is_at_no_distance_and_counted():
+    real = helpers.stripes()
+    rows = torch.stack([each[3] for each in real.class_index])
+    images = torch.stack([real.images[rows[0]] / 255, (helpers.noise(3, 8, 8) * 0.3 + 0.5).clamp(0, 1)])
+    distilled = Distilled(
+        images=images, labels=torch.tensor([0, 1]), class_names=real.class_names, mean=real.mean, std=real.std
+    )
+    found = nearest.find(distilled, real)
+    assert found.distances[0] == 0 and found.rows[0] == rows[0] and found.copies >= 1
+    assert found.distances[1] > 0
+
+
+def test_a_class_of_one_image_has_a_nearest_and_no_reference():
+    real = dataclasses.replace(helpers.stripes(), images=helpers.stripes().images[:3], labels=torch.tensor([0, 0, 1]))
+    images = torch.full((2, 3, 8, 8), 0.5)
+    distilled = Distilled(
+        images=images, labels=torch.tensor([0, 1]), class_names=real.class_names, mean=real.mean, std=real.std
+    )
+    found = nearest.find(distilled, real)
+    assert found.rows[1] == 2 and len(found.reference) == 2
+
+
+# Pictures and charts ------------------------------------------------------------------------------------------
+
+
+def test_a_sheet_shows_the_images_to_the_bit_row_by_row():
+    images = torch.rand(3, 3, 4, 4, generator=helpers.generator())
+    drawn, count = pictures.draw(images, columns=2)
+    pixels = torch.tensor(list(drawn.get_flattened_data()), dtype=torch.uint8).view(9, 9, 4).permute(2, 0, 1)
+    expected = (images * 255).round().to(torch.uint8)
+    assert count == 3
+    helpers.assert_same(pixels[:3, :4, 5:], expected[1])
+    helpers.assert_same(pixels[:3, 5:, :4], expected[2])
+    assert not pixels[3, 5:, 5:].any() and not pixels[3, 4].any()  # the empty place and the gap are transparent
+
+
+def test_views_give_up_quality_then_images_then_classes():
+    images = torch.rand(30, 10, 3, 8, 8, generator=helpers.generator())
+
+    def view(budget: int) -> pictures.View:
+        return pictures.view(30, lambda label, count: images[label, :count], 10, budget)
+
+    whole = view(10**9)
+    assert (whole.quality, whole.shown, len(whole.sheets)) == (None, 10, 30)
+    budgets = [whole.bytes * percent // 100 for percent in (60, 20, 12, 4)]
+    smaller = [view(budget) for budget in budgets]
+    assert smaller[0].quality is not None and smaller[0].shown == 10
+    assert smaller[1].shown < 10 and smaller[2].shown <= smaller[1].shown
+    assert all(
+        made.bytes <= whole.bytes * percent // 100 for made, percent in zip(smaller, (60, 20, 12, 4), strict=True)
+    )
+    assert view(100) == pictures.View((), None, 0)
+
+
+def test_a_chart_puts_values_where_they_belong():
+    text = str(charts.lines([Point(0, 1), Point(10, 3)], "x <b>", "y", "rising"))
+    (points,) = re.findall(r'polyline class="line" points="([^"]*)"', text)
+    (left, low), (right, high) = ([float(n) for n in point.split(",")] for point in points.split())
+    assert left < right and low > high and "x &lt;b&gt;" in text  # y of SVG points downwards
+    many = str(charts.lines([Point(x, 1) for x in range(5000)], "x", "y", "flat"))
+    assert many.count(",") <= charts.POINTS + 1 and "nan" not in many
+    assert "nan" not in str(charts.lines([Point(1, 5), Point(1, 5)], "x", "y", "a point", log=True))
+
+
+# Watching -----------------------------------------------------------------------------------------------------
+
+
+def test_watch_once_tells_of_a_finished_run(made: Path):
+    told = command(f"watch {made} --once")
+    assert told.exit_code == 0 and told.stdout.startswith("run: finished\n")
+    assert "2 of 2" in told.stdout and "accuracy of random" in told.stdout and "▀" not in told.stdout
+
+
+def test_a_run_at_work_says_how_far_it_is_and_that_it_is_safe_to_stop(run: Path):
+    shutil.rmtree(run / "distilled")
+    (run / "evaluation.json").unlink()
+    told = yaml.safe_load((run / "config.yaml").read_text())
+    told["resolved"]["loop"] |= {"steps": 100, "inner_steps": 2}
+    (run / "config.yaml").write_text(yaml.safe_dump(told))
+    lines = [{"sweep": 10 * n, "seconds": float(n), "loss": 8.0 / n} for n in (1, 2, 4)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    saved = max((run / "checkpoints").iterdir()) / "manifest.json"
+    standing = watching.stand(run, saved.stat().st_mtime + 12)
+    facts = dict(standing.facts)
+    assert standing.phase == "distilling" and standing.done == 0.2
+    assert facts["sweep"].startswith("40 of 200, 4.0 s") and facts["loss"] == "2, from 8"
+    assert facts["time left"].startswith("about 16.0 s")  # 160 sweeps at 10 a second
+    assert facts["safe to stop"].startswith("saved 12 s ago")
+    later = watching.stand(run, (run / "metrics.jsonl").stat().st_mtime + 500)
+    assert later.phase == "distilling, or stopped" and f"--resume {run}" in dict(later.facts)["silent"]
+    told["resolved"]["loop"] |= {"budget": 10}
+    (run / "config.yaml").write_text(yaml.safe_dump(told))
+    assert watching.stand(run, 0.0).done == 0.4  # what comes first ends it
+
+
+def test_phases_follow_from_the_folder(run: Path):
+    (run / "evaluation.json").unlink()
+    assert watching.stand(run, 0.0).phase == "scoring"
+    shutil.rmtree(run / "distilled")
+    (run / "metrics.jsonl").unlink()
+    assert watching.stand(run, 0.0).phase == "distilling"
+    shutil.rmtree(run / "snapshots")
+    assert watching.stand(run, 0.0).phase.startswith("before the first sweep")
+
+
+def test_images_become_half_blocks_of_their_colours(made: Path):
+    images = torch.zeros(2, 3, 2, 2)
+    images[0, 0, 0] = 1.0  # red above
+    images[0, 2, 1] = 1.0  # blue below
+    text = watching.blocks(images, 80)
+    assert text.plain == "▀▀ ▀▀ \n"
+    style = text.spans[0].style
+    assert str(style) == "#ff0000 on #0000ff"
+    assert watching.blocks(images, 2).plain == "▀▀ \n"
+    console = Console(force_terminal=True, color_system="truecolor", width=80, record=True, file=io.StringIO())
+    watching.watch(made, once=True, console=console)
+    assert "▀" in console.export_text()
+
+
+# Trackers -----------------------------------------------------------------------------------------------------
+
+
+class Raises:
+    """A tracker that fails at its second message."""
+
+    def __init__(self, folder: Path, first: int) -> None:
+        self.told = 0
+
+    def scalars(self, sweep: int, values: Any) -> None:
+        self.told += 1
+        raise OSError("the server is gone")
+
+    def images(self, sweep: int, images: Any) -> None: ...
+    def close(self) -> None: ...
+
+
+class Keeps:
+    """A tracker that keeps what it is told."""
+
+    told: list[tuple[Any, ...]]
+
+    def __init__(self, folder: Path, first: int) -> None:
+        Keeps.told = [("begin", first)]
+
+    def scalars(self, sweep: int, values: Any) -> None:
+        Keeps.told.append(("scalars", sweep, values))
+
+    def images(self, sweep: int, images: torch.Tensor) -> None:
+        Keeps.told.append(("images", sweep, tuple(images.shape)))
+
+    def close(self) -> None:
+        Keeps.told.append(("close",))
+
+
+def distil(out: Path, notes: list[str], track: str) -> None:
+    stripes, quiet = helpers.stripes(), Quiet()
+    quiet.note = notes.append  # type: ignore[method-assign]
+    arrays = (stripes.images.numpy(), stripes.labels.numpy())
+    settings = {**TINY, "score.seeds": 1, "score.epochs": 1}
+    accdd.distill(arrays, out=out, settings=settings, track=track, reporter=quiet)
+
+
+def test_a_tracker_that_raises_changes_nothing_and_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(tracking.TRACKERS, "fragile", Raises)
+    notes: list[str] = []
+    distil(tmp_path / "run", notes, "fragile")
+    assert (tmp_path / "run" / "report.html").exists()
+    said = [note for note in notes if note.startswith("--track fragile")]
+    assert said == ["--track fragile: OSError: the server is gone. It is told nothing more; the run goes on."]
+
+
+def test_a_tracker_is_told_of_losses_images_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(tracking.TRACKERS, "keeps", Keeps)
+    distil(tmp_path / "run", [], "keeps")
+    losses = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    scores = json.loads((tmp_path / "run" / "evaluation.json").read_text())["scores"]
+    assert [each for each in Keeps.told if each[0] == "scalars"] == [
+        *(("scalars", line["sweep"], {"loss": line["loss"]}) for line in losses),
+        ("scalars", 2, {f"{score['set']}, convnet, %": score["mean"] for score in scores}),
+    ]
+    assert ("images", 0, (2, 1, 3, 8, 8)) in Keeps.told
+    assert Keeps.told[0] == ("begin", 0) and Keeps.told[-1] == ("close",)
+
+
+def test_a_tracker_that_hangs_does_not_slow_the_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tracking, "PATIENCE", 0.05)
+    hang = threading.Event()
+    follower = tracking.Follower(lambda: hang.wait() and Keeps(Path(), 0), lambda text: None)  # type: ignore[arg-type]
+    began = time.monotonic()
+    for sweep in range(10 * tracking.WAITING):
+        follower.scalars(sweep, {"loss": 1.0})
+    follower.close()
+    assert time.monotonic() - began < 2
+    hang.set()
+
+
+def test_an_unknown_tracker_and_one_that_is_not_installed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told = command(f"distill digits --out {tmp_path}/run --track tensorbord")
+    assert told.exit_code == 2 and "Did you mean 'tensorboard'?" in told.stderr
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    told = command(f"distill digits --out {tmp_path}/run --track tensorboard")
+    assert told.exit_code == 2 and "pip install 'accdd[track]'" in told.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_reads_what_a_run_wrote(tmp_path: Path):
+    pytest.importorskip("tensorboard", reason="the extra `track` is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import (  # pyright: ignore[reportMissingImports]
+        EventAccumulator,
+    )
+
+    notes: list[str] = []
+    distil(tmp_path / "run", notes, "tensorboard")
+    assert not [note for note in notes if note.startswith("--track")]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(each.step, each.value) for each in events.Scalars("loss")] == [
+        (line["sweep"], pytest.approx(line["loss"], rel=1e-6)) for line in lines
+    ]
+    assert events.Images("learned")[0].step == 0
