@@ -14,6 +14,7 @@ import typer.main
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from typer.testing import CliRunner
 
 from accdd.cli import app
 from accdd.config import Settings, describe
@@ -37,9 +38,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def commands() -> str:
-    """Every verb with its arguments and options, as `--help` has them."""
+    """What `--help` says of every verb."""
     group: Any = typer.main.get_command(app)
-    return "\n".join(_verb(name, command) for name, command in group.commands.items())
+    return "\n".join(f"## {verb}\n\n```text\n{_help(verb)}\n```\n" for verb in group.commands)
 
 
 def settings() -> str:
@@ -69,28 +70,16 @@ def presets() -> str:
     return _table(("Preset", "Source", "Published accuracy, % (images per class: accuracy)", "Published cost"), cells)
 
 
-TABLES: dict[str, Callable[[], str]] = {"commands": commands, "settings": settings, "presets": presets}
+def host() -> str:
+    """The example of a host."""
+    return f"```python\n{(ROOT / 'examples/host/moments.py').read_text(encoding='utf-8')}```\n"
 
 
-def _verb(name: str, command: Any) -> str:
-    arguments = [each for each in command.params if each.param_type_name == "argument"]
-    options = [each for each in command.params if each.param_type_name == "option"]
-    usage = " ".join(["accdd", name, "[OPTIONS]", *(each.make_metavar(_context(command)) for each in arguments)])
-    parts = [f"\n## {name}\n", _text(command.help or ""), f"\n```text\n{usage}\n```\n"]
-    rows = [(f"`{each.human_readable_name}`", "", _text(each.help or "")) for each in arguments]
-    rows += [
-        (", ".join(f"`{flag}`" for flag in (*each.opts, *each.secondary_opts)), _default(each), _text(each.help or ""))
-        for each in options
-    ]
-    return "\n".join([*parts, _table(("Argument or option", "Default", "Meaning"), rows)])
+TABLES: dict[str, Callable[[], str]] = {"commands": commands, "settings": settings, "presets": presets, "host": host}
 
 
-def _context(command: Any) -> Any:
-    return command.context_class(command)
-
-
-def _default(option: Any) -> str:
-    return "" if option.default is None or option.is_flag else f"`{option.default}`"
+def _help(verb: str) -> str:
+    return CliRunner().invoke(app, [verb, "--help"], prog_name="accdd").stdout.strip()
 
 
 def _text(words: str) -> str:
