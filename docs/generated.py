@@ -83,10 +83,8 @@ def _help(verb: str) -> str:
 
 
 def _text(words: str) -> str:
-    """Words as Markdown shows them, in a cell, too."""
-    return html.escape(" ".join(words.split()), quote=False).translate(
-        {ord(sign): f"\\{sign}" for sign in r"\`*_{}[]|"}
-    )
+    """Words for a cell of a table."""
+    return html.escape(" ".join(words.split()), quote=False).replace("|", "\\|")
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
