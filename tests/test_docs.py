@@ -5,6 +5,7 @@ all blocks of a page in order, in a folder of its own that holds the pictures th
 more there, so that they take seconds (`SMALLER`); only `AS_SHOWN` pages run exactly as they stand.
 """
 
+import itertools
 import os
 import re
 import shlex
@@ -40,14 +41,20 @@ NOT_RUN = {
 
 AS_SHOWN = ("first-result.md",)
 
-NETWORKS = {"pool.networks": 1, "pool.epochs": [0.1], "network.width": 4}
-LEARNING = NETWORKS | {"loop.steps": 2, "loop.inner_steps": 1, "score.seeds": 1, "score.epochs": 1}
+NETWORKS = "--set pool.networks=1 --set pool.epochs=0.1 --set network.width=4"
 SMALLER = {
-    "distill": LEARNING,
+    "distill": f"{NETWORKS} --steps 2 --inner-steps 1 --set score.seeds=1 --set score.epochs=1",
     "pool": NETWORKS,
-    "targets": NETWORKS | {"targets.count": 10},
+    "targets": f"{NETWORKS} --count 10",
+    "evaluate": "--epochs 1",
 }
-"""Settings that win over those shown."""
+"""Flags at the end of a line win over those shown."""
+
+SETTINGS = {
+    "pool.networks": 1, "pool.epochs": 0.1, "network.width": 4,
+    "loop.steps": 2, "loop.inner_steps": 1, "score.seeds": 1, "score.epochs": 1,
+}  # fmt: skip
+"""The same for Python."""
 
 SHIM = """#!{python}
 import sys
@@ -107,7 +114,7 @@ def test_every_setting_in_the_docs_exists():
     given = {}
     for block in EVERY:
         for words in commands(block.code) if block.language == "bash" else ():
-            pairs = [after for flag, after in zip(words, words[1:], strict=False) if flag == "--set"]
+            pairs = [after for flag, after in itertools.pairwise(words) if flag == "--set"]
             given |= {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
     assert given
     accdd.config.override(accdd.Settings(), given)
@@ -182,9 +189,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=named)
 def test_what_a_page_shows_runs(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch):
-    smaller = {} if page.name in AS_SHOWN else SMALLER
-    _command(place.parent / "bin" / "accdd", smaller)
-    if smaller:
+    _command(place.parent / "bin" / "accdd", {} if page.name in AS_SHOWN else SMALLER)
+    if page.name not in AS_SHOWN:
         _shrink(monkeypatch)
     variables: dict[str, Any] = {}
     for block in blocks(page):
@@ -216,17 +222,10 @@ def _pictures(root: Path, classes: tuple[str, ...], count: int, size: tuple[int,
             Image.fromarray(pixels).save(root / name / f"{index}.png")
 
 
-def _command(path: Path, smaller: dict[str, dict[str, Any]]) -> None:
-    """`accdd` as a program that types the smaller settings at the end of a line, where they win."""
-    flags = {"loop.steps": "--steps", "loop.inner_steps": "--inner-steps", "targets.count": "--count"}
-    more: dict[str, list[str]] = {"evaluate": ["--epochs", "1"], "export": []} if smaller else {}
-    for verb, changes in smaller.items():
-        pairs = [
-            [flags[key], str(value)] if key in flags else ["--set", f"{key}={value}"] for key, value in changes.items()
-        ]
-        more[verb] = sum(pairs, [])
+def _command(path: Path, more: dict[str, str]) -> None:
+    """`accdd` as a program that types more at the end of a line."""
     path.parent.mkdir()
-    path.write_text(SHIM.format(python=sys.executable, more=more))
+    path.write_text(SHIM.format(python=sys.executable, more={verb: flags.split() for verb, flags in more.items()}))
     path.chmod(0o755)
 
 
@@ -235,7 +234,7 @@ def _shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     distill, evaluate = api.distill, api.evaluate
 
     def small(*given: Any, settings: Any = None, **more: Any) -> Any:
-        return distill(*given, settings={**(settings or {}), **LEARNING}, **more)
+        return distill(*given, settings={**(settings or {}), **SETTINGS}, **more)
 
     def short(*given: Any, **more: Any) -> Any:
         return evaluate(*given, **{**more, "epochs": 1})
