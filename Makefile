@@ -47,7 +47,7 @@ test: $(VENV)/.installed-dev
 
 # Minutes. What a page shows is run before it is built.
 docs: $(VENV)/.installed-docs
-	@echo "== pytest: the commands and the Python of every page"
+	@echo "== pytest: the commands and the Python of every page, the notebooks"
 	@$(BIN)/python -m pytest -m slow tests/test_docs.py
 	@echo "== mkdocs: the site, any warning is an error"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

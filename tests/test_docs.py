@@ -1,18 +1,19 @@
 """The pages of docs/ keep their word: what they show can be typed.
 
 In every test run, commands are read by the command's own parser and Python is compiled. `make docs` runs the slow test:
-all blocks of a page in order, in a folder of its own that holds the pictures they speak of. Commands get a few flags
-more there, so that they take seconds (`SMALLER`); only `AS_SHOWN` pages run exactly as they stand.
+all blocks of a page in order, in a folder of its own that holds the pictures they speak of. What they learn is made
+smaller there, so that it takes seconds (`SMALLER`); only `AS_SHOWN` pages run exactly as they stand.
 """
 
 import itertools
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import pytest
 import typer.main
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 import accdd
 from accdd import api
@@ -41,27 +43,26 @@ NOT_RUN = {
 
 AS_SHOWN = ("first-result.md",)
 
-NETWORKS = "--set pool.networks=1 --set pool.epochs=0.1 --set network.width=4"
 SMALLER = {
-    "distill": f"{NETWORKS} --steps 2 --inner-steps 1 --set score.seeds=1 --set score.epochs=1",
-    "pool": NETWORKS,
-    "targets": f"{NETWORKS} --count 10",
-    "evaluate": "--epochs 1",
-}
-"""Flags at the end of a line win over those shown."""
-
-SETTINGS = {
     "pool.networks": 1, "pool.epochs": 0.1, "network.width": 4,
     "loop.steps": 2, "loop.inner_steps": 1, "score.seeds": 1, "score.epochs": 1,
 }  # fmt: skip
-"""The same for Python."""
+"""Settings that win over those shown."""
 
-SHIM = """#!{python}
+SHRINKING = f"""
 import sys
-from accdd.cli import main
-if "--resume" not in sys.argv:
-    sys.argv += {more}.get(sys.argv[1], [])
-main()
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_docs
+test_docs.shrink(setattr)
+"""
+
+PROGRAM = f"#!{sys.executable}{SHRINKING}test_docs.app()\n"
+"""`accdd`, for what needs a shell."""
+
+EXECUTE = """
+import sys
+import nbclient, nbformat
+nbclient.NotebookClient(nbformat.read(sys.argv[1], 4), timeout=1200).execute()
 """
 
 
@@ -92,6 +93,7 @@ def commands(code: str) -> Iterator[list[str]]:
             yield words[1:]
 
 
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 EVERY = [block for page in PAGES for block in blocks(page)]
 
 
@@ -155,6 +157,12 @@ def test_what_is_not_run_is_named_for_one_block_each():
         assert sum(block.page.name == page and words in block.code for block in EVERY) == 1, (page, words)
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_notebooks_are_kept_without_what_they_printed(notebook: Path):
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        assert not cell.get("outputs") and not cell.get("execution_count"), cell["source"]
+
+
 def _second(page: Path) -> str:
     """What follows the title."""
     return page.read_text(encoding="utf-8").split("\n\n")[1]
@@ -170,6 +178,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _pictures(folder / "my_images", ("cat", "dog", "horse"), 15, (40, 36))
     _pictures(known / "cifar10" / "train", tuple("abcdefghij"), 12, (32, 32))
     _pictures(known / "cifar10" / "test", tuple("abcdefghij"), 2, (32, 32))
+    program = tmp_path / "bin" / "accdd"
+    program.parent.mkdir()
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
     about = installed / "accdd_moments-1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: accdd-moments\nVersion: 1.0\n")
@@ -179,7 +191,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     monkeypatch.setenv("ACCDD_DATA", str(known))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.syspath_prepend(str(installed))
     monkeypatch.chdir(folder)
     return folder
@@ -187,30 +199,50 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=named)
+@pytest.mark.parametrize("page", [page for page in (*PAGES, ROOT / "README.md") if blocks(page)], ids=named)
 def test_what_a_page_shows_runs(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch):
-    _command(place.parent / "bin" / "accdd", {} if page.name in AS_SHOWN else SMALLER)
     if page.name not in AS_SHOWN:
-        _shrink(monkeypatch)
+        shrink(monkeypatch.setattr)
     variables: dict[str, Any] = {}
     for block in blocks(page):
         if block.reason:
             continue
         if block.language == "python":
             exec(compile(block.code, str(page), "exec"), variables)
-            continue
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], capture_output=True, text=True)
-        assert done.returncode == 0, f"{block.code}\n{done.stderr[-2000:]}"
+        elif all(line.startswith("accdd ") for line in block.code.splitlines()):
+            for words in commands(block.code):  # here, because every new process imports PyTorch anew
+                done = CliRunner().invoke(app, words)
+                assert done.exit_code == 0, (words, done.stderr[-2000:])
+        else:
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], capture_output=True, text=True)
+            assert done.returncode == 0, (block.code, done.stderr[-2000:])
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_python_in_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch):
-    # Its commands are run by tests/test_cli.py.
-    _shrink(monkeypatch)
-    for block in blocks(ROOT / "README.md"):
-        if block.language == "python":
-            exec(compile(block.code, "README.md", "exec"), {})
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_notebooks_run(notebook: Path, place: Path):
+    pytest.importorskip("nbclient", reason="`make docs` installs it")
+    if notebook.stem not in {Path(page).stem for page in AS_SHOWN}:
+        content = json.loads(notebook.read_text(encoding="utf-8"))
+        first = {"cell_type": "code", "id": "smaller", "metadata": {}, "execution_count": None, "outputs": []}
+        content["cells"].insert(0, first | {"source": SHRINKING})
+        notebook = place / notebook.name
+        notebook.write_text(json.dumps(content), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", EXECUTE, str(notebook)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def shrink(replace: Callable[[Any, str, Any], None]) -> None:
+    """Let what learns and what scores take seconds, whatever it is told."""
+    evaluate = api.evaluate
+
+    def smaller(learn: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, settings=None, **more: learn(*given, settings={**(settings or {}), **SMALLER}, **more)
+
+    for name in ("distill", "build_pool", "build_targets"):
+        replace(api, name, smaller(getattr(api, name)))
+    replace(api, "evaluate", lambda *given, **more: evaluate(*given, **more | {"epochs": 1}))
 
 
 def _pictures(root: Path, classes: tuple[str, ...], count: int, size: tuple[int, int]) -> None:
@@ -220,24 +252,3 @@ def _pictures(root: Path, classes: tuple[str, ...], count: int, size: tuple[int,
         for index in range(count):
             pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{index}.png")
-
-
-def _command(path: Path, more: dict[str, str]) -> None:
-    """`accdd` as a program that types more at the end of a line."""
-    path.parent.mkdir()
-    path.write_text(SHIM.format(python=sys.executable, more={verb: flags.split() for verb, flags in more.items()}))
-    path.chmod(0o755)
-
-
-def _shrink(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for the functions."""
-    distill, evaluate = api.distill, api.evaluate
-
-    def small(*given: Any, settings: Any = None, **more: Any) -> Any:
-        return distill(*given, settings={**(settings or {}), **SETTINGS}, **more)
-
-    def short(*given: Any, **more: Any) -> Any:
-        return evaluate(*given, **{**more, "epochs": 1})
-
-    monkeypatch.setattr(api, "distill", small)
-    monkeypatch.setattr(api, "evaluate", short)
