@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from accdd.cli import app
 from accdd.config import Settings, describe
+from accdd.evaluation import PROTOCOLS
 from accdd.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -70,12 +71,19 @@ def presets() -> str:
     return _table(("Preset", "Source", "Published accuracy, % (images per class: accuracy)", "Published cost"), cells)
 
 
+def protocols() -> str:
+    """Every protocol with its source and its cost."""
+    rows = PROTOCOLS.items()
+    cells = ((f"`{name}`", _text(each.source), _text(each.cost.rstrip("."))) for name, each in rows)
+    return _table(("Protocol", "Source", "Cost of one network"), cells)
+
+
 def host() -> str:
     """The example of a host."""
     return f"```python\n{(ROOT / 'examples/host/moments.py').read_text(encoding='utf-8')}```\n"
 
 
-TABLES: dict[str, Callable[[], str]] = {"commands": commands, "settings": settings, "presets": presets, "host": host}
+TABLES: dict[str, Callable[[], str]] = {each.__name__: each for each in (commands, settings, presets, protocols, host)}
 
 
 def _help(verb: str) -> str:
