@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 unexport PYRIGHT_PYTHON_FORCE_VERSION PYRIGHT_PYTHON_PYLANCE_VERSION PYRIGHT_PYTHON_NODE_VERSION
 unexport PYRIGHT_PYTHON_NODEJS_WHEEL PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT
 
-.PHONY: help install demo test torture bench clean
+.PHONY: help install demo test torture docs bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make demo      distil the built-in digits to one image per class, into $(DEMO)"
 	@echo "make test      linter, formatter, types, import order, tests"
 	@echo "make torture   kills, power cuts, full disks and hostile files at length; SCALE=0.01 for a hundredth"
+	@echo "make docs      run every command of the documentation, build its site into site/"
 	@echo "make bench     how fast it is here, beside a plain loop, in turn"
 	@echo "make clean     remove .venv, caches and the demo; your own runs stay"
 
@@ -50,6 +51,14 @@ SCALE ?= 1
 torture: $(VENV)/.installed-dev
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m torture $(SCALE) $(NAMES)
 
+# Minutes. What a page shows is run before it is built.
+docs: $(VENV)/.installed-docs
+	@echo "== pytest: the commands and the Python of every page, the notebooks"
+	@$(BIN)/python -m pytest -m slow tests/test_docs.py
+	@echo "== mkdocs: the site, any warning is an error"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html"
+
 # Half an hour on two quiet cores, most of it compiling; ARGUMENTS=--json for one JSON object a file.
 bench: $(VENV)/.installed-dev
 	@for question in startup matching networks growth; do \
@@ -57,7 +66,7 @@ bench: $(VENV)/.installed-dev
 
 clean:
 	@if [ -e $(DEMO_MARK) ]; then rm -rf $(DEMO) $(DEMO_MARK); fi
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing that venv makes: where it is, the environment is whole.
@@ -78,3 +87,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing accdd, its dependencies and the development tools into $(VENV) (minutes, the first time)"
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing accdd, its dependencies, the development tools and those of the site into $(VENV)"
+	@$(PIP_INSTALL) -e '.[dev,docs]'
+	@touch $(VENV)/.installed $(VENV)/.installed-dev $@

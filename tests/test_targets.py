@@ -71,8 +71,8 @@ def test_a_bank_is_extended_and_not_built_again(data: Dataset, early_models: Poo
     assert small.missing(BLOCK + 1) == BLOCK
     before = small[3]
     made: list[int] = []
-    original = Bank._make
-    monkeypatch.setattr(Bank, "_make", lambda self, number: made.append(number) or original(self, number))
+    original = Bank.make
+    monkeypatch.setattr(Bank, "make", lambda self, number: made.append(number) or original(self, number))
     larger = bank(data, early_models)
     larger.build(2 * BLOCK)
     assert made == list(range(BLOCK, 2 * BLOCK))
