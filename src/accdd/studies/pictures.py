@@ -52,7 +52,8 @@ def lines(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
         ]
         style = "-" if numbers else ""
         axis.errorbar(places, [row.mean for row in own], errors, marker="o", ms=4, ls=style, capsize=3, label=network)
-    axis.set(xlabel=key, ylabel="test accuracy, %", title=_conditions(rows))
+    axis.set(xlabel=key, ylabel="test accuracy, %")
+    axis.set_title(_conditions(rows), fontsize=9)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
 
@@ -73,7 +74,8 @@ def heat_maps(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
                 axis.text(column, line, f"{means[y, x]:.1f}", ha="center", va="center", color="w" if dark else "k")
         axis.set_xticks(range(len(values[across])), values[across])
         axis.set_yticks(range(len(values[down])), values[down])
-        axis.set(xlabel=across, ylabel=down, title=f"{network}; {_conditions(rows)}")
+        axis.set(xlabel=across, ylabel=down)
+        axis.set_title(f"{network}, {_conditions(rows)}", fontsize=9)
         figure.colorbar(shown, ax=axis, label="test accuracy, %")
 
 
@@ -100,8 +102,11 @@ def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[
             label = f"{next(iter(row.what.values()))}, real images"
             axis.axhline(row.mean, ls="--", lw=1, color=f"C{len(curves) + number}", label=label)
         protocol = next(iter(curves.values()))[0][0].protocol
-        axis.set(xlabel="seconds of distilling", ylabel="test accuracy, %", title=f"{network}, protocol {protocol}")
-        axis.set_xscale("symlog", linthresh=1)  # the start, at 0 seconds, has a place
+        axis.set(xlabel="seconds of distilling", ylabel="test accuracy, %")
+        axis.set_title(f"{network}, protocol {protocol}", fontsize=9)
+        axis.set_xscale("symlog", linthresh=1, subs=[2, 5])  # the start, at 0 seconds, has a place
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
 
