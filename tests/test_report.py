@@ -7,6 +7,7 @@ import html.parser
 import io
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -413,6 +414,12 @@ def test_a_report_is_written_over_and_told(run: Path):
     assert command(f"report {run} --out {run}/mine.html").exit_code == 0
     told = json.loads(command(f"report {run} --json").stdout)
     assert told == {"path": f"{run}/report.html", "bytes": (run / "report.html").stat().st_size}
+
+
+def test_a_pipe_in_the_place_of_a_page_is_refused_and_not_waited_for(made: Path, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is no report"):
+        report.write(made, tmp_path / "pipe")
 
 
 # Several runs -------------------------------------------------------------------------------------------------
