@@ -572,6 +572,9 @@ def test_watch_once_tells_of_a_finished_run(made: Path):
     told = command(f"watch {made} --once")
     assert told.exit_code == 0 and told.stdout.startswith("run: finished\n")
     assert "2 of 2" in told.stdout and "accuracy of random" in told.stdout and "▀" not in told.stdout
+    told = json.loads(command(f"watch {made} --json").stdout)
+    assert (told["phase"], told["finished"], told["done"]) == ("finished", True, 1.0)
+    assert told["facts"]["sweep"].startswith("2 of 2")
 
 
 def test_a_run_at_work_says_how_far_it_is_and_that_it_is_safe_to_stop(run: Path):
