@@ -7,6 +7,7 @@ import html.parser
 import io
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -415,6 +416,12 @@ def test_a_report_is_written_over_and_told(run: Path):
     assert told == {"path": f"{run}/report.html", "bytes": (run / "report.html").stat().st_size}
 
 
+def test_a_pipe_in_the_place_of_a_page_is_refused_and_not_waited_for(made: Path, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is no report"):
+        report.write(made, tmp_path / "pipe")
+
+
 # Several runs -------------------------------------------------------------------------------------------------
 
 
@@ -565,6 +572,9 @@ def test_watch_once_tells_of_a_finished_run(made: Path):
     told = command(f"watch {made} --once")
     assert told.exit_code == 0 and told.stdout.startswith("run: finished\n")
     assert "2 of 2" in told.stdout and "accuracy of random" in told.stdout and "▀" not in told.stdout
+    told = json.loads(command(f"watch {made} --json").stdout)
+    assert (told["phase"], told["finished"], told["done"]) == ("finished", True, 1.0)
+    assert told["facts"]["sweep"].startswith("2 of 2")
 
 
 def test_a_run_at_work_says_how_far_it_is_and_that_it_is_safe_to_stop(run: Path):

@@ -578,6 +578,7 @@ def watch(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run, at work or not.")],
     once: Annotated[bool, typer.Option("--once", help="Print how it stands, and end.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 1.0,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Watch a run from another terminal: how far it is, whether it is safe to stop, and its images."""
@@ -585,6 +586,10 @@ def watch(
     def body() -> None:
         from accdd.report import watching
 
+        if as_json:
+            standing = watching.stand(out, time.time())
+            _print_json(**standing._asdict() | {"facts": dict(standing.facts)})
+            return
         watching.watch(out, once=once, every=every)
 
     _guard(body, debug)
