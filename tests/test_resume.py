@@ -184,7 +184,7 @@ def test_a_signal_in_the_last_sweep_stops_before_scoring_and_the_set_is_scored_a
             accdd.resume(tmp_path / "run", source)
     learned = accdd.load(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr("accdd.run.learn", lambda *args: pytest.fail("learned again"))
+        patch.setattr("accdd.run.course.learn", lambda *args: pytest.fail("learned again"))
         result = accdd.resume(tmp_path / "run", source)
     assert_same(result.distilled.images, learned.images)
     assert len(result.scores) == 2 and result.seconds["distilling"] > 0
