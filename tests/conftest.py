@@ -35,7 +35,7 @@ def own_compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def named_accdd(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command calls itself `accdd` also where the tests run without it on the search path."""
-    monkeypatch.setattr("accdd.cli._command", lambda: "accdd")
+    monkeypatch.setattr("accdd.cli.shell.shutil.which", lambda name: name)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import accdd
-from accdd import cli, evaluation, selection, training
-from accdd.cli import app
+from accdd import evaluation, selection, training
+from accdd.cli import app, options
 from accdd.config import InputError, Train
 from accdd.data import Dataset
 from accdd.evaluation import BASELINES, Protocol, Real, Score, network_keys
@@ -235,7 +235,7 @@ def test_evaluate_tells_a_line_per_score_and_per_difference_with_protocol_and_n(
 
 
 def test_the_command_names_every_baseline_and_finds_the_networks_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch):
-    assert cli.BASELINES.strip(".").split(", ") == list(BASELINES)
+    assert options.BASELINES.strip(".").split(", ") == list(BASELINES)
     monkeypatch.setenv("ACCDD_CACHE", str(run.parent / "cache"))
     kept = sorted((run.parent / "cache" / "pools").iterdir())
     accdd.evaluate(run, baselines=["herding"], seeds=1, epochs=1)
@@ -260,7 +260,12 @@ def test_baselines_never_learn_from_what_they_are_tested_on(run: Path, monkeypat
     other = evaluation.training_data(distilled, None)
     assert evaluation.apart(other, whole) is whole
     tested: list[int] = []
-    monkeypatch.setattr(training, "accuracy", lambda *args, **options: tested.append(len(args[3])) or 50.0)
+
+    def correct(forward: Any, parameters: Any, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        tested.append(len(labels))
+        return torch.ones(len(labels), dtype=torch.bool)
+
+    monkeypatch.setattr(training, "correct", correct)
     for chosen_from in (source, None):
         accdd.evaluate(run, test=source, data=chosen_from, baselines=["random"], seeds=1, epochs=1)
     assert tested == [4, 4, 24, 24]

@@ -25,7 +25,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import accdd
-from accdd import api
+from accdd import api, studies
 from accdd.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +37,7 @@ NOT_RUN = {
     ("install.md", "pip install ."): "installs",
     ("install.md", "download.pytorch.org"): "downloads",
     ("host.md", "pip install ./examples/host"): "installs; the test puts the package where pip would",
+    ("processes.md", "torchrun"): "launches processes; tests/test_parallel.py does",
     ("own-images.md", "--resume"): "needs a run that was interrupted; tests/test_resume.py has them",
 }
 """Blocks that are only read, by page and words that occur in that block alone, and why."""
@@ -124,7 +125,13 @@ def test_every_setting_in_the_docs_exists():
 
 def test_every_flag_in_the_words_of_the_docs_exists():
     flags = {flag for each in COMMANDS.values() for own in each.params for flag in (*own.opts, *own.secondary_opts)}
-    others = {"--help", "--index-url"}  # of typer and of pip
+    others = {
+        "--help",
+        "--index-url",
+        "--nproc-per-node",
+        "--max-restarts",
+        "--rdzv-endpoint",
+    }  # of typer, pip, torchrun
     for page in PAGES:
         mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text(encoding="utf-8")))
         assert mentioned <= flags | others, page.name
@@ -242,6 +249,8 @@ def shrink(replace: Callable[[Any, str, Any], None]) -> None:
 
     for name in ("distill", "build_pool", "build_targets"):
         replace(api, name, smaller(getattr(api, name)))
+    for name in ("ablate", "compare", "reproduce"):
+        replace(studies, name, smaller(getattr(studies, name)))
     replace(api, "evaluate", lambda *given, **more: evaluate(*given, **more | {"epochs": 1}))
 
 

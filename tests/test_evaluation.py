@@ -11,7 +11,8 @@ import torch
 from helpers import assert_same, generator, network, stripes
 from torch import Tensor
 
-from accdd import augment, cli, execution, files, selection, training
+from accdd import augment, execution, files, selection, training
+from accdd.cli import options
 from accdd.config import InputError, Train
 from accdd.data import Dataset
 from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, beside_random, network_keys, score, suited, trials
@@ -206,7 +207,7 @@ def test_every_protocol_trains_and_is_named_by_the_command(data: Dataset, name: 
     given: dict[str, Any] = {"mean": data.mean, "std": data.std, "keys": keys, "epochs": 2, "precision": "fp32"}
     found = score("few", data.images, data.labels, data, network(), PROTOCOLS[name], **given)
     assert (found.protocol, found.n) == (f"{name}, 2 epochs", 2)
-    assert set(cli.PROTOCOLS.strip(".").split(", ")) == set(PROTOCOLS)
+    assert set(options.PROTOCOLS.strip(".").split(", ")) == set(PROTOCOLS)
 
 
 def test_the_rate_falls_to_a_tenth_halfway():
@@ -269,14 +270,15 @@ def test_dc_augments_mnist_alone_and_then_trains_longer():
 
 
 def test_the_best_on_test_is_the_highest_look_and_changes_nothing_else(data: Dataset, monkeypatch: pytest.MonkeyPatch):
-    looks = iter([60.0, 10.0, 90.0, 20.0, 70.0, 30.0])  # of two networks, epoch by epoch
+    count = len(data.test_labels)
+    looks = iter([0.5, 0.25, 0.75, 0.0, 0.5, 0.25])  # of two networks, epoch by epoch
     with monkeypatch.context() as patch:
-        patch.setattr(training, "accuracy", lambda *args, **options: next(looks))
+        patch.setattr(training, "correct", lambda *args, **options: torch.arange(count) < next(looks) * count)
         found = scored(data, epochs=3, best_on_test=True)
-    assert found.accuracies == (70.0, 30.0) and found.best_on_test == (90.0, 30.0)
+    assert found.accuracies == (50.0, 25.0) and found.best_on_test == (75.0, 25.0)
     told = found.to_dict()
-    assert told["mean"] == 50 and told["best_on_test"] == {"accuracies": (90.0, 30.0), "mean": 60, "std": 42.43}
-    assert str(found) == "50.0 ± 28.3 % (n = 2, protocol few, 3 epochs); best on test 60.0 ± 42.4 %"
+    assert told["mean"] == 37.5 and told["best_on_test"] == {"accuracies": (75.0, 25.0), "mean": 50, "std": 35.36}
+    assert str(found) == "37.5 ± 17.7 % (n = 2, protocol few, 3 epochs); best on test 50.0 ± 35.4 %"
     plain, best = scored(data, epochs=3), scored(data, epochs=3, best_on_test=True)
     assert plain.accuracies == best.accuracies
     assert plain.best_on_test is None and "best_on_test" not in plain.to_dict()
@@ -286,7 +288,8 @@ def test_the_best_on_test_is_the_highest_look_and_changes_nothing_else(data: Dat
 def test_there_are_a_hundred_looks_however_long_training_is(data: Dataset, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(trials, "LOOKS", 3)
     told: list[int] = []
-    monkeypatch.setattr(training, "accuracy", lambda *args, **options: told.append(1) or 50.0)
+    right = torch.ones(len(data.test_labels), dtype=torch.bool)
+    monkeypatch.setattr(training, "correct", lambda *args, **options: told.append(1) or right)
     scored(data, seeds=1, epochs=7, best_on_test=True)
     assert len(told) == 4  # after 2, 4, 6 and 7 epochs
 

@@ -86,7 +86,7 @@ def test_what_ranks_tell_each_other(divided):
     assert words["largest"] == [last, 0.1, 0]
     assert words["together"] == ["0", f"On rank {last} of {count}: no good on {last}", "no good on 0"]
     assert words["leader"] == "by 0"
-    assert words["agree"].startswith("Ranks disagree: ipc is 1 here and 2 on rank 1.")
+    assert words["agree"].startswith("Ranks disagree: ipc is 1 on rank 0 and 2 on rank 1.")
 
 
 def test_alone_nothing_is_told():

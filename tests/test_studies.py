@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer.main
 from helpers import stripes
 from PIL import Image
 from typer.testing import CliRunner
 
 import accdd
-from accdd import api, cli, evaluation, files, presets
+from accdd import api, evaluation, files, presets
 from accdd.cli import app
 from accdd.config import InputError
 from accdd.evaluation import STYLES, Score
@@ -290,7 +291,7 @@ def test_compare_and_ablate_tell_the_table_or_one_json_object(source: str, tmp_p
 
 
 def test_the_defaults_of_compare_exist():
-    parameters = {each.name: each for each in cli.typer.main.get_command(app).commands["compare"].params}  # pyright: ignore
+    parameters = {each.name: each for each in typer.main.get_command(app).commands["compare"].params}  # pyright: ignore
     assert set(parameters["methods"].default.split(",")) <= set(METHODS)
     assert set(parameters["baselines"].default.split(",")) <= set(evaluation.BASELINES)
 

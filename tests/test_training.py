@@ -239,19 +239,19 @@ def test_only_networks_whose_steps_are_small_are_trained_side_by_side_on_a_cpu()
 
 
 @pytest.mark.parametrize("batch", [1, 5, 500, None])
-def test_accuracy_is_the_share_of_largest_logits_that_are_right(data: Dataset, batch: int | None):
+def test_a_prediction_is_correct_where_the_largest_logit_is_that_of_the_label(data: Dataset, batch: int | None):
     parameters = network().initialise(Key(0))
     images, labels = data.test_images, data.test_labels
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
-    right = 0
+    right = []
     for image, label in zip(images, labels, strict=True):
         logits = Forward(network())(parameters, ((image.float() / 255 - mean) / std)[None])[0]
-        right += int(logits.tolist().index(max(logits.tolist())) == label)
-    found = training.accuracy(Forward(network()), parameters, images, labels, mean=data.mean, std=data.std, batch=batch)
-    assert found == pytest.approx(100 * right / len(labels))
+        right.append(logits.tolist().index(max(logits.tolist())) == label)
+    found = training.correct(Forward(network()), parameters, images, labels, mean=data.mean, std=data.std, batch=batch)
+    assert found.tolist() == right
 
 
-def test_accuracy_of_a_network_that_is_always_right_is_100_and_of_one_that_never_is_0():
+def test_a_network_that_is_always_right_and_one_that_never_is():
     labels = torch.tensor([0, 1, 1])
     images = torch.zeros(3, 3, SIZE, SIZE) + labels[:, None, None, None]
 
@@ -259,9 +259,9 @@ def test_accuracy_of_a_network_that_is_always_right_is_100_and_of_one_that_never
         ones = batch.mean((1, 2, 3))
         return parameters["sign"] * torch.stack([1 - ones, ones], 1)
 
-    for sign, expected in ((1.0, 100.0), (-1.0, 0.0)):
-        found = training.accuracy(
+    for sign, expected in ((1.0, True), (-1.0, False)):
+        found = training.correct(
             oracle,  # pyright: ignore[reportArgumentType]
             {"sign": torch.tensor(sign)}, images, labels, mean=(0, 0, 0), std=(1, 1, 1), batch=2,
         )  # fmt: skip
-        assert found == expected
+        assert found.tolist() == [expected] * 3

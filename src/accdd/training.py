@@ -208,21 +208,6 @@ def _side_by_side(draws: Sequence[Draw]) -> Draw:
 
 
 @torch.no_grad()
-def accuracy(
-    forward: Forward,
-    parameters: Parameters,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch: int | None = None,
-) -> float:
-    """Share of correct predictions, in percent; see `correct`."""
-    right = correct(forward, parameters, images, labels, mean=mean, std=std, batch=batch)
-    return 100 * int(right.sum()) / len(labels)
-
-
 def correct(
     forward: Forward,
     parameters: Parameters,

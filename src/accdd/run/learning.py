@@ -154,7 +154,7 @@ def learn(
         again = f" Go on with: accdd distill --resume {shlex.quote(str(folder.path))}" if folder else ""
         number = came[0] if came else signal.SIGTERM  # it came to another rank
         raise Stopped(number, f"Stopped after sweep {state.sweep}.{again}")
-    return Learned(together(state).images.detach().clamp(0, 1), state.sweep, spent, state.halvings)
+    return Learned(state.images.detach().clamp(0, 1), state.sweep, spent, state.halvings)  # the last is of all classes
 
 
 def _again(

@@ -80,7 +80,7 @@ class _Always:
     def __init__(self, target: Target) -> None:
         self._target = target
 
-    def __getitem__(self, number: int) -> Target:
+    def of(self, number: int, classes: slice) -> Target:
         return self._target
 
 

@@ -1,0 +1,242 @@
+"""Verbs that learn: distill, pool, targets, merge."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from accdd.cli.options import (
+    DATA_HELP,
+    CompileOption,
+    ConfigOption,
+    DataArgument,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    NetworkOption,
+    PrecisionOption,
+    PresetOption,
+    QuietOption,
+    SeedOption,
+    SetOption,
+)
+from accdd.cli.shell import command, guard, print_json, progress, seconds_of, settings_from
+
+
+def distill(
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="New folder for everything this run makes.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="OUT", help="Go on with the unfinished run in this folder.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run will take: time, memory, disk; without --out.")
+    ] = False,
+    ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Host method.")] = None,
+    early_stage: Annotated[
+        bool | None, typer.Option("--early-stage/--no-early-stage", help="Networks from a pool of early-stage models.")
+    ] = None,
+    perturb: Annotated[bool | None, typer.Option("--perturb/--no-perturb", help="Perturb every drawn network.")] = None,
+    factor: Annotated[int | None, typer.Option("--factor", help="One image holds factor x factor images.")] = None,
+    network: NetworkOption = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")] = None,
+    targets: Annotated[
+        int | None, typer.Option("--targets", help="Real halves computed ahead; 0 computes them in every sweep.")
+    ] = None,
+    inner_steps: Annotated[int | None, typer.Option("--inner-steps", help="Sweeps with each network.")] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Wall-clock limit of the distilling loop, as in 90s, 10m, 2h.")
+    ] = None,
+    seed: SeedOption = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="k/n", help="Only part k of n of the classes; see merge.")
+    ] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    compile: CompileOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    track: Annotated[
+        str | None, typer.Option("--track", help="tensorboard: also write its events, into the run's folder.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Distil DATA into --ipc images per class, score them beside random real images, and keep all of it in --out."""
+
+    def body() -> None:
+        flags = {
+            "ipc": ipc, "method": method, "pool.use": early_stage, "perturb.use": perturb, "images.factor": factor,
+            "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps, "targets.count": targets,
+            "loop.budget": None if budget is None else seconds_of(budget), "seed": seed, "device": device,
+            "precision": precision, "compile": compile, "shard": None if shard is None else _part(shard),
+        }  # fmt: skip
+        if resume is not None:
+            _refuse_beside_resume(
+                {"--dry-run": dry_run, "--out": out, "--preset": preset, "--config": config, "--set": set_}, flags
+            )
+        elif data is None or (out is None and not dry_run):
+            raise typer.BadParameter("expected DATA and --out NEW_FOLDER, or --resume OUT")
+        settings = settings_from(config, set_, flags)
+        from accdd import api, parallel, run
+
+        if dry_run:
+            with progress(quiet) as reporter:
+                expected = api.forecast(data, preset=preset, settings=settings, reporter=reporter)
+            if as_json:
+                print_json(**expected._asdict())
+                return
+            for name, seconds in expected.seconds.items():
+                typer.echo(f"{name:<10}  {seconds / 60:.1f} min")
+            typer.echo(f"memory      {expected.memory / 1e9:.2f} GB at the peak")
+            typer.echo(f"disk        {expected.disk / 1e9:.3f} GB, in --out and in the cache")
+            typer.echo("Not counted: reading data, compiling, scores.")
+            return
+        with progress(quiet or not parallel.leads()) as reporter:
+            if resume is not None:
+                result, folder = api.resume(resume, data, network=network, track=track, reporter=reporter), resume
+            else:
+                assert out is not None
+                result = api.distill(data, out=out, preset=preset, settings=settings, track=track, reporter=reporter)
+                folder = out
+        if not parallel.leads():
+            return
+        if as_json:
+            scores = [score.to_dict() for score in result.scores]
+            print_json(verdict=result.verdict, out=str(folder), scores=scores, seconds=dict(result.seconds))
+            return
+        typer.echo(result.verdict)
+        typer.echo(f"\n{folder}/")
+        present = run.tree(folder)
+        width = max(len(name) for name, _ in present)
+        for name, word in present:
+            typer.echo(f"  {name:<{width}}  {word}")
+        again, run_folder = command(), shlex.quote(str(folder))
+        page = folder / "report.html"
+        typer.echo(f"\nLook at {page if page.exists() else folder / 'distilled' / 'preview.png'}. Next:")
+        typer.echo(f"  {again} evaluate {run_folder} --seeds 5")
+        typer.echo(f"  {again} export {run_folder} --to npz {shlex.quote(folder.resolve().name)}.npz")
+
+    guard(body, debug)
+
+
+def pool(
+    data: DataArgument,
+    network: NetworkOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    compile: CompileOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train the early-stage models for DATA ahead of time; later runs find them in the cache."""
+
+    def body() -> None:
+        flags = {
+            "network.name": network, "device": device, "precision": precision, "compile": compile,
+        }  # fmt: skip
+        settings = settings_from(config, set_, flags)
+        from accdd import api
+
+        with progress(quiet) as reporter:
+            models = api.build_pool(data, preset=preset, settings=settings, reporter=reporter)
+        rows = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in models.models]
+        if as_json:
+            print_json(pool=str(models.folder), seconds=models.seconds, models=rows)
+            return
+        for row in rows:
+            loss = "untrained" if row["loss"] is None else f"training loss {row['loss']:.3f}"
+            typer.echo(f"network {row['network']}  epoch {row['epoch']:g}  {loss}")
+        typer.echo(f"{models.folder}: trained in {models.seconds:.0f} s")
+
+    guard(body, debug)
+
+
+def targets(
+    data: DataArgument,
+    count: Annotated[int | None, typer.Option("--count", help="How many; more can be added later.")] = None,
+    network: NetworkOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    compile: CompileOption = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make the target bank for DATA ahead of time; later runs find it in the cache."""
+
+    def body() -> None:
+        flags = {
+            "targets.count": count, "network.name": network, "device": device, "precision": precision,
+            "compile": compile,
+        }  # fmt: skip
+        settings = settings_from(config, set_, flags)
+        from accdd import api
+
+        with progress(quiet) as reporter:
+            bank, number = api.build_targets(data, preset=preset, settings=settings, reporter=reporter)
+        seconds, size = bank.seconds(number), number * bank.bytes_per_target
+        if as_json:
+            print_json(bank=str(bank.folder), targets=number, bytes=size, seconds=seconds)
+            return
+        typer.echo(f"{bank.folder}: {number} targets, {size / 1e6:.0f} MB, made in {seconds:.0f} s")
+
+    guard(body, debug)
+
+
+def merge(
+    shards: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of all runs of one --shard k/n.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the distilled set.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make one distilled set of those that runs with --shard k/n have learned apart."""
+
+    def body() -> None:
+        from accdd import api
+
+        distilled = api.merge(shards)
+        distilled.save(out)
+        if as_json:
+            print_json(path=str(out), images=list(distilled.images.shape), shards=len(shards))
+            return
+        typer.echo(f"{out}: {len(distilled.labels)} stored images of {distilled.num_classes} classes")
+        typer.echo(f"\nLook at {out / 'preview.png'}. Next:")
+        typer.echo(f"  {command()} evaluate {shlex.quote(str(out))} --baselines random")
+
+    guard(body, debug)
+
+
+def _refuse_beside_resume(options: dict[str, Any], flags: dict[str, Any]) -> None:
+    """A run goes on as it began: nothing may be said anew, but for its data and, to allow its code, its network."""
+    from accdd.config import InputError
+
+    given = [name for name, value in options.items() if value]
+    given += [key for key, value in flags.items() if value is not None and key != "network.name"]
+    if given:
+        raise InputError(
+            f"--resume goes on with a run as it began, and {', '.join(given)} would change it. "
+            "Expected --resume OUT, beside it at most DATA and --network where the run needs to be told."
+        )
+
+
+def _part(text: str) -> list[int]:
+    """'2/4' to numbers."""
+    from accdd.config import InputError
+
+    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if not match:
+        raise InputError(f"--shard {text} is no part. Expected k/n, as in 2/4.")
+    return [int(match[1]), int(match[2])]

@@ -1,0 +1,82 @@
+"""Verbs that look at a run: report, watch, check."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accdd.cli.options import DebugOption, JsonOption
+from accdd.cli.shell import guard, print_json, printable
+
+
+def report(
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of runs; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Page to write (default: OUT/report.html).")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a run on one page that opens anywhere, or several on one, side by side."""
+
+    def body() -> None:
+        from accdd.config import InputError
+
+        if len(outs) > 1 and out is None:
+            raise InputError("A page of several runs needs a place of its own. Expected --out FILE, as in all.html.")
+        from accdd import report
+
+        page = report.write(outs[0], out) if len(outs) == 1 else report.compare(outs, out or "")
+        if as_json:
+            print_json(path=str(page), bytes=page.stat().st_size)
+            return
+        typer.echo(f"{page}: {page.stat().st_size / 1000:,.0f} kB. Open it in any browser; it needs nothing else.")
+
+    guard(body, debug)
+
+
+def watch(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run, at work or not.")],
+    once: Annotated[bool, typer.Option("--once", help="Print how it stands, and end.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 1.0,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Watch a run from another terminal: how far it is, whether it is safe to stop, and its images."""
+
+    def body() -> None:
+        from accdd.report import watching
+
+        if as_json:
+            standing = watching.stand(out, time.time())
+            print_json(**standing._asdict() | {"facts": dict(standing.facts)})
+            return
+        watching.watch(out, once=once, every=every)
+
+    guard(body, debug)
+
+
+def check(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run, a set, an export, a pool or targets.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what of OUT is whole, damaged, missing or unknown, by its checksums; exit status 1 if not all is well."""
+
+    def body() -> None:
+        from accdd import run
+
+        found = run.check(out)
+        if as_json:
+            print_json(kind=found.kind, sound=found.sound, parts=[part._asdict() for part in found.parts])
+        else:
+            typer.echo(printable(f"{out}: {found.kind}"))
+            width = max((len(part.name) for part in found.parts), default=0)
+            for part in found.parts:
+                typer.echo(printable(f"  {part.state:<7}  {part.name:<{width}}  {part.detail}"))
+        if not found.sound:
+            sys.exit(1)
+
+    guard(body, debug)
