@@ -17,7 +17,6 @@ from accdd import (
     config,
     data,
     defaults,
-    engine,
     evaluation,
     execution,
     methods,
@@ -31,7 +30,6 @@ from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import PROTOCOLS, Protocol, Score
-from accdd.execution import Plan
 from accdd.keys import Key
 from accdd.networks import Architecture, find, runs_code, settings_for
 from accdd.parallel import Everywhere, Ranks
@@ -89,21 +87,19 @@ def distill(
         ranks.leader(lambda: run.refuse_existing(Path(out), told) if out is not None else None)
         real, resolved = ranks.together(lambda: _read(source, wanted, reporter))
         ranks = _shard(ranks, resolved)
-        work = course.prepare(real, resolved, reporter)
-        resolved = course.afford(work.bank, wanted, resolved, real, reporter)
-        plan = engine.choose_plan(work.problem, real, resolved)
-        _agree(ranks, real, resolved, plan)
-        ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
+        work = course.prepare(source, real, resolved, reporter, wanted=wanted)
+        _agree(ranks, work)
+        ranks.together(lambda: work.bank.check_room(work.settings.targets.count or 0))
 
         def created() -> RunFolder | None:
             if out is None or not ranks.leads:
                 return None
-            return RunFolder.create(out, course.path_of(source), real.fingerprint, told, resolved, real.device, plan)
+            return RunFolder.create(out, work.path, real.fingerprint, told, work.settings, real.device, work.plan)
 
         folder = ranks.together(created)
         ranks.together(lambda: stack.enter_context(folder.claimed()) if folder else None)
         with run.tracked(folder, track, reporter) if folder else contextlib.nullcontext():
-            result = course.carry_out(source, real, resolved, plan, work, folder, reporter, ranks=ranks)
+            result = course.carry_out(work, folder, reporter, ranks=ranks)
         if folder:
             report.finish(result.distilled, real, folder.path, reporter)
         return result
@@ -126,12 +122,10 @@ def forecast(
     wanted = config.override(Settings(), given)
     reporter = reporter or Quiet()
     real, resolved = _read(source, wanted, reporter)
-    work = course.prepare(real, resolved, reporter)
-    resolved = course.afford(work.bank, wanted, resolved, real, reporter)
-    plan = engine.choose_plan(work.problem, real, resolved)
-    work.bank.check_room(resolved.targets.count or 0)
+    work = course.prepare(source, real, resolved, reporter, wanted=wanted)
+    work.bank.check_room(work.settings.targets.count or 0)
     reporter.phase("probing")
-    return run.forecast(real, resolved, plan, work.architecture, work.bank)
+    return run.forecast(work)
 
 
 def resume(
@@ -175,8 +169,8 @@ def resume(
                 f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same."
             )
         ranks = _shard(ranks, resolved)
-        work = course.prepare(real, resolved, reporter)
-        _agree(ranks, real, resolved, record.plan)
+        work = course.prepare(given, real, resolved, reporter, plan=record.plan)
+        _agree(ranks, work)
         ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
         writes = folder if ranks.leads else None
         ranks.together(lambda: stack.enter_context(writes.claimed()) if writes else None)
@@ -190,7 +184,7 @@ def resume(
         reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
         begun = since.state.sweep + 1 if since else 0
         with run.tracked(writes, track, reporter, begun) if writes else contextlib.nullcontext():
-            result = course.carry_out(given, real, resolved, record.plan, work, writes, reporter, since, ranks)
+            result = course.carry_out(work, writes, reporter, since, ranks)
         if writes:
             report.finish(result.distilled, real, writes.path, reporter)
         return result
@@ -409,14 +403,14 @@ def build_targets(
     if not (count := wanted.targets.count):
         raise InputError(f"--count {count}: that makes no targets. Expected at least 1.")
     real, resolved = _read(source, wanted, reporter)
-    architecture, _, bank, pool = course.prepare(real, resolved, reporter)
-    bank.check_room(count)
-    for line in (*run.describe(real, resolved, architecture)[:1], run.describe_bank(bank, count)):
+    work = course.prepare(source, real, resolved, reporter)
+    work.bank.check_room(count)
+    for line in (*run.describe(real, resolved, work.architecture)[:1], run.describe_bank(work.bank, count)):
         reporter.note(line)
-    if bank.missing(count):
-        pool()
-    course.build_bank(bank, count, reporter)
-    return bank, count
+    if work.bank.missing(count):
+        work.pool()
+    course.build_bank(work.bank, count, reporter)
+    return work.bank, count
 
 
 # What several of the above need.
@@ -432,8 +426,9 @@ def _shard(ranks: Ranks, settings: Settings) -> Ranks:
     return Ranks(part - 1, parts, apart=True)
 
 
-def _agree(ranks: Ranks, real: Dataset, settings: Settings, plan: Plan) -> None:
+def _agree(ranks: Ranks, work: course.Work) -> None:
     """Refuse ranks that would not make one set together."""
+    real = work.real
     if ranks.alone:
         return
     if ranks.count > real.num_classes:
@@ -442,7 +437,7 @@ def _agree(ranks: Ranks, real: Dataset, settings: Settings, plan: Plan) -> None:
             f"Expected --nproc-per-node {real.num_classes} or fewer."
         )
     ranks.agree({
-        "the data": real.fingerprint, **config.flatten(config.to_dict(settings)), "the plan": str(plan),
+        "the data": real.fingerprint, **config.flatten(config.to_dict(work.settings)), "the plan": str(work.plan),
         "torch": torch.__version__,
     })  # fmt: skip
 

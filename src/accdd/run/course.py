@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accdd import artifact, config, data, defaults, evaluation, loop, methods, networks
+from accdd import artifact, config, data, defaults, engine, evaluation, loop, methods, networks
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import Settings
@@ -50,6 +50,13 @@ class Result:
 class Work(NamedTuple):
     """What a run is made of, before anything long begins."""
 
+    path: str | None
+    """How the data is found again; see `path_of`."""
+    real: Dataset
+    """The data, on the device."""
+    settings: Settings
+    """Resolved."""
+    plan: Plan
     architecture: Architecture
     problem: Problem
     bank: Bank
@@ -57,8 +64,25 @@ class Work(NamedTuple):
     """The early-stage models, trained or found when they are first asked for."""
 
 
-def prepare(real: Dataset, settings: Settings, reporter: Reporter) -> Work:
-    """The pieces that the (resolved) settings name, for some data."""
+def prepare(
+    source: Any,
+    real: Dataset,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    wanted: Settings | None = None,
+    plan: Plan | None = None,
+) -> Work:
+    """The pieces that settings name, for some data.
+
+    Args:
+        source: the data as given.
+        real: the data, on the device.
+        settings: resolved.
+        reporter: told when early-stage models are trained.
+        wanted: what was asked for; where it says nothing of targets, there will be as many as the budget pays for.
+        plan: of a run that goes on; None is the fastest.
+    """
     architecture = architecture_for(settings.network, real)
     problem = methods.problem(settings, real, architecture)
 
@@ -67,13 +91,17 @@ def prepare(real: Dataset, settings: Settings, reporter: Reporter) -> Work:
         return early_stage_models(real, architecture, settings, reporter)
 
     @functools.cache
-    def source() -> models.Source:
+    def networks_of() -> models.Source:
         return models.source(architecture, real.device, settings, pool())
 
-    return Work(architecture, problem, Bank(real, problem, lambda key: source()(key), settings), pool)
+    bank = Bank(real, problem, lambda key: networks_of()(key), settings)
+    if wanted:
+        settings = _afforded(bank, wanted, settings, real, reporter)
+    plan = plan or engine.choose_plan(problem, real, settings)
+    return Work(path_of(source), real, settings, plan, architecture, problem, bank, pool)
 
 
-def afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset, reporter: Reporter) -> Settings:
+def _afforded(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset, reporter: Reporter) -> Settings:
     """The resolved settings with as many targets as the budget pays for, where nothing was said of them."""
     count, budget = resolved.targets.count, resolved.loop.budget
     said = wanted.targets.count is not None or wanted.targets.folder or wanted.targets.refresh
@@ -86,31 +114,24 @@ def afford(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset, repo
 
 
 def carry_out(
-    source: Any,
-    real: Dataset,
-    resolved: Settings,
-    plan: Plan,
-    work: Work,
-    folder: RunFolder | None,
-    reporter: Reporter,
-    since: Checkpoint | None = None,
-    ranks: Ranks = ALONE,
+    work: Work, folder: RunFolder | None, reporter: Reporter, since: Checkpoint | None = None, ranks: Ranks = ALONE
 ) -> Result:
     """Everything of a run that takes long, from its beginning or from where it was interrupted.
 
     Of several ranks, which all learn, the first alone has a folder, scores and speaks.
     """
+    real, resolved = work.real, work.settings
     rule, case = PROTOCOLS[resolved.score.protocol], _case(real, resolved)
     scored = {n: architecture_for(settings_for(n, resolved.network), real) for n in resolved.score.networks}
     for line in words.describe(real, resolved, work.architecture):
         reporter.note(line)
-    reporter.note(words.describe_plan(plan, real.device))
+    reporter.note(words.describe_plan(work.plan, real.device))
     if not ranks.alone:
         reporter.note(f"The classes are divided among {ranks.count} processes.")
     saved = folder.path / "distilled" if folder else None
     distilled = ranks.leader(lambda: artifact.load(saved) if saved and saved.exists() else None)
     if not distilled:  # otherwise the run was interrupted while it was scored
-        distilled = _learned(source, real, resolved, plan, work, folder, reporter, since, ranks)
+        distilled = _learned(work, folder, reporter, since, ranks)
         if folder and resolved.score.choose == "validation":
             began = time.perf_counter()
             protocol = evaluation.suited(rule, case._replace(network=work.architecture.name))
@@ -177,18 +198,11 @@ def path_of(source: Any) -> str | None:
 
 
 def _learned(
-    source: Any,
-    real: Dataset,
-    resolved: Settings,
-    plan: Plan,
-    work: Work,
-    folder: RunFolder | None,
-    reporter: Reporter,
-    since: Checkpoint | None,
-    ranks: Ranks,
+    work: Work, folder: RunFolder | None, reporter: Reporter, since: Checkpoint | None, ranks: Ranks
 ) -> Distilled:
     """The set, with networks, targets and images made or gone on with; `info` says what each took."""
-    where, bank, count = real.device, work.bank, resolved.targets.count or 0
+    real, resolved, bank = work.real, work.settings, work.bank
+    where, count = real.device, resolved.targets.count or 0
     if count:
         reporter.note(words.describe_bank(bank, count))
     # What networks and targets cost is said whether they were made now or found in the cache; a bank that was brought
@@ -206,7 +220,7 @@ def _learned(
         next_network = models.source(work.architecture, where, resolved, trained)
         begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, ranks=ranks)
     # Several ranks cannot each repeat a sweep.
-    begin = within_memory(begin, plan, reporter.note) if ranks.alone else functools.partial(begin, plan)
+    begin = within_memory(begin, work.plan, reporter.note) if ranks.alone else functools.partial(begin, work.plan)
     learned = learn(begin, where, resolved, reporter, folder, since, ranks)
     seconds["distilling"] = round(learned.seconds, 2)
     assert resolved.images.factor
@@ -217,7 +231,7 @@ def _learned(
         .repeat_interleave(resolved.ipc),
         class_names=real.class_names, mean=real.mean, std=real.std,
         factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
-        info=_info(real, source, resolved, plan, learned.sweeps) | troubled | {"seconds": seconds},
+        info=_info(work, learned.sweeps) | troubled | {"seconds": seconds},
     )  # fmt: skip
 
 
@@ -225,16 +239,17 @@ def _case(real: Dataset, settings: Settings) -> Case:
     return Case(real.name, settings.ipc, settings.images.factor or 1, real.size, real.num_classes)
 
 
-def _info(real: Dataset, source: Any, settings: Settings, plan: Plan, sweeps: int) -> dict[str, Any]:
+def _info(work: Work, sweeps: int) -> dict[str, Any]:
     """What the artefact says about itself."""
+    real, settings = work.real, work.settings
     # What is worth training on the set for, however it was scored.
     idc = evaluation.suited(PROTOCOLS["idc"], _case(real, settings))
     recipe = {"epochs": idc.epochs, **config.to_dict(idc.recipe)}
     return {
         "method": settings.method,
-        "source": {"name": real.name, "path": path_of(source), "fingerprint": real.fingerprint},
+        "source": {"name": real.name, "path": work.path, "fingerprint": real.fingerprint},
         "settings": config.to_dict(settings),
-        "plan": dataclasses.asdict(plan),
+        "plan": dataclasses.asdict(work.plan),
         "sweeps": sweeps,
         "recipe": recipe,
         "versions": {"accdd": version("accdd"), "torch": torch.__version__},

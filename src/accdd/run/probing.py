@@ -22,6 +22,7 @@ from accdd.execution import Plan
 from accdd.keys import Key
 from accdd.networks import Architecture
 from accdd.run import checkpoints
+from accdd.run.course import Work
 from accdd.targets import Bank, Target
 
 PROBED = 3
@@ -39,20 +40,13 @@ class Forecast(NamedTuple):
     """Bytes that are written and kept, in the run folder and in the cache."""
 
 
-def forecast(real: Dataset, settings: Settings, plan: Plan, architecture: Architecture, bank: Bank) -> Forecast:
-    """Probe the steps that a run is made of.
-
-    Args:
-        real: the data, on the device.
-        settings: resolved.
-        plan: of the run.
-        architecture: of the network.
-        bank: of the run, which is only asked what is missing.
-    """
+def forecast(work: Work) -> Forecast:
+    """Probe the steps that a run is made of; its target bank is only asked what is missing."""
+    real, settings, architecture, bank = work.real, work.settings, work.architecture, work.bank
     where, count = real.device, settings.targets.count or 0
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    plan = dataclasses.replace(plan, compile_matching=False, compile_training=False)
+    plan = dataclasses.replace(work.plan, compile_matching=False, compile_training=False)
     fresh = models.source(architecture, where, settings, None)
     seconds, probing = {"pool": 0.0}, dataclasses.replace(settings, loop=dataclasses.replace(settings.loop, warm_up=0))
     pool_bytes = 0
