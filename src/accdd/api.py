@@ -446,7 +446,7 @@ def _unfinished(out: str | Path, network: str | None) -> tuple[RunFolder, Record
     """The folder of a run to go on with, what it says of itself, and its settings."""
     folder, record = RunFolder.open(out)
     if (folder.path / "evaluation.json").exists():
-        raise InputError(f"'{out}' holds a finished run. Expected an unfinished one.")
+        raise InputError(f"'{out}' holds a finished run. Expected an unfinished one; 'accdd report' writes its page.")
     resolved = config.override(Settings(), config.flatten(record.resolved))
     for name in (resolved.network.name, *resolved.score.networks):
         if name != network:

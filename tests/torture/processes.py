@@ -48,8 +48,7 @@ def kills(folder: Path, count: int, seed: int = 0) -> Outcome:
         name = list(RUNS)[finished % len(RUNS)]
         out, cache = folder / "cut" / name, fresh(folder / "cut cache" / name)
         fresh(out).rmdir()
-        code = None
-        while code != 0:
+        while not (out / "evaluation.json").exists():  # it may also be killed when it has finished
             child = _started(out, cache, source, RUNS[name])
             if done < count:
                 time.sleep(draw.uniform(0, seconds[name]))
