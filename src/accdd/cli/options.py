@@ -38,4 +38,7 @@ BudgetOption = Annotated[
     str | None, typer.Option("--budget", help="Wall-clock limit of each distilling loop, as in 90s, 10m, 2h.")
 ]
 StudyOutOption = Annotated[Path, typer.Option("--out", help="Folder of the study: new, or to go on in.")]
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", help="inline, local:K (processes), slurm[:key=value,...] or ray[:key=value,...].")
+]
 ReplicatesOption = Annotated[int, typer.Option("--seeds", help="Sets distilled in each case, from seeds 0, 1, ...")]

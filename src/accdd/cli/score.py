@@ -17,6 +17,7 @@ from accdd.cli.options import (
     DataArgument,
     DebugOption,
     DeviceOption,
+    ExecutorOption,
     JsonOption,
     NetworkOption,
     PrecisionOption,
@@ -117,6 +118,7 @@ def ablate(
         typer.Option("--study", help="pre-training, models, magnitude, directions, normalisation, where or factor."),
     ] = None,
     seeds: ReplicatesOption = 1,
+    executor: ExecutorOption = "inline",
     ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
     network: NetworkOption = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")] = None,
@@ -145,7 +147,7 @@ def ablate(
         with progress(quiet) as reporter:
             found = studies.ablate(
                 data, out, studies.parse(over or []), study=study, seeds=seeds, preset=preset, settings=settings,
-                reporter=reporter,
+                executor=executor, reporter=reporter,
             )  # fmt: skip
         _tell_study(found, out, as_json)
 
@@ -160,6 +162,7 @@ def compare(
         str, typer.Option("--baselines", help=f"Comma-separated, or empty for none: {BASELINES}")
     ] = "random,herding,kcenter",
     seeds: ReplicatesOption = 1,
+    executor: ExecutorOption = "inline",
     ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
     network: NetworkOption = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")] = None,
@@ -188,7 +191,8 @@ def compare(
         with progress(quiet) as reporter:
             found = studies.compare(
                 data, out, hosts=methods.split(",") if methods else (), seeds=seeds, preset=preset,
-                baselines=baselines.split(",") if baselines else (), settings=settings, reporter=reporter,
+                baselines=baselines.split(",") if baselines else (), settings=settings,
+                executor=executor, reporter=reporter,
             )  # fmt: skip
         _tell_study(found, out, as_json)
 
@@ -203,6 +207,7 @@ def reproduce(
         int | None, typer.Option("--ipc", help="Images per class (default: the fewest that are published).")
     ] = None,
     seeds: ReplicatesOption = 1,
+    executor: ExecutorOption = "inline",
     budget: BudgetOption = None,
     device: DeviceOption = None,
     config: ConfigOption = None,
@@ -219,7 +224,9 @@ def reproduce(
         from accdd import studies
 
         with progress(quiet) as reporter:
-            found = studies.reproduce(name, data, out, ipc=ipc, seeds=seeds, settings=settings, reporter=reporter)
+            found = studies.reproduce(
+                name, data, out, ipc=ipc, seeds=seeds, settings=settings, executor=executor, reporter=reporter
+            )
         if as_json:
             print_json(**found.to_dict())
             return

@@ -29,6 +29,7 @@ def ablate(
     seeds: int = 1,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    executor: str = "inline",
     reporter: Reporter | None = None,
 ) -> Found:
     """Distil with every combination of some settings, score each set, and write a table and a picture.
@@ -43,6 +44,7 @@ def ablate(
         seeds: sets distilled with every combination, from the seeds 0, 1 and so on.
         preset: a name from `accdd.presets.PRESETS`.
         settings: dotted, of all cells; those of `score` say how sets are scored.
+        executor: what carries cells out: `inline`, `local:K`, `slurm` or `ray` (see `accdd.executor`).
         reporter: told of progress; None is silent.
 
     Raises:
@@ -56,12 +58,14 @@ def ablate(
         raise InputError("Seeds are replicates. Expected --seeds NUMBER and no setting 'seed'.")
     combinations = grids.combinations(grid)
     kind = f"ablate over {', '.join(grid)}"
-    doing = Study(Path(out), kind, source, preset, reporter)
+    doing = Study(Path(out), kind, source, preset, reporter, executor)
 
     def cell(values: Mapping[str, Any], seed: int) -> Cell:
         return Cell(f"{folder_name(values)}/seed-{seed}", {**common, **values, "seed": seed})
 
-    real = doing.begin(common, [cell(values, seed) for seed in range(seeds) for values in combinations])
+    cells = [cell(values, seed) for seed in range(seeds) for values in combinations]
+    real = doing.begin(common, cells)
+    doing.hand_out(cells, real)
     outcomes: list[list[Outcome]] = [[] for _ in combinations]
     for seed in range(seeds):  # so that a stopped study has every combination equally often
         for number, values in enumerate(combinations):

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from accdd import api, config, data, defaults, evaluation, execution, files, presets, run
+from accdd import api, config, data, defaults, evaluation, execution, executor, files, presets, run
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score
 from accdd.networks import settings_for
-from accdd.run import Reporter, RunFolder, course
+from accdd.run import Quiet, Reporter, RunFolder, course
 
 STUDY, CELL = "study.json", "cell.json"
 
@@ -68,6 +68,8 @@ class Study:
     """The data, as for `accdd.distill`."""
     preset: str | None
     reporter: Reporter
+    executor: str = "inline"
+    """What carries cells out (see accdd.executor)."""
 
     def begin(self, common: Mapping[str, Any], cells: Sequence[Cell]) -> Dataset:
         """Check everything that can be found wrong, then make the folder, or see that it is this study's.
@@ -82,6 +84,7 @@ class Study:
         Raises:
             InputError: something is wrong with the settings, the data or the folder; nothing has been written.
         """
+        executor.parse(self.executor)
         names = [cell.name for cell in cells]
         if twice := {name for name in names if names.count(name) > 1}:
             raise InputError(f"Two cells are called '{min(twice)}'. Expected values that differ, each once.")
@@ -112,12 +115,38 @@ class Study:
         files.write_text(self.folder / STUDY, json.dumps(about, indent=1))
         return first
 
+    def hand_out(self, cells: Sequence[Cell], real: Dataset) -> None:
+        """Have the executor make what is missing, which `carry_out` then finds; inline, `carry_out` makes it."""
+        if self.executor == "inline":
+            return
+        for cell in cells:
+            self._claim(cell, real)
+        alone = dataclasses.replace(self, folder=self.folder.absolute(), reporter=Quiet(), executor="inline")
+        last = ["curve.json" if cell.curve else "scores.json" for cell in cells]
+        tasks = [
+            executor.Task(cell.name, alone.make, (cell,), alone.folder / cell.name / file)
+            for cell, file in zip(cells, last, strict=True)
+        ]
+        executor.run(tasks, self.executor, self.reporter.note)
+
+    def make(self, cell: Cell) -> None:
+        """What a worker does."""
+        self._outcome(cell)
+
     def carry_out(self, cell: Cell, real: Dataset) -> Outcome:
         """A cell's run and scores, found or made."""
+        self._claim(cell, real)
+        return self._outcome(cell)
+
+    def _claim(self, cell: Cell, real: Dataset) -> None:
+        """Say in a cell's folder what it is."""
         folder = self.folder / cell.name
         if not (folder / CELL).exists():
             shutil.rmtree(folder / "run", ignore_errors=True)  # of nothing that is known
             files.write_text(folder / CELL, json.dumps(self._cell_about(cell, real), indent=1))
+
+    def _outcome(self, cell: Cell) -> Outcome:
+        folder = self.folder / cell.name
         self._learn(folder / "run", cell)
         distilled = api.load(folder / "run")
 

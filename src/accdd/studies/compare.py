@@ -24,6 +24,7 @@ def compare(
     seeds: int = 1,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    executor: str = "inline",
     reporter: Reporter | None = None,
 ) -> Found:
     """Distil by several host methods with the same settings, and score the sets beside as many real images.
@@ -36,7 +37,7 @@ def compare(
         hosts: names from `accdd.methods.METHODS`.
         baselines: names from `accdd.evaluation.BASELINES`.
         seeds: sets distilled by every method, from the seeds 0, 1 and so on.
-        preset, settings, reporter: as for `ablate`.
+        preset, settings, executor, reporter: as for `ablate`.
 
     Raises:
         InputError: something given is wrong; nothing has been written.
@@ -53,7 +54,7 @@ def compare(
         methods.named(name)
     if config.override(config.Settings(), common).loop.snapshots == 0:
         raise InputError("loop.snapshots = 0 leaves nothing to draw over time. Expected at least 1.")
-    doing = Study(Path(out), "compare", source, preset, reporter)
+    doing = Study(Path(out), "compare", source, preset, reporter, executor)
     # Baselines do not depend on how sets are learned: they stand beside the first.
     cells = [
         Cell(f"{name}/seed-{seed}", {**common, "method": name, "seed": seed}, curve=True,
@@ -62,6 +63,7 @@ def compare(
         for name in hosts
     ]  # fmt: skip
     real = doing.begin(common, cells)
+    doing.hand_out(cells, real)
     outcomes = {}
     for number, cell in enumerate(cells, 1):
         reporter.note(f"Cell {number} of {len(cells)}: {cell.name}.")

@@ -87,6 +87,7 @@ def reproduce(
     ipc: int | None = None,
     seeds: int = 1,
     settings: Mapping[str, Any] | None = None,
+    executor: str = "inline",
     reporter: Reporter | None = None,
 ) -> Reproduction:
     """Distil by a preset, score as its authors did, and put the result beside what they published.
@@ -98,6 +99,7 @@ def reproduce(
         ipc: images per class; None is the smallest number for which something is published.
         seeds: sets distilled.
         settings: dotted; those that decide the set are said beside the result. `loop.budget` cuts it short.
+        executor: what carries cells out: `inline`, `local:K`, `slurm` or `ray` (see `accdd.executor`).
         reporter: told of progress; None is silent.
 
     Raises:
@@ -119,9 +121,10 @@ def reproduce(
         if key in own:
             raise InputError(f"A reproduction sets '{key}' itself. Expected --ipc and --seeds instead.")
     common = {"score.protocol": preset.protocol, **own, "ipc": ipc}
-    doing = Study(Path(out), "reproduce", source, name, reporter)
+    doing = Study(Path(out), "reproduce", source, name, reporter, executor)
     cells = [Cell(f"seed-{seed}", {**common, "seed": seed}) for seed in range(seeds)]
     real = doing.begin(common, cells)
+    doing.hand_out(cells, real)
     outcomes = [doing.carry_out(cell, real) for cell in cells]
     published = config.override(Settings(), preset.changes(ipc)).loop
     assert published.steps  # every published row says

@@ -1,0 +1,202 @@
+"""Independent work on one executor: in this process, on worker processes of this machine, Slurm (submitit) or Ray.
+
+A task tells by a file, which appears whole, that it is done; what is done is skipped. A task whose worker was lost is
+run again, at most `ATTEMPTS` times; one that raises is not, for it would raise again.
+"""
+
+import importlib
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+
+from accdd.config import InputError
+
+ATTEMPTS = 3
+"""How often a task is tried when its workers are lost."""
+
+
+class Task(NamedTuple):
+    """A piece of independent work; function and arguments can be pickled."""
+
+    name: str
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+    done: Path
+    """The file that it writes last."""
+
+
+Ended = Iterator[tuple[Task, str | None]]
+"""Tasks as they end, with what they raised; None where they ended well or their worker was lost."""
+
+
+def parse(executor: str) -> Callable[[Sequence[Task]], Ended] | None:
+    """What runs tasks; None is this process.
+
+    Args:
+        executor: `inline`; `local:K` for K processes; `slurm` or `ray`, each with options as in
+            `slurm:slurm_partition=gpu,timeout_min=60` (submitit's, and `cluster`) and `ray:num_cpus=2` (of a task).
+
+    Raises:
+        InputError: it is none of these, or a package is missing.
+    """
+    kind, colon, rest = executor.partition(":")
+    if executor == "inline":
+        return None
+    if kind == "local" and rest.isdecimal() and int(rest) > 0:
+        return lambda tasks: _local(tasks, int(rest))
+    if kind in CLUSTERS and bool(colon) == bool(rest):
+        package, runs = CLUSTERS[kind]
+        options = _options(executor, rest)
+        try:
+            module = importlib.import_module(package)
+        except ModuleNotFoundError:
+            raise InputError(f"--executor {kind} needs {package}. Expected: pip install 'accdd[{kind}]'.") from None
+        return lambda tasks: runs(tasks, module, options)
+    raise InputError(
+        f"--executor {executor} is unknown. Expected inline, local:K with K of at least 1, as in local:2, "
+        "slurm[:key=value,...] or ray[:key=value,...]."
+    )
+
+
+def run(tasks: Sequence[Task], executor: str, note: Callable[[str], None] = lambda text: None) -> None:
+    """Carry out all tasks that are not done.
+
+    Args:
+        tasks: any order is right.
+        executor: as for `parse`.
+        note: told of what ends and what is lost.
+
+    Raises:
+        InputError: a task raised, or lost its worker too often; the others are done.
+    """
+    runs = parse(executor) or _inline
+    failed: dict[str, str] = {}
+    for attempt in range(ATTEMPTS):
+        left = [task for task in tasks if task.name not in failed and not task.done.exists()]
+        if not left:
+            break
+        for task, error in runs(left):
+            if error is not None:
+                failed[task.name] = error
+            elif task.done.exists():
+                note(f"Done: {task.name}.")
+            else:
+                again = "it is run again" if attempt + 1 < ATTEMPTS else "it is given up"
+                note(f"{task.name}: its worker was lost; {again}.")
+    for task in tasks:
+        if task.name not in failed and not task.done.exists():
+            failed[task.name] = f"its worker was lost {ATTEMPTS} times (killed, or out of memory?)"
+    if failed:
+        listed = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise InputError(
+            f"{len(failed)} of {len(tasks)} cells failed, the others are kept. {listed}. "
+            "Expected the same command again when that is mended."
+        )
+
+
+def _inline(tasks: Sequence[Task]) -> Ended:
+    for task in tasks:
+        task.function(*task.arguments)
+        yield task, None
+
+
+def _local(tasks: Sequence[Task], workers: int) -> Ended:
+    """A process for each task, so that one that is killed takes nothing with it."""
+    spawn = multiprocessing.get_context("spawn")  # a fork would share the threads of PyTorch, which is not allowed
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    waiting = list(tasks)
+    running: dict[Connection, tuple[Task, Any]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                task = waiting.pop(0)
+                mine, its = spawn.Pipe(duplex=False)
+                process = spawn.Process(target=_work, args=(its, threads, task.function, task.arguments))
+                process.start()
+                its.close()
+                running[mine] = task, process
+            for mine in wait(list(running)):
+                assert isinstance(mine, Connection)
+                task, process = running.pop(mine)
+                try:
+                    error = mine.recv()
+                except EOFError:  # the process has gone without a word
+                    error = None
+                mine.close()
+                process.join()
+                yield task, error
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+
+
+def _work(said: Connection, threads: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(threads)
+    try:
+        function(*arguments)
+    except Exception as error:
+        said.send(_told(error))
+    else:
+        said.send(None)
+
+
+def _slurm(tasks: Sequence[Task], submitit: Any, options: Mapping[str, Any]) -> Ended:
+    folder = Path(tempfile.mkdtemp(prefix=".submitit-", dir=tasks[0].done.parent.parent))  # all hosts see it
+    own = dict(options)
+    try:
+        queue = submitit.AutoExecutor(folder=folder, cluster=own.pop("cluster", None))
+        queue.update_parameters(**own)
+    except (NameError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"submitit: {error}. Expected its parameters, as in slurm:slurm_partition=gpu.") from None
+    for task, job in [(task, queue.submit(task.function, *task.arguments)) for task in tasks]:
+        try:
+            job.result()
+        except submitit.core.utils.FailedJobError as error:
+            yield task, _told(error)
+        except submitit.core.utils.UncompletedJobError:
+            yield task, None
+        except Exception as error:  # the debug executor raises the task's own
+            yield task, _told(error)
+        else:
+            yield task, None
+
+
+def _ray(tasks: Sequence[Task], ray: Any, options: Mapping[str, Any]) -> Ended:
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    jobs = {ray.remote(max_retries=0, **options)(task.function).remote(*task.arguments): task for task in tasks}
+    while jobs:
+        for job in ray.wait(list(jobs))[0]:
+            task = jobs.pop(job)
+            try:
+                ray.get(job)
+            except ray.exceptions.RayTaskError as error:
+                yield task, _told(error.cause)
+            except ray.exceptions.RayError:
+                yield task, None
+            else:
+                yield task, None
+
+
+CLUSTERS = {"slurm": ("submitit", _slurm), "ray": ("ray", _ray)}
+"""The package that each needs, and what runs tasks with it."""
+
+
+def _options(executor: str, text: str) -> dict[str, Any]:
+    pairs = [each.partition("=") for each in text.split(",")] if text else []
+    if any(not key or not equals for key, equals, _ in pairs):
+        raise InputError(f"--executor {executor}: expected key=value with commas between, as in slurm:timeout_min=60.")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(". ")
