@@ -26,7 +26,7 @@ class Task(NamedTuple):
     """A piece of independent work; function and arguments can be pickled."""
 
     name: str
-    function: Callable[..., None]
+    function: Callable[..., Any]
     arguments: tuple[Any, ...]
     done: Path
     """The file that it writes last."""
@@ -139,7 +139,7 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
             process.join()
 
 
-def _work(said: Connection, threads: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _work(said: Connection, threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(threads)
     try:
         function(*arguments)

@@ -129,14 +129,10 @@ class Study:
         ]
         executor.run(tasks, self.executor, self.reporter.note)
 
-    def make(self, cell: Cell) -> None:
-        """What a worker does."""
-        self._outcome(cell)
-
     def carry_out(self, cell: Cell, real: Dataset) -> Outcome:
         """A cell's run and scores, found or made."""
         self._claim(cell, real)
-        return self._outcome(cell)
+        return self.make(cell)
 
     def _claim(self, cell: Cell, real: Dataset) -> None:
         """Say in a cell's folder what it is."""
@@ -145,7 +141,8 @@ class Study:
             shutil.rmtree(folder / "run", ignore_errors=True)  # of nothing that is known
             files.write_text(folder / CELL, json.dumps(self._cell_about(cell, real), indent=1))
 
-    def _outcome(self, cell: Cell) -> Outcome:
+    def make(self, cell: Cell) -> Outcome:
+        """What a worker does for a cell that was claimed."""
         folder = self.folder / cell.name
         self._learn(folder / "run", cell)
         distilled = api.load(folder / "run")
