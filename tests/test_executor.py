@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,12 +84,12 @@ def test_clusters_lose_no_task(package: str, how: str, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("how", ["local:0", "local:x", "local", "inline:2", "threads", "slurm:", ""])
 def test_unknown_executors_are_refused(how: str):
-    with pytest.raises(InputError, match="is unknown. Expected inline, local:K"):
+    with pytest.raises(InputError, match=r"is unknown\. Expected inline, local:K"):
         executor.parse(how)
 
 
 @pytest.mark.parametrize("kind, package", [("slurm", "submitit"), ("ray", "ray")])
 def test_a_missing_extra_is_named(kind: str, package: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"needs {package}. Expected: pip install 'accdd\[{kind}\]'"):
         executor.parse(kind)
