@@ -25,6 +25,9 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrin
 class Data:
     """How pictures become tensors."""
 
+    name: str | None = Field(default=None, min_length=1)
+    """What to call the data; None is its folder's, its file's, or `arrays`. Pictures of data called digits, mnist... or
+    svhn... are not mirrored, and protocols make their sources' exceptions by this name."""
     root: str | None = None
     """Folder with copies of data sets that are known by name, as in ROOT/cifar10; None is $ACCDD_DATA, if set."""
     size: int | None = Field(default=None, ge=4, le=1024)
