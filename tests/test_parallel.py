@@ -73,11 +73,17 @@ def test_shares_cover_all_classes_once_and_differ_by_one_at_most(classes: int, c
 def test_the_images_do_not_depend_on_how_many_ranks_there_are(divided, alone, host: str):
     images, losses = alone[host]
     assert len(images) == len(losses) == CLASSES
-    assert_same(divided[1]["runs"][host], (images, losses))
+    found = divided[1]["runs"][host]
+    if "split" in host:  # sums in another order
+        torch.testing.assert_close(found, (images, losses), rtol=1e-4, atol=1e-5)
+        assert not torch.equal(found[1], losses)
+    else:
+        assert_same(found, (images, losses))
 
 
 def test_hosts_do_not_learn_the_same(alone: dict[str, tuple[Tensor, Tensor]]):
-    assert len({images.sum().item() for images, _ in alone.values()}) == len(HOSTS)
+    split = sum("split" in name for name in HOSTS)  # alone, there is nobody to share with
+    assert len({images.sum().item() for images, _ in alone.values()}) == len(HOSTS) - split
 
 
 def test_what_ranks_tell_each_other(divided):

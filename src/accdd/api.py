@@ -436,6 +436,11 @@ def _agree(ranks: Ranks, work: course.Work) -> None:
             f"{ranks.count} processes for {real.num_classes} classes: some would have none. "
             f"Expected --nproc-per-node {real.num_classes} or fewer."
         )
+    if work.settings.loop.split_training and work.problem.forward.batch_norms:
+        raise Everywhere(
+            f"loop.split_training: {work.architecture.name} normalises by whole batches, which no process would see. "
+            "Expected --set loop.split_training=false, or a network with another norm."
+        )
     ranks.agree({
         "the data": real.fingerprint, **config.flatten(config.to_dict(work.settings)), "the plan": str(work.plan),
         "torch": torch.__version__,

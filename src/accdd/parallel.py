@@ -82,6 +82,20 @@ class Ranks(NamedTuple):
             dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
+    def summed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sums over all ranks of tensors of equal names, float, on each of them; one collective for all.
+
+        Raises:
+            Lost: a rank is gone.
+        """
+        if self.alone:
+            return dict(tensors)
+        flat = torch.cat([tensor.flatten() for tensor in tensors.values()])
+        with _noticing():
+            dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in tensors.values()])
+        return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
+
     def largest(self, numbers: Sequence[float]) -> list[float]:
         """The largest that any rank says, on every rank, of each number; -inf has nothing to say."""
         if self.alone:
