@@ -176,10 +176,16 @@ def joined() -> Iterator[Ranks]:
 
     What is on GPUs travels by NCCL, everything else by gloo.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _launched() == 1:
         yield ALONE
         return
-    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    except ValueError as error:
+        raise InputError(
+            f"WORLD_SIZE={_launched()} in the environment says that there are others, but: {error}. "
+            "Expected torchrun to launch accdd, or no WORLD_SIZE."
+        ) from None
     # torchrun's store outlives the processes: what an earlier launch left there is not to be found.
     store = PrefixStore(f"launch {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "gloo"
@@ -202,7 +208,15 @@ def joined() -> Iterator[Ranks]:
 
 def leads() -> bool:
     """Whether this process is the one to speak, also before and after they have joined."""
-    return os.environ.get("RANK", "0") == "0"
+    return _launched() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def _launched() -> int:
+    """How many processes there are, as torchrun says it; some schedulers name a rank where there is only one."""
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdecimal() or int(said) < 1:
+        raise InputError(f"WORLD_SIZE={said} in the environment is no number of processes. Expected torchrun's.")
+    return int(said)
 
 
 def restarted() -> bool:
@@ -224,7 +238,7 @@ def _watch(store: Store, ranks: Ranks, over: threading.Event) -> None:
                     heard[rank] = (sign, time.monotonic())
             candidates = list(heard)
         except (RuntimeError, OSError):  # the store lives with rank 0, or with torchrun beside it
-            candidates = [0]
+            candidates = [0] if ranks.rank else list(heard)
         gone = [rank for rank in candidates if time.monotonic() - heard[rank][1] > SILENCE]
         if gone and not over.is_set():
             print(f"error: {_words(gone)}", file=sys.stderr, flush=True)
