@@ -108,6 +108,6 @@ def test_what_was_not_learned_together_is_not_merged(data: Dataset, shards: dict
         ({"score.choose": "validation"}, "each shard would choose another sweep"),
     ],
 )
-def test_what_cannot_be_learned_apart_is_refused(data: Dataset, changes: dict[str, Any], said: str):
+def test_what_cannot_be_learned_apart_is_refused(data: Dataset, tmp_path: Path, changes: dict[str, Any], said: str):
     with pytest.raises(InputError, match=said):
-        accdd.distill(data, settings={**UNTRAINED, "shard": [1, 2], **changes})
+        accdd.distill(data, out=tmp_path / "run", settings={**UNTRAINED, "shard": [1, 2], **changes})

@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
     path: Path
     kind: str
-    """`pools`, `data`, `targets`, `compiled`, `datasets`, `scores`, `left over` (of a killed or damaged one), `unknown`."""
+    """`pools`, `data`, `targets`, `compiled`, `datasets`, `scores`, `left over` (killed or damaged) or `unknown`."""
     name: str
     """Of the data, where that can be told."""
     bytes: int

@@ -41,6 +41,7 @@ LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 """What a process that was killed leaves behind; see `temporary_sibling`."""
 ASIDE = re.compile(r".+\.damaged-\d+")
 """What was damaged and moved aside; see `aside`."""
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -62,16 +63,16 @@ def commit_folder(
     path = Path(path).absolute()
     if not winner_ok:
         _refuse_existing(path, empty_ok)
-    _make_folders(path.parent)
     temporary = temporary_sibling(path)
-    temporary.mkdir()
     try:
-        with naming(temporary):
+        with naming(path):
+            _make_folders(path.parent)
+            temporary.mkdir()
             yield temporary
             _settle(temporary, manifest)
-        if empty_ok and path.is_dir() and not path.is_symlink():
-            path.rmdir()  # fails where something has come into it meanwhile
-        _publish(temporary, path, winner_ok)
+            if empty_ok and path.is_dir() and not path.is_symlink():
+                path.rmdir()  # fails where something has come into it meanwhile
+            _publish(temporary, path, winner_ok)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # after the rename there is nothing left to remove
 
@@ -80,25 +81,25 @@ def commit_folder(
 def commit_file(path: str | Path) -> Iterator[Path]:
     """A temporary file name to write, which replaces `path`, durably, when the block ends without an exception."""
     path = Path(path).absolute()
-    _make_folders(path.parent)
     temporary = temporary_sibling(path)
     try:
-        with naming(temporary):
+        with naming(path):
+            _make_folders(path.parent)
             yield temporary
             _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
+            temporary.replace(path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let errors of the system name what was written, where they do not: a full disk is noticed without a name."""
+    """Let errors of the disk name what was to be written, where they do not: a full one is noticed without a name."""
     try:
         yield
     except OSError as error:
-        if error.errno and error.filename is None:
+        if error.errno in _OF_DISKS and error.filename is None:
             error.filename = str(path)
         raise
 
