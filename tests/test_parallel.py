@@ -194,7 +194,7 @@ def test_a_run_begun_on_two_ranks_goes_on_alone(tmp_path: Path):
         (3, (), "3 processes for 2 classes: some would have none"),
         (2, ("--seed=7",), "Ranks disagree: seed is 0 on rank 0 and 7 on rank 1"),
         (2, ("--ipc=999",), "On rank 1 of 2: Class '0' has"),
-        (2, ("--preset=none",), "On rank 1 of 2: 'none' is no"),
+        (2, ("--preset=none",), "On rank 1 of 2: Unknown preset 'none'"),
     ],
 )
 def test_ranks_that_cannot_work_together_say_so_once(tmp_path: Path, count: int, own: tuple[str, ...], said: str):
