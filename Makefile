@@ -12,13 +12,14 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 unexport PYRIGHT_PYTHON_FORCE_VERSION PYRIGHT_PYTHON_PYLANCE_VERSION PYRIGHT_PYTHON_NODE_VERSION
 unexport PYRIGHT_PYTHON_NODEJS_WHEEL PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT
 
-.PHONY: help install demo test torture docs bench clean
+.PHONY: help install demo test browser torture docs bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make install   .venv with accdd and what it needs (PYTHON=python3.12 chooses the Python)"
 	@echo "make demo      distil the built-in digits to one image per class, into $(DEMO)"
 	@echo "make test      linter, formatter, types, import order, tests"
+	@echo "make browser   the report in a real browser; installs Debian's Chromium if there is none"
 	@echo "make torture   kills, power cuts, full disks and hostile files at length; SCALE=0.01 for a hundredth"
 	@echo "make docs      run every command of the documentation, build its site into site/"
 	@echo "make bench     how fast it is here, beside a plain loop, in turn"
@@ -45,6 +46,13 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/lint-imports --no-logo
 	@echo "== pytest: behaviour (without the slow tests)"
 	@$(BIN)/python -m pytest
+
+# In `make test` these are skipped where there is no browser.
+browser: $(VENV)/.installed-dev
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+		echo "Installing Chromium, which needs an administrator"; \
+		if [ `id -u` = 0 ]; then as=; else as=sudo; fi; $$as apt-get -qq update && $$as apt-get -qq install chromium; }
+	@$(BIN)/python -m pytest tests/test_report_browser.py
 
 # Hours on one core. The same in short is part of the tests (tests/test_torture.py).
 SCALE ?= 1

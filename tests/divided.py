@@ -34,6 +34,8 @@ HOSTS: dict[str, dict[str, Any]] = {
     "idc on targets": {"method": "idc", "images.factor": 2, "targets.count": 10},
     "dsa on targets": {"method": "dsa", "targets.count": 10},
     "dm on targets": {"method": "dm", "targets.count": 10},
+    "idc, split": {"method": "idc", "images.factor": 2, "loop.split_training": True},
+    "dsa, split": {"method": "dsa", "loop.train_images": 0, "loop.train_epochs": 2, "loop.split_training": True},
     "a refreshed bank": {"method": "idc", "images.factor": 1, "targets.count": 10, "targets.refresh": 1e-6},
 }
 ON_TARGETS = {"loop.inner_steps": 1, "loop.train_images": 0, "loop.steps": 12, "targets.real_batch": 6}

@@ -188,6 +188,27 @@ def test_what_is_in_use_or_unknown_stays():
     assert not used.exists() and all((folder / "thesis.txt").exists() for folder in mine)
 
 
+def test_scores_and_what_is_left_inside_a_bank_go_too():
+    root = files.cache_folder()
+    scores, bank = root / "scores" / ("0" * 32 + ".json"), root / "targets" / ("1" * 32)
+    files.write_text(scores, "{}")
+    files.write_text(bank / "bank.json", "{}")
+    left = bank / ".000001.0123456789abcdef.tmp"
+    left.mkdir()
+    aged(root, 30 * HOUR)
+    assert {entry.path: entry.kind for entry in cache.entries()} == {
+        root / "scores": "scores", bank: "targets", left: "left over"
+    }  # fmt: skip
+    assert told(bank)[left.name] == "unknown"
+    assert cache.prune(older_than=29 * HOUR) and not scores.exists() and not bank.exists()
+
+
+def test_a_snapshot_of_numbers_that_none_has_is_damaged(out: Path):
+    file = out / "snapshots" / "sweep-0000001.safetensors"
+    files.save_tensors({"images": torch.ones(2, dtype=torch.bfloat16)}, file, {"sha256": "0"})
+    assert told(out)["snapshots/sweep-0000001.safetensors"] == "damaged"
+
+
 def test_prune_is_told_what_goes(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match="Nothing says what is to go"):
         cache.prune()

@@ -19,7 +19,7 @@ from PIL import Image
 
 from accdd import files
 from accdd.config import Data, InputError
-from accdd.data import Dataset, build, load
+from accdd.data import Dataset, build, load, mirrors
 from accdd.data.pictures import working_size
 
 FASHION_MNIST = Path(__file__).parents[2] / "shared" / "data" / "fashion-mnist"
@@ -92,6 +92,15 @@ def test_a_constant_channel_has_std_1() -> None:
     data = load((images, labels, images, labels), Data())
     assert data.std[1] == 1 and data.std[0] < 1
     assert data.mean[1] == pytest.approx(77 / 255)
+
+
+def test_data_can_be_called_something_and_is_then_mirrored_or_not() -> None:
+    images, labels = labelled()
+    given = (images, labels, images, labels)
+    plain, named = (load(given, Data(name=name)) for name in (None, "mnist-3-and-5"))
+    assert (plain.name, named.name) == ("arrays", "mnist-3-and-5")
+    assert mirrors(plain.name) and not mirrors(named.name)
+    assert named.fingerprint == plain.fingerprint
 
 
 def test_fingerprint_changes_with_one_pixel_and_one_label() -> None:

@@ -95,6 +95,14 @@ def test_a_folder_removed_under_the_run_is_said_and_not_made_again(tmp_path: Pat
     assert not out.exists()
 
 
+def test_a_link_in_the_place_of_the_owner_s_file_is_not_written_through(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("precious")
+    (tmp_path / owner.FILE).symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(OSError), owner.Owner(tmp_path).claimed():
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
 REFUSALS = {"full disk": errno.ENOSPC, "read-only file system": errno.EROFS}
 
 
@@ -116,6 +124,19 @@ def test_a_disk_that_refuses_stops_the_run_which_goes_on_once_it_does_not(tmp_pa
     assert checkpoints.listed(out / "checkpoints")[0].name == "sweep-0000005"
     assert accdd.run.check(out).sound
     assert_same(accdd.resume(out, arrays()).distilled.images, whole.images)
+
+
+def test_a_disk_that_does_not_say_which_file_is_full_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out, real = tmp_path / "run", os.fsync
+
+    def fsync(handle: int) -> None:  # as the system has it: without a name
+        if any((out / "checkpoints").glob("sweep-*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=rf"{out}/.* cannot be written: .*accdd distill --resume {out}"):
+        distilled(out, **IDC)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the system lets root write everywhere")

@@ -19,7 +19,7 @@ from accdd.augmented_models import EarlyStage, EarlyStageModel, Perturbed
 from accdd.config import InputError, Perturb, Settings
 from accdd.data import Dataset
 from accdd.loop import State
-from accdd.run import Checkpoint, checkpoints, learning
+from accdd.run import Checkpoint, RunFolder, checkpoints, learning
 
 IDC = {"loop.steps": 3, "loop.inner_steps": 3, "loop.train_images": 16}
 DC = {"method": "dc", "loop.steps": 2, "loop.inner_steps": 3, "loop.train_epochs": 2, "loop.train_images": 0}
@@ -200,16 +200,29 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path):
         signal.signal(signal.SIGINT, before)
 
 
-def test_links_in_a_run_folder_are_not_followed(tmp_path: Path):
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".owner.json"])
+def test_links_in_a_run_folder_are_not_followed(tmp_path: Path, name: str):
     out, mine = tmp_path / "run", tmp_path / "mine.txt"
     distilled(out, **TINY, **RUNS["idc"])
     (out / "evaluation.json").unlink()
-    (out / "metrics.jsonl").unlink()
+    (out / name).unlink(missing_ok=True)
     mine.write_text("precious")
-    (out / "metrics.jsonl").symlink_to(mine)
-    with pytest.raises(InputError, match=r"metrics\.jsonl is a link"):
+    (out / name).symlink_to(mine)
+    with pytest.raises(InputError, match=f"{name} is a link"):
         accdd.resume(out, arrays())
     assert mine.read_text() == "precious"
+
+
+def test_metrics_torn_by_a_power_cut_go_on_with_a_whole_line(tmp_path: Path):
+    out = tmp_path / "run"
+    distilled(out, **TINY, **RUNS["idc"])
+    (out / "evaluation.json").unlink()
+    metrics = out / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-10])  # less than the checkpoint says
+    folder, _ = RunFolder.open(out)
+    folder.rewind(torch.device("cpu"))
+    folder.log(99, 1.0, 0.5)
+    assert [json.loads(line)["sweep"] for line in metrics.read_text().splitlines()][-1] == 99
 
 
 def test_data_that_was_given_as_arrays_is_asked_for(tmp_path: Path):
@@ -307,6 +320,19 @@ def test_a_network_that_a_folder_names_is_not_imported_unasked(tmp_path: Path):
         InputError, match=r"names the network 'os:kill', which is code to be imported.*--resume OUT --network os:kill"
     ):
         accdd.resume(out)
+
+
+def test_all_networks_of_ones_own_can_be_allowed_at_once(tmp_path: Path):
+    out = tmp_path / "run"
+    distilled(out, **TINY, **RUNS["idc"])
+    (out / "evaluation.json").unlink()
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("- convnet\n", "- helpers:Plain\n    - helpers:Other\n"))
+    for allowed in (None, "helpers:Plain"):
+        with pytest.raises(InputError, match="--network helpers:Plain,helpers:Other"):
+            accdd.resume(out, network=allowed)
+    with pytest.raises(InputError, match="was given as arrays"):  # the next thing that is looked at
+        accdd.resume(out, network=("helpers:Plain", "helpers:Other"))
 
 
 def test_settings_hold_how_often_to_save():

@@ -59,6 +59,17 @@ def test_shards_are_saved_gone_on_with_and_merged_by_the_command(data: Dataset, 
     assert not accdd.load(tmp_path / "1").info["scores"]  # a part of the classes is not scored
 
 
+def test_what_a_shard_went_through_is_kept_and_how_it_was_executed_does_not_matter(shards: dict[int, Distilled]):
+    info = shards[2].info
+    other = dataclasses.replace(shards[2], info={**info, "halvings": 2, "plan": {**info["plan"], "classes": 7}})
+    assert accdd.merge([shards[1], other]).info["halvings"] == 2
+
+
+def test_a_shard_says_what_it_learned(data: Dataset):
+    result = accdd.distill(data, settings={**RUNS["idc"], "shard": [1, 2]})
+    assert result.verdict.startswith("4 images (2 per class) of") and ", shard 1/2 learned in" in result.verdict
+
+
 def test_the_same_shard_twice_or_none_of_it(shards: dict[int, Distilled]):
     with pytest.raises(InputError, match="'distilled' and 'distilled-2' are both shard 1/2"):
         accdd.merge([shards[1], shards[1]])
@@ -77,6 +88,10 @@ def test_what_was_not_learned_together_is_not_merged(data: Dataset, shards: dict
     other_seed = learned(data, 2, 2, {**RUNS["idc"], "seed": 7})
     with pytest.raises(InputError, match=r"\(settings\.seed: 0 and 7\)"):
         accdd.merge([shards[1], other_seed])
+    for damage in ({"settings": {**shards[2].info["settings"], "shard": [1, "x"]}}, {"seconds": None}, {"sweeps": "9"}):
+        strange = dataclasses.replace(shards[2], info={**shards[2].info, **damage})
+        with pytest.raises(InputError, match="'distilled-2' is no shard"):
+            accdd.merge([shards[1], strange])
     renamed = dataclasses.replace(shards[2], class_names=tuple("abcde"))
     with pytest.raises(InputError, match="class_names"):
         accdd.merge([shards[1], renamed])
@@ -90,8 +105,9 @@ def test_what_was_not_learned_together_is_not_merged(data: Dataset, shards: dict
         ({"shard": [1, 6]}, "--shard 1/6 of 5 classes"),
         ({"method": "dc", "loop.inner_steps": 2, "loop.train_images": 0}, "on the images of all classes"),
         ({"targets.count": 10, "targets.refresh": 0.1}, "targets.refresh follows the loss of all classes"),
+        ({"score.choose": "validation"}, "each shard would choose another sweep"),
     ],
 )
-def test_what_cannot_be_learned_apart_is_refused(data: Dataset, changes: dict[str, Any], said: str):
+def test_what_cannot_be_learned_apart_is_refused(data: Dataset, tmp_path: Path, changes: dict[str, Any], said: str):
     with pytest.raises(InputError, match=said):
-        accdd.distill(data, settings={**UNTRAINED, "shard": [1, 2], **changes})
+        accdd.distill(data, out=tmp_path / "run", settings={**UNTRAINED, "shard": [1, 2], **changes})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from helpers import CPU, assert_same, network, settings
 
 import accdd
-from accdd import defaults, engine, loop, methods
+from accdd import defaults, engine, loop, methods, run
 from accdd.augmented_models import Fresh
 from accdd.config import Settings
 from accdd.data import Dataset
@@ -61,6 +62,19 @@ def test_a_run_goes_back_and_halves_its_step_size_until_its_numbers_are_finite(t
     assert not trouble.finite(replayed)
     last, _ = checkpoints.newest(folder.path / "checkpoints", CPU)
     assert last and last.state.halvings == 2
+
+
+def test_a_snapshot_that_is_not_finite_is_never_kept(tmp_path: Path):
+    def breaking(progress: Progress, since: State | None) -> Iterator[State]:
+        for state in growing(progress, since):
+            value = math.nan if state.halvings < 2 and state.sweep >= 3 else 1.0
+            yield state._replace(images=torch.full((2, 1), value), losses=torch.ones(2))
+
+    given = told(loop_checkpoint=1e9, loop_snapshots=8)
+    folder = RunFolder.create(tmp_path / "run", None, "f", {}, given, CPU, PLAIN)
+    assert learn(breaking, CPU, given, Quiet(), folder).halvings == 2
+    kept = [run.read_snapshot(each) for each in run.snapshots(folder.path)]
+    assert len(kept) > 2 and all(images.isfinite().all() for images in kept)
 
 
 def lines(folder: RunFolder) -> list[dict[str, Any]]:

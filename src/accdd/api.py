@@ -68,26 +68,33 @@ def distill(
         InputError: something given is wrong; nothing has been written.
         ArithmeticError: a network or the images diverged.
     """
-    given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
-    wanted = config.override(Settings(), given)
     reporter = reporter or Quiet()
-    tracking.check(track)
-    asked = config.flatten(config.to_dict(wanted))
-    told = {key: asked[key] for key in given}
-    if wanted.score.choose == "validation" and (out is None or not wanted.loop.snapshots):
-        raise InputError(
-            "score.choose = 'validation' chooses among the snapshots of a run folder. "
-            "Expected --out FOLDER (out=... in Python) and loop.snapshots above 0."
-        )
+
+    def asked() -> tuple[Settings, dict[str, Any]]:
+        given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
+        wanted = config.override(Settings(), given)
+        tracking.check(track)
+        if wanted.score.choose == "validation" and (out is None or not wanted.loop.snapshots):
+            raise InputError(
+                "score.choose = 'validation' chooses among the snapshots of a run folder. "
+                "Expected --out FOLDER (out=... in Python) and loop.snapshots above 0."
+            )
+        became = config.flatten(config.to_dict(wanted))
+        return wanted, {key: became[key] for key in given}
+
     if out is not None and parallel.restarted() and (Path(out) / "config.yaml").exists():
-        return resume(out, source, network=wanted.network.name, track=track, reporter=reporter)
+        wanted, _ = asked()
+        own = (wanted.network.name, *wanted.score.networks)
+        return resume(out, source, network=own, track=track, reporter=reporter)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
+        wanted, told = ranks.together(asked)
         ranks.leader(lambda: run.refuse_existing(Path(out), told) if out is not None else None)
         real, resolved = ranks.together(lambda: _read(source, wanted, reporter))
         ranks = _shard(ranks, resolved)
-        work = course.prepare(source, real, resolved, reporter, wanted=wanted)
+        work = ranks.together(lambda: course.prepare(source, real, resolved, reporter, wanted=wanted))
+        work = work._replace(plan=ranks.leader(lambda: work.plan))  # that of another machine may be another
         _agree(ranks, work)
         ranks.together(lambda: work.bank.check_room(work.settings.targets.count or 0))
 
@@ -132,7 +139,7 @@ def resume(
     out: str | Path,
     source: Any = None,
     *,
-    network: str | None = None,
+    network: str | Sequence[str] | None = None,
     track: str | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
@@ -143,7 +150,8 @@ def resume(
     Args:
         out: the run's folder.
         source: the data, where it was given as arrays and cannot be found again.
-        network: the user's own network, if the run is of one: what a folder says is not reason enough to run code.
+        network: the user's own networks, matched or scored, if the run has any: what a folder says is not reason
+            enough to run code.
         track: as for `distill`.
         reporter: told of progress.
 
@@ -152,24 +160,30 @@ def resume(
         ArithmeticError: the images diverged.
     """
     reporter = reporter or Quiet()
-    tracking.check(track)
+    allowed = {network} if isinstance(network, str) else {*(network or ())}
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
-        folder, record, resolved = ranks.leader(lambda: _unfinished(out, network))
+        ranks.together(lambda: tracking.check(track))
+        folder, record, resolved = ranks.leader(lambda: _unfinished(out, allowed))
         given = record.source if source is None else source
-        if given is None:
-            raise InputError(
-                f"The data of '{out}' was given as arrays. Expected it again: accdd.resume({str(out)!r}, data)."
-            )
-        real, resolved = ranks.together(lambda: _read(given, resolved, reporter))
+
+        def read() -> tuple[Dataset, Settings]:
+            if given is None:
+                raise InputError(
+                    f"The data of '{out}' was given as arrays. Expected it again: accdd.resume({str(out)!r}, data)."
+                )
+            found = _read(given, resolved, reporter)
+            if found[0].fingerprint != record.fingerprint:
+                raise InputError(
+                    f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same."
+                )
+            return found
+
+        real, resolved = ranks.together(read)
         where = real.device
-        if real.fingerprint != record.fingerprint:
-            raise InputError(
-                f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same."
-            )
         ranks = _shard(ranks, resolved)
-        work = course.prepare(given, real, resolved, reporter, plan=record.plan)
+        work = ranks.together(lambda: course.prepare(given, real, resolved, reporter, plan=record.plan))
         _agree(ranks, work)
         ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
         writes = folder if ranks.leads else None
@@ -436,21 +450,25 @@ def _agree(ranks: Ranks, work: course.Work) -> None:
             f"{ranks.count} processes for {real.num_classes} classes: some would have none. "
             f"Expected --nproc-per-node {real.num_classes} or fewer."
         )
+    if work.settings.loop.split_training and work.problem.forward.batch_norms:
+        raise Everywhere(
+            f"loop.split_training: {work.architecture.name} normalises by whole batches, which no process would see. "
+            "Expected --set loop.split_training=false, or a network with another norm."
+        )
     ranks.agree({
-        "the data": real.fingerprint, **config.flatten(config.to_dict(work.settings)), "the plan": str(work.plan),
-        "torch": torch.__version__,
+        "the data": real.fingerprint, **config.flatten(config.to_dict(work.settings)), "torch": torch.__version__,
     })  # fmt: skip
 
 
-def _unfinished(out: str | Path, network: str | None) -> tuple[RunFolder, Record, Settings]:
-    """The folder of a run to go on with, what it says of itself, and its settings."""
+def _unfinished(out: str | Path, allowed: set[str]) -> tuple[RunFolder, Record, Settings]:
+    """The folder of a run to go on with, what it says of itself, and its settings; `allowed` networks may run code."""
     folder, record = RunFolder.open(out)
     if (folder.path / "evaluation.json").exists():
         raise InputError(f"'{out}' holds a finished run. Expected an unfinished one; 'accdd report' writes its page.")
     resolved = config.override(Settings(), config.flatten(record.resolved))
-    for name in (resolved.network.name, *resolved.score.networks):
-        if name != network:
-            _refuse_recorded_code(name, "--resume OUT --network")
+    own = [name for name in dict.fromkeys((resolved.network.name, *resolved.score.networks)) if runs_code(name)]
+    if not allowed.issuperset(own):
+        _refuse_recorded_code(",".join(own), "--resume OUT --network")
     return folder, record, resolved
 
 

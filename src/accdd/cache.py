@@ -29,10 +29,10 @@ LEFT_OVER_IN_USE = 86400.0
 KINDS = {"pools": "key.json", "data": "key.json", "targets": "bank.json"}
 """The folders of entries, with the file that makes one of theirs known."""
 
-WHOLE = ("compiled", "datasets")
-"""Folders that other libraries fill; each goes as a whole."""
+WHOLE = ("compiled", "datasets", "scores")
+"""Folders that go as a whole: other libraries fill the first two, and a score is a small file."""
 
-_ENTRY, _LEFT_OVER = re.compile(r"[0-9a-f]{32}"), re.compile(r"\..+\.[0-9a-f]{16}\.tmp|.+\.damaged-\d+")
+_ENTRY = re.compile(r"[0-9a-f]{32}")
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
     path: Path
     kind: str
-    """`pools`, `data`, `targets`, `compiled`, `datasets`, `left over` (of a killed or damaged one) or `unknown`."""
+    """`pools`, `data`, `targets`, `compiled`, `datasets`, `scores`, `left over` (killed or damaged) or `unknown`."""
     name: str
     """Of the data, where that can be told."""
     bytes: int
@@ -56,6 +56,8 @@ def entries() -> list[Entry]:
     found = []
     for path in sorted(root.iterdir()) if root.is_dir() else []:
         inside = sorted(path.iterdir()) if path.name in KINDS and path.is_dir() and not path.is_symlink() else [path]
+        if path.name == "targets":  # a bank is made block by block
+            inside += [left for bank in inside for left in bank.glob(".*") if files.LEFT_OVER.fullmatch(left.name)]
         found += [_entry(each, root, names) for each in inside]
     return sorted(found, key=lambda entry: entry.used)
 
@@ -140,7 +142,7 @@ def _kind(path: Path, root: Path) -> str:
         return "unknown"
     if path.parent == root and not path.name.startswith(tuple(f".{name}." for name in WHOLE)):
         return path.name if path.name in WHOLE else "unknown"
-    if _LEFT_OVER.fullmatch(path.name):
+    if files.LEFT_OVER.fullmatch(path.name) or files.ASIDE.fullmatch(path.name):
         return "left over"
     known = _ENTRY.fullmatch(path.name) and (path / KINDS[path.parent.name]).is_file()
     return path.parent.name if known else "unknown"

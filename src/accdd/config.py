@@ -25,6 +25,9 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrin
 class Data:
     """How pictures become tensors."""
 
+    name: str | None = Field(default=None, min_length=1)
+    """What to call the data; None is its folder's, its file's, or `arrays`. Pictures of data called digits, mnist... or
+    svhn... are not mirrored, and protocols make their sources' exceptions by this name."""
     root: str | None = None
     """Folder with copies of data sets that are known by name, as in ROOT/cifar10; None is $ACCDD_DATA, if set."""
     size: int | None = Field(default=None, ge=4, le=1024)
@@ -231,6 +234,9 @@ class Loop:
     """Real images the network is trained on between two sweeps (whole batches); None takes the method's."""
     train_epochs: int | None = Field(default=None, ge=0)
     """Passes over the synthetic set it is trained for between two sweeps; None takes the method's."""
+    split_training: bool = False
+    """Of several processes, let each work on its part of every batch a network is trained on, not all on all of it:
+    faster, with sums in another order, so that the images depend on how many processes there are in their last bits."""
     budget: float | None = Field(default=None, gt=0)
     """Wall-clock seconds after which the loop stops, at the end of a sweep; None with steps given: no limit."""
     checkpoint: float = Field(default=30.0, gt=0)

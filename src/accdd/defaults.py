@@ -173,6 +173,11 @@ def _check_shard(settings: Settings, loop: Loop, data: Dataset) -> None:
         raise InputError(
             "--shard: targets.refresh follows the loss of all classes. Expected a run without one of the two."
         )
+    if settings.score.choose != "last":
+        raise InputError(
+            "--shard: score.choose = 'validation' trains networks on all classes, and each shard would choose another "
+            "sweep. Expected a run without one of the two."
+        )
 
 
 def _targets(settings: Settings, loop: Loop, match: Match) -> int:

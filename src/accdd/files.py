@@ -37,6 +37,13 @@ class Listed:
     """Hexadecimal digest of the contents."""
 
 
+LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+"""What a process that was killed leaves behind; see `temporary_sibling`."""
+ASIDE = re.compile(r".+\.damaged-\d+")
+"""What was damaged and moved aside; see `aside`."""
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
 @contextlib.contextmanager
 def commit_folder(
     path: str | Path, *, manifest: bool = False, winner_ok: bool = False, empty_ok: bool = False
@@ -56,15 +63,16 @@ def commit_folder(
     path = Path(path).absolute()
     if not winner_ok:
         _refuse_existing(path, empty_ok)
-    _make_folders(path.parent)
     temporary = temporary_sibling(path)
-    temporary.mkdir()
     try:
-        yield temporary
-        _settle(temporary, manifest)
-        if empty_ok and path.is_dir() and not path.is_symlink():
-            path.rmdir()  # fails where something has come into it meanwhile
-        _publish(temporary, path, winner_ok)
+        with naming(path):
+            _make_folders(path.parent)
+            temporary.mkdir()
+            yield temporary
+            _settle(temporary, manifest)
+            if empty_ok and path.is_dir() and not path.is_symlink():
+                path.rmdir()  # fails where something has come into it meanwhile
+            _publish(temporary, path, winner_ok)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # after the rename there is nothing left to remove
 
@@ -73,15 +81,27 @@ def commit_folder(
 def commit_file(path: str | Path) -> Iterator[Path]:
     """A temporary file name to write, which replaces `path`, durably, when the block ends without an exception."""
     path = Path(path).absolute()
-    _make_folders(path.parent)
     temporary = temporary_sibling(path)
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
+        with naming(path):
+            _make_folders(path.parent)
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the disk name what was to be written, where they do not: a full one is noticed without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OF_DISKS and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -219,12 +239,11 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def _move_aside(entry: Path, problems: list[str]) -> None:
-    names = (entry.with_name(f"{entry.name}.damaged-{number}") for number in itertools.count(1))
-    aside = next(name for name in names if not os.path.lexists(name))
+    moved = aside(entry)
     with contextlib.suppress(FileNotFoundError):  # another process has moved it first
-        entry.rename(aside)
+        entry.rename(moved)
         warnings.warn(
-            f"The cache entry {entry} is damaged ({'; '.join(problems[:3])}). It was moved to {aside.name} and "
+            f"The cache entry {entry} is damaged ({'; '.join(problems[:3])}). It was moved to {moved.name} and "
             f"is built again; the moved folder can be deleted.",
             stacklevel=5,  # the caller of `cached`
         )
@@ -248,6 +267,12 @@ def temporary_sibling(path: Path) -> Path:
     """A free name beside `path`, as everything has that is not finished or about to go."""
     # Same folder, so that the rename cannot cross file systems; the name is cut to fit the usual 255 bytes.
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+
+
+def aside(path: Path) -> Path:
+    """A free name beside `path` for what is damaged there."""
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _settle(folder: Path, manifest: bool) -> None:

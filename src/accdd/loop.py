@@ -66,7 +66,9 @@ def distill(
     loop, root, halvings = settings.loop, Key(settings.seed), since.halvings if since else 0
     images, velocity, step_down, kept = begin(data, problem, settings, since, ranks)
     sweep = engine.sweeper(problem, plan)
-    warm_up, train_between = warming(data, problem, settings, plan), training_between(data, problem, settings, plan)
+    sharing = ranks if loop.split_training else ALONE
+    warm_up = warming(data, problem, settings, plan, sharing)
+    train_between = training_between(data, problem, settings, plan, sharing)
     if since is None:
         yield State(0, images, images.new_zeros(0), velocity)
 
@@ -186,12 +188,12 @@ TrainingBetween = Callable[[Trained, Tensor, Key, Ranks], Trained]
 """(network, images (classes, ipc, c, h, w), key, whose classes they are) -> the network after training"""
 
 
-def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan) -> Training:
-    """What `loop.warm_up` epochs on the real data make of a network that was just drawn."""
+def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, sharing: Ranks = ALONE) -> Training:
+    """What `loop.warm_up` epochs on the real data make of a network that was just drawn; `sharing` share batches."""
     recipe, epochs = settings.train, settings.loop.warm_up
     if not epochs:
         return lambda trained, key: trained
-    step = _train_step(data, problem, recipe, plan, len(data.images))
+    step = _train_step(data, problem, recipe, plan, len(data.images), sharing)
 
     def warm_up(trained: Trained, key: Key) -> Trained:
         for epoch in range(math.ceil(epochs)):
@@ -207,8 +209,13 @@ def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan) -> 
     return warm_up
 
 
-def training_between(data: Dataset, problem: Problem, settings: Settings, plan: Plan) -> TrainingBetween:
-    """How a network is trained between two sweeps: on real data (IDC), on the synthetic set (DC), or not (DM)."""
+def training_between(
+    data: Dataset, problem: Problem, settings: Settings, plan: Plan, sharing: Ranks = ALONE
+) -> TrainingBetween:
+    """How a network is trained between two sweeps: on real data (IDC), on the synthetic set (DC), or not (DM).
+
+    `sharing` are the ranks that share its batches, if any.
+    """
     loop = settings.loop
 
     def on_real(trained: Trained, images: Tensor, key: Key, ranks: Ranks) -> Trained:
@@ -230,15 +237,16 @@ def training_between(data: Dataset, problem: Problem, settings: Settings, plan: 
         seen = data.num_classes * engine.decoded(problem, settings.ipc)
     else:
         return lambda trained, images, key, ranks: trained
-    step = _train_step(data, problem, recipe, plan, seen)
+    step = _train_step(data, problem, recipe, plan, seen, sharing)
     return on_real if loop.train_images else on_synthetic
 
 
-def _train_step(data: Dataset, problem: Problem, recipe: Train, plan: Plan, seen: int) -> training.Step:
+def _train_step(data: Dataset, problem: Problem, recipe: Train, plan: Plan, seen: int, sharing: Ranks) -> training.Step:
     """The training step of one network that sees `seen` images an epoch."""
     return training.make_step(
         problem.forward.architecture, recipe, data.mean, data.std, data.device,
         precision=plan.precision, compiled_for=min(recipe.batch, seen) if plan.compile_training else None,
+        ranks=sharing,
     )  # fmt: skip
 
 

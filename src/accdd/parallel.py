@@ -82,6 +82,20 @@ class Ranks(NamedTuple):
             dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
+    def summed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sums over all ranks of tensors of equal names, float, on each of them; one collective for all.
+
+        Raises:
+            Lost: a rank is gone.
+        """
+        if self.alone:
+            return dict(tensors)
+        flat = torch.cat([tensor.flatten() for tensor in tensors.values()])
+        with _noticing():
+            dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in tensors.values()])
+        return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
+
     def largest(self, numbers: Sequence[float]) -> list[float]:
         """The largest that any rank says, on every rank, of each number; -inf has nothing to say."""
         if self.alone:
@@ -162,10 +176,16 @@ def joined() -> Iterator[Ranks]:
 
     What is on GPUs travels by NCCL, everything else by gloo.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _launched() == 1:
         yield ALONE
         return
-    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    except ValueError as error:
+        raise InputError(
+            f"WORLD_SIZE={_launched()} in the environment says that there are others, but: {error}. "
+            "Expected torchrun to launch accdd, or no WORLD_SIZE."
+        ) from None
     # torchrun's store outlives the processes: what an earlier launch left there is not to be found.
     store = PrefixStore(f"launch {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "gloo"
@@ -188,7 +208,15 @@ def joined() -> Iterator[Ranks]:
 
 def leads() -> bool:
     """Whether this process is the one to speak, also before and after they have joined."""
-    return os.environ.get("RANK", "0") == "0"
+    return _launched() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def _launched() -> int:
+    """How many processes there are, as torchrun says it; some schedulers name a rank where there is only one."""
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdecimal() or int(said) < 1:
+        raise InputError(f"WORLD_SIZE={said} in the environment is no number of processes. Expected torchrun's.")
+    return int(said)
 
 
 def restarted() -> bool:
@@ -210,7 +238,7 @@ def _watch(store: Store, ranks: Ranks, over: threading.Event) -> None:
                     heard[rank] = (sign, time.monotonic())
             candidates = list(heard)
         except (RuntimeError, OSError):  # the store lives with rank 0, or with torchrun beside it
-            candidates = [0]
+            candidates = [0] if ranks.rank else list(heard)
         gone = [rank for rank in candidates if time.monotonic() - heard[rank][1] > SILENCE]
         if gone and not over.is_set():
             print(f"error: {_words(gone)}", file=sys.stderr, flush=True)

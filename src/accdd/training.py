@@ -20,6 +20,7 @@ from accdd.config import Train
 from accdd.execution import Cost
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward, Parameters
+from accdd.parallel import ALONE, Ranks
 
 DECAY = 0.2
 """Factor on the learning rate at two thirds and again at five sixths of a schedule."""
@@ -68,10 +69,10 @@ def rate(recipe: Train, epoch: int, schedule: int) -> float:
     return recipe.lr * fifth_twice(epoch, schedule)
 
 
-def single_step(forward: Forward, recipe: Train, mean: Tensor, std: Tensor) -> Step:
+def single_step(forward: Forward, recipe: Train, mean: Tensor, std: Tensor, ranks: Ranks = ALONE) -> Step:
     """One step of SGD with momentum and weight decay of one network: a `Step` whose tensors do not begin with n.
 
-    `mean` and `std` are (c,).
+    `mean` and `std` are (c,). Several ranks share every batch that has an image for each of them.
     """
 
     def step(
@@ -81,11 +82,18 @@ def single_step(forward: Forward, recipe: Train, mean: Tensor, std: Tensor) -> S
         if mixed:
             batch, targets = augment.apply_cutmix(batch, targets, mixed)
 
+        divided = not ranks.alone and len(batch) >= ranks.count
+        own = ranks.share(len(batch)) if divided else slice(0, len(batch))
+
         def loss(parameters: Parameters) -> Tensor:
-            return F.cross_entropy(forward(parameters, batch), targets)
+            share = (own.stop - own.start) / len(batch)
+            return share * F.cross_entropy(forward(parameters, batch[own]), targets[own])
 
         parameters, velocity = trained
         slopes, value = torch.func.grad_and_value(loss)(parameters)
+        if divided:
+            slopes = ranks.summed({**slopes, "loss": value})
+            value = slopes.pop("loss")
         velocity = {
             name: recipe.momentum * velocity[name] + (slopes[name] + recipe.weight_decay * parameters[name])
             for name in parameters
@@ -106,6 +114,7 @@ def make_step(
     count: int = 1,
     precision: str = "fp32",
     compiled_for: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Step:
     """The step of `count` networks side by side, as it is executed.
 
@@ -117,16 +126,18 @@ def make_step(
         precision: `fp32` or `bf16`.
         compiled_for: images of a batch for which it is one compiled graph; other shapes, such as a short last batch
             or fewer networks, run uncompiled. None compiles nothing.
+        ranks: those that share every batch, of one network; nothing is compiled then.
     """
     forward = Forward(architecture, precision, channels_last=bool(compiled_for) and count == 1)
-    single = single_step(forward, recipe, *(torch.tensor(each, device=where) for each in (mean, std)))
+    shift, scale = (torch.tensor(each, device=where) for each in (mean, std))
+    single = single_step(forward, recipe, shift, scale, ranks)
 
     def alone(*stacked: Any) -> Any:  # vmap would make grouped convolutions, even of one group
         results = single(*tree_map_only(Tensor, lambda tensor: tensor[0], stacked))
         return tree_map_only(Tensor, lambda tensor: tensor[None], results)
 
     step = alone if count == 1 else torch.func.vmap(single)
-    if compiled_for is None:
+    if compiled_for is None or not ranks.alone:
         return step
     graph = execution.compiled(step, where)
     return lambda *args: (graph if args[1].shape[:2] == (count, compiled_for) else step)(*args)

@@ -32,7 +32,7 @@ def merge(shards: Mapping[str, Distilled]) -> Distilled:
         if differing:
             listed = "; ".join(f"{key}: {expected.get(key)} and {found.get(key)}" for key in sorted(differing)[:5])
             raise InputError(f"'{first}' and '{name}' are no shards of one run ({listed}). Expected the same of both.")
-    parts = {name: tuple(each.info["settings"]["shard"]) for name, each in shards.items()}
+    parts = {name: each.info["settings"]["shard"] for name, each in shards.items()}
     by_part: dict[int, str] = {}
     for name, (part, count) in parts.items():
         if part in by_part:
@@ -50,11 +50,15 @@ def merge(shards: Mapping[str, Distilled]) -> Distilled:
 def _facts(name: str, shard: Distilled) -> dict[str, Any]:
     """What all shards of a run have in common."""
     try:
-        settings = dict(shard.info["settings"])
-        _, count = settings.pop("shard")
-        common = {name: shard.info[name] for name in ("plan", "versions")}
-        data = shard.info["source"]["fingerprint"]
-    except (KeyError, TypeError, ValueError):
+        settings, info = dict(shard.info["settings"]), shard.info
+        part, count = map(int, settings.pop("shard"))
+        known = isinstance(info["sweeps"], int) and all(isinstance(s, int | float) for s in info["seconds"].values())
+        if not known or not 1 <= part <= count <= shard.num_classes:
+            raise ValueError
+        # Of the plan, which follows the machine, precision alone is more than rounding.
+        common = {"versions": info["versions"], "precision": info["plan"]["precision"]}
+        data = info["source"]["fingerprint"]
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"'{name}' is no shard. Expected a set that was learned with --shard k/n.") from None
     own = {name: getattr(shard, name) for name in ("class_names", "mean", "std", "factor", "formation")}
     settings.pop("device", None)
@@ -64,6 +68,7 @@ def _facts(name: str, shard: Distilled) -> dict[str, Any]:
 def _joined(shards: list[Distilled]) -> Distilled:
     """Shards in their order, which is that of the classes."""
     first, every = shards[0], [shard.info for shard in shards]
+    halvings = max(info.get("halvings") or 0 for info in every)
     seconds = {name: round(sum(info["seconds"].get(name, 0) for info in every), 2) for name in every[0]["seconds"]}
     return Distilled(
         images=torch.cat([shard.images for shard in shards]),
@@ -73,5 +78,6 @@ def _joined(shards: list[Distilled]) -> Distilled:
             "settings": first.info["settings"] | {"shard": None},
             "sweeps": min(info["sweeps"] for info in every),
             "seconds": seconds,
+            **({"halvings": halvings} if halvings else {}),
         },
     )  # fmt: skip

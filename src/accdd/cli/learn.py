@@ -99,7 +99,8 @@ def distill(
             return
         with progress(quiet or not parallel.leads()) as reporter:
             if resume is not None:
-                result, folder = api.resume(resume, data, network=network, track=track, reporter=reporter), resume
+                allowed = network.split(",") if network else None
+                result, folder = api.resume(resume, data, network=allowed, track=track, reporter=reporter), resume
             else:
                 assert out is not None
                 result = api.distill(data, out=out, preset=preset, settings=settings, track=track, reporter=reporter)

@@ -32,6 +32,15 @@ def guard(body: Callable[[], None], debug: bool) -> None:
             raise
         typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(1)
+    except RuntimeError as error:
+        import torch
+
+        from accdd import parallel
+
+        if debug or not isinstance(error, parallel.Lost | torch.OutOfMemoryError):
+            raise
+        typer.echo(f"error: {printable(str(error))}", err=True)
+        sys.exit(1)
     except KeyboardInterrupt as stop:  # or SIGTERM, while a run learns
         if not _said_elsewhere(stop):
             typer.echo(printable(str(stop)) or "interrupted", err=True)
@@ -44,7 +53,7 @@ def _said_elsewhere(error: BaseException) -> bool:
         return False
     from accdd import parallel, run
 
-    return isinstance(error, parallel.Everywhere | run.Stopped)
+    return isinstance(error, parallel.Everywhere | run.Stopped) and not parallel.leads()
 
 
 @contextlib.contextmanager
@@ -69,18 +78,21 @@ def settings_from(config: Path | None, assignments: list[str] | None, flags: dic
     if config is not None:
         try:
             tree = yaml.safe_load(config.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise InputError(f"The configuration '{config}' cannot be read: {error}") from None
         if not isinstance(tree, dict):
             raise InputError(f"The configuration '{config}' is a {type(tree).__name__}. Expected keys and values.")
-        merged |= flatten(tree["given"] if {"given", "resolved"} <= tree.keys() else tree)
+        given = tree["given"] if {"given", "resolved"} <= tree.keys() else tree
+        if not isinstance(given, dict):
+            raise InputError(f"The configuration '{config}' gives a {type(given).__name__}. Expected keys and values.")
+        merged |= flatten(given)
     for assignment in assignments or []:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise InputError(f"--set {assignment} has no '='. Expected KEY=VALUE, as in --set pool.epochs=5.")
         try:
             merged[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (ValueError, RecursionError, yaml.YAMLError):  # ValueError: what looks like a date and is none
             raise InputError(
                 f"--set {assignment}: the value is not YAML. Expected, as in --set pool.epochs=5."
             ) from None

@@ -1,5 +1,6 @@
 """DATA, as the user names it, to uint8 tensors with a class index."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def load(source: Any, settings: Data | None = None) -> Dataset:
         InputError: the source is missing, of an unknown kind, or holds something that cannot be used.
     """
     settings = settings or Data()
-    return _read(source, settings).normalised(settings.mean, settings.std)
+    real = _read(source, settings).normalised(settings.mean, settings.std)
+    return dataclasses.replace(real, name=settings.name) if settings.name else real
 
 
 def _read(source: Any, settings: Data) -> Dataset:

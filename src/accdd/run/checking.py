@@ -1,5 +1,6 @@
 """What of a folder that accdd made is whole: `accdd check`. Nothing is changed, and nothing in a file is run."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -41,8 +42,6 @@ class Checked(NamedTuple):
         return not any(part.state in ("damaged", "missing") for part in self.parts)
 
 
-_ASIDE = re.compile(r".+\.damaged-\d+")
-_LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _RUN = ("config.yaml", "env.json", "metrics.jsonl", "snapshots", "checkpoints")
 
 
@@ -87,7 +86,10 @@ def _run(path: Path, finished: bool) -> Iterator[Part]:
     if finished:
         yield _readable(path, "evaluation.json", lambda text: isinstance(json.loads(text), dict))
     known = {*CONTENTS, owner.FILE}
-    for entry in sorted([*path.iterdir(), *path.glob("checkpoints/*"), *path.glob("snapshots/.*")]):
+    inside = (
+        path.glob(pattern) for pattern in ("checkpoints/*", "checkpoints/failed/.*", "snapshots/.*", "distilled/.*")
+    )
+    for entry in sorted([*path.iterdir(), *itertools.chain(*inside)]):
         if entry.parent == path and entry.name in known:
             continue
         if entry.parent.name != "checkpoints" or entry not in checkpoints.listed(path / "checkpoints"):
@@ -115,12 +117,12 @@ def _metrics(path: Path) -> Iterator[Part]:
 def _snapshot(path: Path, file: Path) -> Part:
     try:
         with safe_open(file, framework="pt") as tensors:
-            images, told = tensors.get_tensor("images"), (tensors.metadata() or {}).get("sha256")
+            found, told = digest(tensors.get_tensor("images")), (tensors.metadata() or {}).get("sha256")
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: numbers of a kind that no snapshot has
         return Part(_name(path, file), "damaged", str(error))
     if told is None:
         return Part(_name(path, file), "unknown", "readable, without a checksum")
-    problems = [] if told == digest(images) else ["has changed (other SHA-256)"]
+    problems = [] if told == found else ["has changed (other SHA-256)"]
     return _part(path, file, problems, "matches its checksum")
 
 
@@ -134,7 +136,7 @@ def _set(folder: Path, name: str) -> Part:
 
 def _bank(path: Path) -> Iterator[Part]:
     yield _readable(path, "bank.json", lambda text: isinstance(json.loads(text), dict))
-    for folder in sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")):
+    for folder in sorted(each for each in path.iterdir() if each.is_dir()):
         if re.fullmatch(r"\d{6,}", folder.name):
             yield _part(path, folder, files.verify_folder(folder), "matches its checksums")
         else:
@@ -171,8 +173,8 @@ def _name(path: Path, found: Path) -> str:
 
 
 def _why(name: str) -> str:
-    if _ASIDE.fullmatch(name):
+    if files.ASIDE.fullmatch(name):
         return "was damaged and moved aside; it can be deleted"
-    if _LEFT_OVER.fullmatch(name):
+    if files.LEFT_OVER.fullmatch(name):
         return "left by a process that was killed; it can be deleted once nothing works here"
     return "not made by accdd"

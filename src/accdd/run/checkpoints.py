@@ -11,7 +11,6 @@ A checkpoint appears whole or not at all. The newest two are kept; a damaged one
 before it used.
 """
 
-import itertools
 import json
 import math
 import re
@@ -87,8 +86,7 @@ def newest(folder: Path, where: torch.device) -> tuple[Checkpoint | None, list[s
             found = [str(error)]
         problems.append(f"{path}: {found[0]}")
         # Left in place, it would count as one of the newest and make later ones be dropped.
-        names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))
+        path.rename(files.aside(path))
     return None, problems
 
 

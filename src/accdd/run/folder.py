@@ -22,7 +22,7 @@ from accdd import execution, files
 from accdd.config import InputError, Settings, to_dict
 from accdd.execution import Plan
 from accdd.loop import State
-from accdd.run import checkpoints
+from accdd.run import checkpoints, owner
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.owner import NotOurs, Owner
 
@@ -136,7 +136,7 @@ class RunFolder:
             )
             made_by = f"{about['machine']}, torch {about['torch']}"
             record = Record(config["data"], config["fingerprint"], given, resolved, plan, made_by)
-            if links := [name for name in CONTENTS if (folder.path / name).is_symlink()]:
+            if links := [name for name in (*CONTENTS, owner.FILE) if (folder.path / name).is_symlink()]:
                 raise ValueError(f"{links[0]} is a link, which may lead anywhere")
         except FileNotFoundError as error:
             raise InputError(f"'{path}' is no run to go on with: {Path(error.filename).name} is missing.") from None
@@ -197,9 +197,7 @@ class RunFolder:
         """
         self.check()
         self._take_back(sweep, metrics)
-        line = {"sweep": sweep, "not finite": failing.sweep + 1, "halvings": halvings}
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append({"sweep": sweep, "not finite": failing.sweep + 1, "halvings": halvings})
         checkpoints.save(self.path / "checkpoints" / checkpoints.FAILED, Checkpoint(failing, 0.0, 0))
 
     def _take_back(self, sweep: int, metrics: int) -> None:
@@ -209,7 +207,13 @@ class RunFolder:
                 later.unlink()
         if self.written():
             with (self.path / "metrics.jsonl").open("r+b") as file:
-                file.truncate(min(metrics, self.written()))
+                kept = file.read(metrics)  # after a power cut it may be less, with a torn last line
+                file.truncate(kept.rfind(b"\n") + 1)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        metrics = self.path / "metrics.jsonl"
+        with files.naming(metrics), metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def checkpoint(self, state: State, seconds: float) -> None:
         """Save all that is needed to go on after this state."""
@@ -221,8 +225,7 @@ class RunFolder:
         self.check()
         line = {"sweep": sweep, "seconds": round(seconds, 3), "loss": loss}
         line |= {} if overfit is None else {"overfit": round(overfit, 4)}
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append(line)
         if self.tracker:
             self.tracker.scalars(sweep, {key: line[key] for key in ("loss", "overfit") if key in line})
 

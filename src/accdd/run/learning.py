@@ -123,7 +123,7 @@ def learn(
             if told or save or shown or not good:
                 state = together(state)
                 good = good or state
-            if (told or save) and not trouble.finite(state):
+            if (told or save or shown) and not trouble.finite(state):
                 states, good, good_metrics = _again(
                     begin, progress, good, good_metrics, state, folder, reporter, together
                 )

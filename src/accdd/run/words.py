@@ -10,6 +10,7 @@ from accdd.data import Dataset
 from accdd.evaluation import Score
 from accdd.execution import Plan
 from accdd.networks import Architecture
+from accdd.parallel import Ranks
 from accdd.targets import Bank
 
 
@@ -63,7 +64,10 @@ def verdict(
     halvings: int | None = None,
 ) -> str:  # fmt: skip
     """The outcome in one sentence."""
-    count = f"{settings.ipc * real.num_classes} images ({settings.ipc} per class) of {real.name}"
+    part, parts = settings.shard or (1, 1)
+    classes = range(real.num_classes)[Ranks(part - 1, parts).share(real.num_classes)]
+    count = f"{settings.ipc * len(classes)} images ({settings.ipc} per class) of {real.name}"
+    count += f", shard {part}/{parts}" if settings.shard else ""
     cost = f"{sweeps} sweeps in {seconds['distilling']:.0f} s"
     before = [
         f"{seconds[phase]:.0f} s for {name}"
