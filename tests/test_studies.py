@@ -296,6 +296,21 @@ def test_the_defaults_of_compare_exist():
     assert set(parameters["baselines"].default.split(",")) <= set(evaluation.BASELINES)
 
 
+def test_workers_fill_the_same_table_and_train_early_stage_models_once(source: Path, tmp_path: Path):
+    over = {"perturb.magnitude": [0.1, 0.3], "pool.use": [True, False]}
+    settings = {**TINY, "score.seeds": 1}
+    alone = ablate(source, tmp_path / "alone", over, settings=settings)
+    before = set(files.cache_folder().glob("pools/*"))
+    shared = ablate(source, tmp_path / "shared", over, settings={**settings, "pool.seed": 1}, executor="local:2")
+    assert len(set(files.cache_folder().glob("pools/*")) - before) == 1
+    again = ablate(source, tmp_path / "again", over, settings=settings, executor="local:2")
+    assert [row.values for row in again.rows] == [row.values for row in alone.rows]
+    assert [row.what for row in shared.rows] == [row.what for row in alone.rows]
+    with pytest.raises(InputError, match="local:0 is unknown"):
+        ablate(source, tmp_path / "none", over, settings=settings, executor="local:0")
+    assert not (tmp_path / "none").exists()
+
+
 # Rows by hand -----------------------------------------------------------------------------------------------------
 
 

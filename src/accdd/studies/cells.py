@@ -10,6 +10,7 @@
 A run that was stopped is gone on with; a damaged one, and scores that cannot be read, are made again.
 """
 
+import collections
 import dataclasses
 import json
 import re
@@ -127,7 +128,19 @@ class Study:
             executor.Task(cell.name, alone.make, (cell,), alone.folder / cell.name / file)
             for cell, file in zip(cells, last, strict=True)
         ]
+        for shared in self._shared([cell for cell, task in zip(cells, tasks, strict=True) if not task.done.exists()]):
+            api.build_pool(self.source, preset=self.preset, settings=shared.settings, reporter=self.reporter)
         executor.run(tasks, self.executor, self.reporter.note)
+
+    def _shared(self, cells: Sequence[Cell]) -> list[Cell]:
+        """One cell for each pool of early-stage models that several want, which would each train it."""
+        wanting: dict[Any, list[Cell]] = collections.defaultdict(list)
+        for cell in cells:
+            wanted = self._wanted(cell.settings)
+            if wanted.pool.use:
+                pool = dataclasses.replace(wanted.pool, draw=None)
+                wanting[wanted.data, wanted.network, wanted.train, pool].append(cell)
+        return [first for first, *others in wanting.values() if others]
 
     def carry_out(self, cell: Cell, real: Dataset) -> Outcome:
         """A cell's run and scores, found or made."""
