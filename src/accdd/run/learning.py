@@ -120,10 +120,13 @@ def learn(
             told = bool(state.sweep) and (over or spent - logged >= 1 or state.overfit is not None)
             save = stopping() or over or unsaved >= settings.loop.checkpoint
             shown = keeping and bool(settings.loop.snapshots) and (state.sweep == 0 or over or share >= marks[0])
-            if told or save or shown or not good:
+            broken, losses = False, state.losses
+            if told or save or shown:  # each rank looks at its own share: images travel only where they are kept
+                broken = ranks.largest([float(not trouble.finite(state))]) != [0.0]
+            if save or shown or broken or not good:
                 state = together(state)
                 good = good or state
-            if (told or save or shown) and not trouble.finite(state):
+            if broken:
                 states, good, good_metrics = _again(
                     begin, progress, good, good_metrics, state, folder, reporter, together
                 )
@@ -131,7 +134,7 @@ def learn(
                 resumed = time.perf_counter()
                 continue
             if told:
-                logged, loss = spent, state.losses.sum().item()
+                logged, loss = spent, ranks.whole(losses).sum().item()
                 if folder:
                     folder.log(state.sweep, spent, loss, state.overfit)
             if shown and folder:
