@@ -154,7 +154,7 @@ class Study:
         api.resume(out, self.source, network=network, reporter=self.reporter)
 
     def _set_aside(self, folder: Path, why: str) -> None:
-        """Make room for a cell's run: one that is there is kept by another name, and its scores are those of no other."""
+        """Make room for a cell's run: one that is there is kept under another name, its scores are not."""
         for name in ("scores.json", "curve.json"):
             (folder / name).unlink(missing_ok=True)
         there = folder / "run"
