@@ -29,7 +29,7 @@ from accdd import artifact, report
 from accdd.artifact import Distilled
 from accdd.cli import app
 from accdd.config import InputError
-from accdd.report import charts, comparison, nearest, page, pictures, reading, watching
+from accdd.report import charts, comparison, gallery, nearest, page, pictures, reading, watching
 from accdd.report.charts import Point
 from accdd.run import Quiet, RunFolder, tracking
 
@@ -233,7 +233,7 @@ def test_names_from_the_folder_are_text_and_never_markup(run: Path):
     text = page.render(reading.read(run))
     shown = Page(text)
     assert len(shown.all("script")) == 1 and "\x1b" not in text and "\u202e" not in text
-    assert shown.text("figcaption")[0] == NASTY.replace("\x1b", "\ufffd").replace("\u202e", "\ufffd")
+    assert shown.text("figcaption")[0] == NASTY.replace("\x1b", "\\x1b").replace("\u202e", "\\x202e")
     assert not any(name.startswith("on") for _, attributes, _, _ in shown.elements for name in attributes)
 
 
@@ -351,6 +351,67 @@ def test_damaged_lines_are_counted_and_a_torn_last_one_is_normal(run: Path):
     seen = reading.read(run)
     assert seen.lines == whole
     assert seen.problems == (f"metrics.jsonl: 4 of {len(whole) + 4} lines are damaged and left out.",)
+
+
+def test_a_restored_run_is_sound_and_lines_are_in_order(run: Path):
+    lines = [{"sweep": 2, "seconds": 1, "loss": 1.0}, {"sweep": 1, "not finite": 3, "halvings": 1},
+             {"sweep": 1, "seconds": 2, "loss": 3.0}]  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seen = reading.read(run)
+    assert [line.sweep for line in seen.lines] == [1, 2] and seen.problems == ()
+
+
+@pytest.mark.parametrize("loss", [10**400, 1e308, -1e308])
+def test_what_cannot_be_drawn_is_damaged(run: Path, loss: float):
+    lines = [{"sweep": n, "seconds": 1, "loss": loss if n == 2 else 1.0} for n in (1, 2, 3)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = {"network": "convnet", "protocol": "idc", "epochs": 1, "accuracies": [50.0]}
+    change(run, "evaluation.json", kept=[row | {"set": f"a@{'9' * n}@{'9' * n}s"} for n in (5, 400, 5000)])
+    seen = reading.read(run)
+    assert [line.sweep for line in seen.lines] == [1, 3] and len(seen.problems) == 1 and len(seen.course) == 1
+    Page(page.render(seen))
+
+
+@pytest.mark.parametrize("resolved", ["&a {b: *a}", "{b: 2026-01-01}", "{1: 2}", "{b: 0x" + "f" * 5000 + "}"])
+def test_what_yaml_can_say_and_json_cannot_is_damaged(run: Path, resolved: str):
+    (run / "config.yaml").write_text(f"resolved: {resolved}\n")
+    seen = reading.read(run)
+    assert len(seen.problems) == 1 and seen.problems[0].startswith("config.yaml cannot be read")
+    Page(page.render(seen))
+
+
+def test_aliases_that_blow_a_file_up_are_refused():
+    bomb: Any = "x"
+    for _ in range(10):
+        bomb = [bomb] * 9
+    with pytest.raises(ValueError, match="too many"):
+        reading._check_plain({"a": bomb})
+    reading._check_plain({"a": (shared := ["color", "crop"]), "b": shared})
+
+
+def test_the_slider_ends_with_what_was_chosen(made: Path):
+    seen = reading.read(made)
+    assert seen.distilled
+    last = seen.snapshots[-1][0].sweep
+    chosen = dataclasses.replace(seen.distilled, info=seen.distilled.info | {"chosen": {"sweep": 0}})
+    _, notes, labels = gallery.gallery(dataclasses.replace(seen, distilled=chosen))
+    assert labels[-1].startswith("sweep 0, ") and labels[-1].endswith(": the result")
+    assert labels[-2].startswith(f"sweep {last}, ") and "after sweep 0, chosen by" in notes[-1]
+
+
+def test_names_in_charts_are_shown_and_not_obeyed():
+    chart = str(charts.intervals([("a\x1b\u202e", Point(0, 1))], "t\x1b"))
+    assert "\x1b" not in chart and "\u202e" not in chart and "a\\x1b" in chart
+
+
+def test_keeping_is_refused_before_anything_is_scored(run: Path):
+    for options in ({"test": "other.npz"}, {"data": "other.npz"}):
+        with pytest.raises(InputError, match="Expected no --keep, or neither"):
+            report.check_keeping([run], **options)
+    for damage in ("{", "[]", '{"kept": [{"set": 1}]}'):
+        (run / "evaluation.json").write_text(damage)
+        with pytest.raises(InputError, match="is damaged"):
+            report.check_keeping([run])
 
 
 def test_a_damaged_or_foreign_snapshot_is_left_out(run: Path):
@@ -472,6 +533,14 @@ def test_across_data_sets_a_protocol_may_be_suited_to_each(made: Path):
     assert comparison.protocols(["a", "b"], [seen, suited]) == {seen.key: "quick", "digits": "quick, no flip"}
     with pytest.raises(InputError, match="do not compare"):
         comparison.protocols(["a", "b"], [seen, rescored(seen, "idc, no flip", data="digits")])
+
+
+def test_the_whole_set_and_the_network_s_shape_stand_beside_each_run(made: Path):
+    seen = rescored(reading.read(made), "quick, no flip")
+    whole = dataclasses.replace(seen.others[0], set="whole", protocol="whole, no flip")
+    shown = Page(comparison.render(["a"], [dataclasses.replace(seen, rows=(*seen.rows, whole))]))
+    assert "whole, %" in shown.text("th")
+    assert any(cell.startswith("convnet/width=4") for cell in shown.text("td"))
 
 
 # The copy check -----------------------------------------------------------------------------------------------
@@ -685,7 +754,7 @@ def test_a_tracker_is_told_of_losses_images_and_scores(tmp_path: Path, monkeypat
         ("scalars", 2, {f"{score['set']}, convnet, %": score["mean"] for score in scores}),
     ]
     assert ("images", 0, (2, 1, 3, 8, 8)) in Keeps.told
-    assert Keeps.told[0] == ("begin", 0) and Keeps.told[-1] == ("close",)
+    assert Keeps.told[0] == ("begin", None) and Keeps.told[-1] == ("close",)
 
 
 def test_a_tracker_that_hangs_does_not_slow_the_run(monkeypatch: pytest.MonkeyPatch):

@@ -23,7 +23,7 @@ from accdd.presets import PRESETS
 from accdd.run import RunFolder
 from accdd.studies import NAMED, ablate, aligned, compare, grids, pictures, reproduce, rows
 from accdd.studies.cells import Outcome, folder_name, text
-from accdd.studies.reproduce import Reproduction, _percent
+from accdd.studies.reproduce import Reproduction, _is_data, _percent
 from accdd.studies.rows import Row
 
 TINY: Mapping[str, Any] = {
@@ -119,14 +119,15 @@ def test_a_study_goes_on_where_it_was_stopped_and_makes_damaged_cells_again(
     assert study([0, 0.1]) == first and made == ["evaluate"]
     images = cell / "run" / "distilled" / "images.safetensors"
     images.write_bytes(images.read_bytes()[:-1])
-    assert study([0, 0.1])[0] == first[0] and made == ["distill"]
+    assert study([0, 0.1])[0] == first[0] and made == ["distill", "evaluate"]  # what is learned anew is scored anew
+    assert (cell / "run.damaged-1" / "distilled" / "images.safetensors").exists()
     (cell / "run" / "evaluation.json").unlink()
     study([0, 0.1])
     assert made == ["resume"]
     (cell / "run" / "config.yaml").unlink()
     (cell / "run" / "evaluation.json").unlink()
     study([0, 0.1])
-    assert made == ["distill"] and RunFolder.open(cell / "run")
+    assert made == ["distill", "evaluate"] and RunFolder.open(cell / "run") and (cell / "run.damaged-2").is_dir()
 
 
 def test_the_folder_of_another_study_or_cell_is_refused_with_what_differs(source: str, tmp_path: Path):
@@ -365,6 +366,17 @@ def test_pictures_are_drawn_of_one_key_and_of_two_and_of_no_more(tmp_path: Path,
     assert not (tmp_path / "none.png").exists() and len(said) == 3 and "pip install matplotlib" in said[0]
 
 
+def test_values_that_yaml_takes_for_text_are_numbers_where_their_setting_is_one():
+    over = grids.parse(["images.lr=1e-3,0.1", "perturb.magnitude=1e-2", "network.name=convnet"])
+    grid, _ = grids.joined(None, over, {})
+    assert grid == {"images.lr": [0.001, 0.1], "perturb.magnitude": [0.01], "network.name": ["convnet"]}
+
+
+def test_a_picture_of_several_protocols_names_them_all():
+    both = [row(10, what={"k": 1}), row(20, what={"k": 2})._replace(protocol="idc, no flip")]
+    assert pictures._conditions(both).startswith("protocol idc; idc, no flip, n = ")
+
+
 # Reproduction -----------------------------------------------------------------------------------------------------
 
 
@@ -417,6 +429,18 @@ def test_a_reproduction_cut_short_says_so_and_what_else_is_not_as_published(tmp_
     assert record["verdict"].startswith("No reproduction: cut short at 0.0015 % of the published steps, and not")
     del made[:]
     assert run() == found and made == []
+
+
+@pytest.mark.parametrize(
+    ("called", "known", "same"),
+    [
+        ("cifar10", "cifar10", True), ("uoft-cs/cifar10", "cifar10", True), ("cifar10-jpeg", "cifar10", False),
+        ("imagenet-100", "imagenet-10", False), ("mnist-half", "mnist", False),
+        ("zalando-datasets/fashion_mnist", "fashion-mnist", True),
+    ],
+)  # fmt: skip
+def test_only_the_published_data_is_that_data(called: str, known: str, same: bool):
+    assert _is_data(called, known) is same
 
 
 def test_every_published_row_says_where_it_ends_and_how_it_is_scored():

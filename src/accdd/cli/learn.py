@@ -23,6 +23,7 @@ from accdd.cli.options import (
     SetOption,
 )
 from accdd.cli.shell import command, guard, print_json, progress, seconds_of, settings_from
+from accdd.text import printable
 
 
 def distill(
@@ -111,7 +112,7 @@ def distill(
             scores = [score.to_dict() for score in result.scores]
             print_json(verdict=result.verdict, out=str(folder), scores=scores, seconds=dict(result.seconds))
             return
-        typer.echo(result.verdict)
+        typer.echo(printable(result.verdict))
         typer.echo(f"\n{folder}/")
         present = run.tree(folder)
         width = max(len(name) for name, _ in present)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from accdd.cli.options import DebugOption, JsonOption
-from accdd.cli.shell import guard, print_json, printable
+from accdd.cli.shell import guard, print_json
+from accdd.text import printable
 
 
 def cache(

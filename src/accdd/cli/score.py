@@ -78,7 +78,7 @@ def evaluate(
                 raise InputError(f"--json and --table {table} both say what to print. Expected one of the two.")
 
         if keep:
-            report.check_keeping(outs)
+            report.check_keeping(outs, test, data)
         with progress(quiet) as reporter:
             scores = api.evaluate(
                 outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds, protocol=protocol,

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from accdd.cli.options import DebugOption, JsonOption, SetArgument
-from accdd.cli.shell import command, guard, print_json, printable, progress
+from accdd.cli.shell import command, guard, print_json, progress
+from accdd.text import printable
 
 
 def info(out: SetArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import typer
 
+from accdd.text import printable
+
 
 def guard(body: Callable[[], None], debug: bool) -> None:
     """Run a verb; the user's mistakes end with one message and exit code 2, interruptions with 130."""
@@ -119,8 +121,3 @@ def command() -> str:
 
 def print_json(**record: Any) -> None:
     typer.echo(json.dumps(record, indent=1))
-
-
-def printable(text: str) -> str:
-    """Names from files may hold terminal escapes; they are shown, not obeyed."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

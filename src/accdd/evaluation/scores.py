@@ -37,8 +37,8 @@ class Score:
     best_on_test: tuple[float, ...] | None = None
     """Percent, one per network: the highest test accuracy at any look during training, for comparison with papers that
     report it. It is chosen on the test images, so it is too high. None where it was not asked for."""
-    per_class: tuple[float, ...] | None = None
-    """Percent of each class's test images, mean over the networks; of a class without any, 0. None for older scores."""
+    per_class: tuple[float | None, ...] | None = None
+    """Percent of each class's test images, mean over the networks; None of a class without any, and in older scores."""
     bytes: int | None = None
     """Storage of what was trained on, labels included (`metrics.storage`); None where it was not counted."""
     seed: int | None = None
@@ -122,8 +122,8 @@ def score(
         keys: one per network: initialisation, order and augmentation.
         rows: int64 (networks, m), which images each network is trained on; None is all.
         epochs: instead of the protocol's own.
-        best_on_test: also keep each network's highest test accuracy at `trials.LOOKS` looks, the last epoch's among
-            them.
+        best_on_test: also keep each network's highest test accuracy at some of its epochs (see `trials.LOOKS`), the
+            last among them.
         compile: `auto`, `always` or `never`.
         precision: `auto`, `fp32` or `bf16`, of training; testing is fp32.
         content: names images and labels in the cache (`cells.digest`): networks that were trained on them before are
@@ -179,11 +179,12 @@ def score(
     accuracies, highest, seconds, right = zip(*(cells[position] for position in range(len(keys))), strict=True)
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
     seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
-    classes = data.test_labels.cpu().bincount(minlength=data.num_classes).clamp(min=1)
-    share = 100 * torch.tensor(right).sum(0) / (len(keys) * classes)
+    tested = data.test_labels.cpu().bincount(minlength=data.num_classes)
+    share = 100 * torch.tensor(right).sum(0) / (len(keys) * tested.clamp(min=1))
+    per_class = (round(each, 2) if count else None for each, count in zip(share.tolist(), tested.tolist(), strict=True))
     return Score(
         name, architecture.name, label, total, accuracies, round(sum(seconds), 2),
-        highest if best_on_test else None, tuple(round(each, 2) for each in share.tolist()), seed=seed,
+        highest if best_on_test else None, tuple(per_class), seed=seed,
         found=found or None,
     )  # fmt: skip
 

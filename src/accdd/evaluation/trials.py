@@ -15,7 +15,8 @@ from accdd.networks import Architecture, Forward, calibrated
 from accdd.training import Report, Trained
 
 LOOKS = 100
-"""How often a network is tested for its best on test: after every hundredth of the epochs, as IDC does on ImageNet."""
+"""How often a network is tested for its best on test: after every hundredth of the epochs, as IDC does on ImageNet.
+That is rounded down to whole epochs, so that fewer than 200 are each looked at, and there are at most 199 looks."""
 
 
 def run(

@@ -1,8 +1,10 @@
 """What a person looks at: a page for each run, one for several, the copy check, and a run as it goes."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accdd.artifact import Distilled
 from accdd.config import InputError
@@ -14,6 +16,7 @@ from accdd.report.nearest import Nearest, find
 from accdd.report.page import FILE, render, write
 from accdd.report.reading import Seen, read
 from accdd.run import Reporter, RunFolder
+from accdd.run.folder import KIND
 
 __all__ = ["FILE", "Nearest", "Seen", "check_keeping", "compare", "find", "finish", "keep", "read", "render", "write"]
 
@@ -30,11 +33,25 @@ def finish(distilled: Distilled, real: Dataset, folder: Path, reporter: Reporter
         reporter.note(f"There is no report, because of {type(error).__name__}: {error}. The run itself is complete.")
 
 
-def check_keeping(paths: Sequence[str | Path]) -> None:
-    """Refuse to keep scores where there is no finished run with an `InputError`."""
+def check_keeping(paths: Sequence[str | Path], test: Any = None, data: Any = None) -> None:
+    """Refuse to keep scores where there is no finished run with an `InputError`, and those on other data than its own:
+    a score does not say what it was tested on."""
+    if test is not None or data is not None:
+        raise InputError(
+            "--keep puts scores beside those on the run's own data, and --test or --data name other data. "
+            "Expected no --keep, or neither of them."
+        )
     for path in paths:
         if not (Path(path) / "config.yaml").exists() or not (Path(path) / "evaluation.json").exists():
             raise InputError(f"'{path}' is no finished run, so scores cannot be kept there. Expected no --keep.")
+        try:
+            kept = json.loads((Path(path) / "evaluation.json").read_bytes()).get("kept", [])
+            [each[name] for each in kept for name in KIND]
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"'{Path(path) / 'evaluation.json'}' is damaged ({type(error).__name__}: {error}), so scores cannot be "
+                "kept there. Expected no --keep."
+            ) from None
 
 
 def keep(path: str | Path, scores: Sequence[Score]) -> None:

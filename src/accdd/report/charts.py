@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from accdd.text import printable
+
 WIDTH, HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 12, 40
 POINTS = 400
@@ -86,8 +88,10 @@ class _Axis:
     """Values from `low` to `high` to pixels from `begin` to `end`."""
 
     def __init__(self, low: float, high: float, begin: float, end: float, log: bool = False) -> None:
-        if low == high:  # one value has no scale of its own
-            low, high = (low / 2, high * 2) if log else (low - 1, high + 1)
+        size = max(abs(low), abs(high), 1e-9)
+        if high - low <= 1e-9 * size:  # one value, but for rounding, has no scale of its own
+            pad = size / 2 if high else 1.0
+            low, high, log = low - pad, high + pad, False
         self.low, self.high, self.begin, self.end, self.log = low, high, begin, end, log
 
     def __call__(self, value: float) -> float:
@@ -117,10 +121,10 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def _label(x: float, y: float, anchor: str, text: str) -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, printable(text))
 
 
 def _svg(height: int, title: str, marks: Sequence[Markup]) -> Markup:
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, height, escape(title), Markup("").join(marks)
+        WIDTH, height, escape(printable(title)), Markup("").join(marks)
     )

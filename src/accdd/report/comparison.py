@@ -23,6 +23,8 @@ class Entry(NamedTuple):
     seen: Seen
     score: Scored | None
     """None for a run that has not been scored."""
+    network: str
+    """What scored it, with the shape that it has from the run."""
     others: dict[str, Scored]
     """Of real images beside it, by what they are called."""
     sheet: Sheet | None
@@ -84,7 +86,7 @@ def render(names: Sequence[str], listed: Sequence[Seen]) -> str:
     for entries in groups.values():
         data = entries[0].seen.data
         ranked = sorted(entries, key=lambda entry: -entry.score.row.mean if entry.score else 1)
-        points = [(entry.seen.name, entry.score.point) for entry in ranked if entry.score]
+        points = [(f"{entry.seen.name}, {entry.network}", entry.score.point) for entry in ranked if entry.score]
         beside = list(dict.fromkeys(name for entry in ranked for name in entry.others))
         chart = charts.intervals(points, "Accuracies; the numbers are in the table below.") if points else None
         tables.append((data, ranked, beside, chart))
@@ -98,9 +100,24 @@ def _entries(seen: Seen, sheet: Sheet | None, protocol: str) -> list[Entry]:
     own = [row for row in seen.scores if row.protocol == protocol]
     found = []
     for row in own:
-        beside = (each for each in seen.others if each.network == row.network and each.protocol in (protocol, "whole"))
-        found.append(Entry(seen, scored(row), {each.set: scored(each) for each in beside}, sheet))
-    return found or [Entry(seen, None, {}, sheet)]
+        beside = (each for each in seen.others if each.network == row.network and _goes_with(each, protocol))
+        found.append(Entry(seen, scored(row), _shaped(seen, row), {each.set: scored(each) for each in beside}, sheet))
+    return found or [Entry(seen, None, "", {}, sheet)]
+
+
+def _goes_with(row: Row, protocol: str) -> bool:
+    """The whole set has its own protocol, by whatever name."""
+    return row.set == "whole" or row.protocol == protocol
+
+
+def _shaped(seen: Seen, row: Row) -> str:
+    """A score's network as it is typed; one that is the run's own has the run's shape where its name leaves it open."""
+    base, *options = row.network.split("/")
+    if base != seen.settings.get("network.name"):
+        return row.network
+    given = {option.partition("=")[0] for option in options}
+    own = {key: seen.settings.get(f"network.{key}") for key in ("width", "depth") if key not in given}
+    return "/".join([row.network, *(f"{key}={value}" for key, value in own.items() if value is not None)])
 
 
 def _strips(listed: Sequence[Seen]) -> list[Sheet | None]:

@@ -58,8 +58,10 @@ def gallery(seen: Seen) -> tuple[list[Card], list[str], list[str]]:
         )
         notes += _left_out("The decoded view", decoded, most, len(names))
     room = sum(ROOM.values()) - stored.bytes - decoded.bytes - (ROOM["nearest"] if seen.nearest else 0)
-    kept, steps = _on_the_way(seen.snapshots[:-1], distilled, most, room)  # the last is the result
-    if len(seen.snapshots) > 1:
+    own = _result(seen)
+    way = [each for each in seen.snapshots if each[0].sweep != own]
+    kept, steps = _on_the_way(way, distilled, most, room)
+    if way:
         notes += _left_out("What is on the way", steps, most, len(steps.sheets))
     shown = len(kept) if steps.sheets else 0
     cards = [
@@ -70,9 +72,20 @@ def gallery(seen: Seen) -> tuple[list[Card], list[str], list[str]]:
         for label, sheet in enumerate(stored.sheets)
     ]  # fmt: skip
     labels = [f"sweep {snapshot.sweep}, {snapshot.seconds:.1f} s" for snapshot, _ in kept] if shown else []
-    for last, _ in seen.snapshots[-1:] if labels else ():
-        labels.append(f"sweep {last.sweep}, {last.seconds:.1f} s" + (": the result" if seen.finished else ""))
+    if labels:
+        last = [f"sweep {each.sweep}, {each.seconds:.1f} s" for each, _ in seen.snapshots if each.sweep == own]
+        labels.append(": ".join(last + ["the result"] * seen.finished))
+    if way and own is not None and own != seen.snapshots[-1][0].sweep:
+        notes.append(f"The result is the snapshot after sweep {own}, chosen by training images that were held out.")
     return cards, notes, labels
+
+
+def _result(seen: Seen) -> int | None:
+    """The sweep that the images are of: the one that was chosen, or else the last."""
+    chosen = seen.distilled.info.get("chosen") if seen.distilled else None
+    sweep = chosen.get("sweep") if isinstance(chosen, Mapping) else None
+    last = seen.snapshots[-1][0].sweep if seen.snapshots else None
+    return sweep if isinstance(sweep, int) else last
 
 
 def pairs(seen: Seen) -> list[Pairs]:

@@ -21,6 +21,7 @@ from accdd.keys import Key
 from accdd.report import charts, gallery, pictures, reading
 from accdd.report.charts import Point
 from accdd.report.reading import Row, Seen
+from accdd.text import printable
 
 FILE = "report.html"
 GENERATOR = "accdd report"
@@ -163,10 +164,7 @@ def duration(seconds: float) -> str:
 
 
 def _printable(value: Any) -> Any:
-    """Names may hold characters that print nothing and turn the text around: they are replaced."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _without_verdict(seen: Seen) -> str:
@@ -183,7 +181,8 @@ def _per_class(seen: Seen) -> tuple[Row | None, list[tuple[str, float]]]:
     names = seen.distilled.class_names if seen.distilled else ()
     if own is None or own.per_class is None or len(names) != len(own.per_class):
         return None, []
-    return own, sorted(zip(names, own.per_class, strict=True), key=lambda pair: pair[1])
+    tested = [(name, value) for name, value in zip(names, own.per_class, strict=True) if value is not None]
+    return own, sorted(tested, key=lambda pair: pair[1])
 
 
 def _score_charts(scores: Sequence[Scored]) -> list[tuple[str, Markup]]:
@@ -204,13 +203,13 @@ def _accuracy_chart(seen: Seen) -> Markup | None:
     rows = list({row.sweep: row for row in rows}.values())
     if first is None or len(rows) < 2:
         return None
-    points = [scored(row).point._replace(x=float(row.seconds or 0)) for row in rows]
+    points = sorted(scored(row).point._replace(x=float(row.seconds or 0)) for row in rows)
     title = f"Accuracy from {points[0].y:.1f} to {points[-1].y:.1f} percent over {points[-1].x:.0f} seconds."
     return charts.lines(points, "seconds of distilling", "accuracy, %", title, dots=True)
 
 
 def _loss_chart(seen: Seen) -> Markup | None:
-    points = [Point(float(line.sweep), line.loss) for line in seen.lines]
+    points = [Point(float(line.sweep), float(line.loss)) for line in seen.lines]
     if len(points) < 2:
         return None
     title = f"Loss from {points[0].y:.4g} at sweep {points[0].x:.0f} to {points[-1].y:.4g} at sweep {points[-1].x:.0f}."

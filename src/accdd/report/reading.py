@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import yaml
@@ -26,7 +25,9 @@ OTHERS = (*BASELINES, "whole")
 """What scores of real images are called."""
 
 _MAX_TEXT = 20_000_000  # bytes of a file of text that is still read
-_SNAPSHOT = re.compile(r".*@(\d+)@(\d+(?:\.\d+)?)s")  # what `accdd evaluate --snapshots` calls one
+_MAX_VALUES = 2_000_000  # values and characters of them; aliases of YAML blow 400 bytes up to more than memory holds
+_MAX_DEPTH = 20
+_SNAPSHOT = re.compile(r".*@(\d{1,12})@(\d{1,12}(?:\.\d{1,12})?)s")  # what `accdd evaluate --snapshots` calls one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Row:
     """Of a scored snapshot."""
     seconds: float | None = None
     """Of distilling behind a scored snapshot."""
-    per_class: tuple[float, ...] | None = None
-    """Percent of each class's test images, mean over networks."""
+    per_class: tuple[float | None, ...] | None = None
+    """Percent of each class's test images, mean over networks; None of a class without any."""
 
     @property
     def mean(self) -> float:
@@ -154,7 +155,7 @@ def read(path: str | Path) -> Seen:
     distilled = distilled or _unfinished(settings, snapshots)
     snapshots = _in_order(snapshots, distilled, problems)
     rows = read_rows([*_list(outcome, "scores"), *_list(outcome, "kept")], problems)
-    seconds = {name: float(s) for name, s in _part(outcome, "seconds").items() if _is_number(s) and s >= 0}
+    seconds = {name: float(s) for name, s in _part(outcome, "seconds").items() if is_number(s) and s >= 0}
     source, verdict = told.get("data"), outcome.get("verdict")
     if bare:
         problems.append("This is a distilled set without its run: no loss, no snapshots, no environment.")
@@ -179,12 +180,36 @@ def mapping(path: Path, parse: Any, problems: list[str]) -> Mapping[str, Any]:
         found = parse(_text(path))
         if not isinstance(found, Mapping):
             raise ValueError("holds no keys and values")
+        _check_plain(found)
         return found
     except FileNotFoundError:
         problems.append(f"{path.name} is missing.")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         problems.append(f"{path.name} cannot be read: {str(error).splitlines()[0]}.")
     return {}
+
+
+def _check_plain(tree: Any) -> None:
+    """Refuse what JSON cannot say, and what is too large or too deep to show, with a `ValueError`."""
+    room, waiting = _MAX_VALUES, [(tree, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        room -= 1 + (len(value) if isinstance(value, str) else 0)
+        if room < 0 or depth > _MAX_DEPTH:
+            raise ValueError("holds too many values, or too deep ones")
+        if isinstance(value, Mapping):
+            below = [*value, *value.values()]
+            if not all(isinstance(key, str) for key in value):
+                raise ValueError("holds a key that is no text")
+        elif isinstance(value, list | tuple):
+            below = value
+        elif isinstance(value, float | str | None) or (isinstance(value, int) and abs(value) < 10**300):
+            continue
+        else:
+            raise ValueError(f"holds a {type(value).__name__} where text, numbers and lists belong")
+        if len(below) > room:
+            raise ValueError("holds too many values, or too deep ones")
+        waiting += [(each, depth + 1) for each in below]
 
 
 def _outcome(folder: Path, problems: list[str]) -> Mapping[str, Any]:
@@ -208,15 +233,17 @@ def read_lines(path: Path, problems: list[str]) -> tuple[Line, ...]:
     for number, text in enumerate(written):
         try:
             line = json.loads(text)
+            if "not finite" in line:  # the run went back, as its verdict says
+                continue
             made = Line(line["sweep"], line["seconds"], line["loss"])
-            if not all(_is_number(value) for value in dataclasses.astuple(made)):
+            if not all(is_number(value) for value in dataclasses.astuple(made)):
                 raise ValueError
             found.append(made)
         except (ValueError, KeyError, TypeError, RecursionError):
             damaged += number + 1 < len(written)
     if damaged:
         problems.append(f"metrics.jsonl: {damaged} of {len(written)} lines are damaged and left out.")
-    return tuple(found)
+    return tuple(sorted(found, key=lambda line: line.sweep))
 
 
 def _distilled(folder: Path, problems: list[str]) -> Distilled | None:
@@ -224,8 +251,10 @@ def _distilled(folder: Path, problems: list[str]) -> Distilled | None:
         problems.append("distilled/ is missing: the images shown are those of the newest snapshot.")
         return None
     try:
-        return artifact.load(folder)
-    except InputError as error:
+        found = artifact.load(folder)
+        _check_plain(found.info)
+        return found
+    except ValueError as error:  # an InputError among them
         problems.append(f"The distilled set cannot be used. {error}")
         return None
 
@@ -298,7 +327,9 @@ def _row(each: Any) -> Row | None:
     if not isinstance(each, Mapping):
         return None
     texts = {name: each.get(name) for name in ("set", "network", "protocol")}
-    accuracies, per_class = _percent(each.get("accuracies")), _percent(each.get("per_class"))
+    accuracies, listed = _percent(each.get("accuracies")), each.get("per_class")
+    tested = [value for value in listed if value is not None] if isinstance(listed, list | tuple) else []
+    per_class = tuple(listed) if isinstance(listed, list | tuple) and _percent(tested) else None
     epochs, size, beside = each.get("epochs"), each.get("bytes"), each.get("beside")
     if not all(isinstance(text, str) for text in texts.values()) or not accuracies or not isinstance(epochs, int):
         return None
@@ -307,18 +338,19 @@ def _row(each: Any) -> Row | None:
         set=str(texts["set"]), network=str(texts["network"]), protocol=str(texts["protocol"]), epochs=epochs,
         accuracies=accuracies, bytes=size if isinstance(size, int) else None,
         beside=beside if isinstance(beside, str) else None, sweep=int(snapshot[1]) if snapshot else None,
-        seconds=float(snapshot[2]) if snapshot else None, per_class=per_class or None,
+        seconds=float(snapshot[2]) if snapshot else None, per_class=per_class,
     )  # fmt: skip
 
 
 def _percent(values: Any) -> tuple[float, ...]:
     """Accuracies, or nothing where it is something else."""
     listed = values if isinstance(values, list | tuple) else []
-    return tuple(listed) if all(_is_number(value) and 0 <= value <= 100 for value in listed) else ()
+    return tuple(listed) if all(is_number(value) and 0 <= value <= 100 for value in listed) else ()
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether it is one that can be drawn: finite, and so that differences and products stay so."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e30
 
 
 def _part(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """A run as it goes, in a terminal: how far, how long yet, whether it is safe to stop, and what it has so far."""
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ from accdd import config, run
 from accdd.config import InputError
 from accdd.report import pictures, reading
 from accdd.report.page import duration, spread
-from accdd.report.reading import OTHERS, Line
+from accdd.report.reading import OTHERS, Line, is_number
+from accdd.text import printable
 
 QUIET = 120
 """Seconds without a new line of metrics.jsonl after which a run that distils seems to have stopped."""
@@ -78,12 +80,12 @@ def shown(path: Path, console: Console, now: float) -> RenderableType:
         # A bar ends no line of its own; a table's row does.
         table.add_row(Text("done", style="dim"), ProgressBar(total=1.0, completed=standing.done, width=50))
     for label, value in standing.facts:
-        table.add_row(Text(label, style="dim"), Text(_printable(value)))
+        table.add_row(Text(label, style="dim"), Text(printable(value)))
     parts: list[RenderableType] = [head, table]
     images = _newest(path)
     if images is not None and console.color_system:
         parts += [Text(), blocks(images, console.width)]
-    parts += [Text(_printable(problem), style="yellow") for problem in standing.problems]
+    parts += [Text(printable(problem), style="yellow") for problem in standing.problems]
     return Group(*parts)
 
 
@@ -119,10 +121,15 @@ def stand(path: Path, now: float) -> Standing:
         silent = now - (path / "metrics.jsonl").stat().st_mtime if begun else 0
         if silent > QUIET:
             phase = "distilling, or stopped"
-            facts.append(("silent", f"for {duration(silent)}; if it was stopped: accdd distill --resume {path}"))
+            facts.append(
+                (
+                    "silent",
+                    f"for {duration(silent)}; if it was stopped: accdd distill --resume {shlex.quote(str(path))}",
+                )
+            )
     else:
         phase = "before the first sweep: data, early-stage models, targets"
-    return Standing(_printable(path.resolve().name), phase, done, tuple(facts), tuple(problems), finished)
+    return Standing(printable(path.resolve().name), phase, done, tuple(facts), tuple(problems), finished)
 
 
 def _progress(lines: tuple[Line, ...], settings: Mapping[str, Any]) -> tuple[float | None, list[tuple[str, str]]]:
@@ -130,14 +137,14 @@ def _progress(lines: tuple[Line, ...], settings: Mapping[str, Any]) -> tuple[flo
     last = lines[-1]
     recent = lines[-_RECENT:]
     steps, inner, budget = (settings.get(f"loop.{name}") for name in ("steps", "inner_steps", "budget"))
-    total = steps * inner if isinstance(steps, int) and isinstance(inner, int) else None
+    total = steps * inner if is_number(steps) and is_number(inner) else None
     shares, left = [], []
     if total:
         shares.append(last.sweep / total)
         pace = (recent[-1].sweep - recent[0].sweep) / max(recent[-1].seconds - recent[0].seconds, 1e-9)
         if len(recent) > 1 and pace > 0:
             left.append(max(total - last.sweep, 0) / pace)
-    if isinstance(budget, int | float) and budget > 0:
+    if is_number(budget) and budget > 0:
         shares.append(last.seconds / budget)
         left.append(max(budget - last.seconds, 0))
     facts = [
@@ -207,8 +214,3 @@ def blocks(images: Tensor, width: int) -> Text:
             text.append(" ")
         text.append("\n")
     return text
-
-
-def _printable(text: str) -> str:
-    """Names from files may hold terminal escapes: they are not passed on."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -7,6 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from accdd.text import printable
+
 
 class Reporter(Protocol):
     """Told what a run is doing. `phase` begins a stretch of work, `update` says how far it is."""
@@ -41,14 +43,14 @@ class Bar:
         self._task = None
 
     def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(printable(text), markup=False, highlight=False)
 
     def phase(self, name: str) -> None:
-        self._task = self._progress.add_task(name, total=1.0, detail="")
+        self._task = self._progress.add_task(printable(name), total=1.0, detail="")
 
     def update(self, share: float, detail: str = "") -> None:
         if self._task is not None:
-            self._progress.update(self._task, completed=share, detail=detail)
+            self._progress.update(self._task, completed=share, detail=printable(detail))
 
     def close(self) -> None:
         self._progress.stop()
@@ -63,7 +65,7 @@ class Lines:
         self._from: float | None = None  # the first share: a run that is gone on with does not begin at 0
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
         self._name, self._began, self._said, self._next = name, time.monotonic(), time.monotonic(), 0.01

@@ -34,11 +34,11 @@ class Tracker(Protocol):
 class TensorBoard:
     """Events in OUT/tensorboard."""
 
-    def __init__(self, folder: Path, first: int) -> None:
+    def __init__(self, folder: Path, first: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # the extra `track`
 
         # What a killed run wrote after the sweep that it goes on from would be shown twice.
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first or None)
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first)
 
     def scalars(self, sweep: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -52,8 +52,8 @@ class TensorBoard:
         self._writer.close()
 
 
-TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {"tensorboard": TensorBoard}
-"""Signature: `(run folder, first sweep) -> tracker`."""
+TRACKERS: dict[str, Callable[[Path, int | None], Tracker]] = {"tensorboard": TensorBoard}
+"""Signature: `(run folder, first sweep, or None in a new run) -> tracker`."""
 
 _PACKAGES = {"tensorboard": "tensorboard"}
 
@@ -69,7 +69,7 @@ def check(name: str | None) -> None:
 
 
 @contextlib.contextmanager
-def tracked(folder: RunFolder, name: str | None, reporter: Reporter, first: int = 0) -> Iterator[None]:
+def tracked(folder: RunFolder, name: str | None, reporter: Reporter, first: int | None = None) -> Iterator[None]:
     """Let a tracker follow what is written into a run folder while the block runs."""
     if name is None:
         yield
@@ -109,7 +109,9 @@ class Follower:
 
     def close(self) -> None:
         """Let it finish, but not for ever."""
-        self._tell("close")
+        if not self._broken:
+            with contextlib.suppress(queue.Full):
+                self._messages.put(("close", ()), timeout=PATIENCE)  # a full queue is no reason to drop this one
         self._thread.join(PATIENCE)
 
     def _tell(self, what: str, *values: Any) -> None:

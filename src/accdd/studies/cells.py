@@ -7,7 +7,8 @@
     FOLDER/CELL/curve.json     those of its snapshots, where a study asks for them
     FOLDER/table.csv ...       what came out
 
-A run that was stopped is gone on with; a damaged one, and scores that cannot be read, are made again.
+A run that was stopped is gone on with. One that cannot be read is made again, with its scores, and what was there is
+kept beside it as run.damaged-1 and so on; scores that cannot be read are made again.
 """
 
 import collections
@@ -15,12 +16,11 @@ import dataclasses
 import json
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from accdd import api, config, data, defaults, evaluation, execution, executor, files, presets, run
 from accdd.config import InputError, Settings
@@ -109,7 +109,7 @@ class Study:
         if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
             if not (self.folder / STUDY).is_file():
                 run.refuse_existing(self.folder)
-            _agree(self.folder / STUDY, about, "study")
+            _agree(self.folder / STUDY, about, "study", "a new --out")
         for cell in cells:
             if (self.folder / cell.name / CELL).exists():
                 self._agree_cell(cell, first)
@@ -151,13 +151,13 @@ class Study:
         """Say in a cell's folder what it is."""
         folder = self.folder / cell.name
         if not (folder / CELL).exists():
-            shutil.rmtree(folder / "run", ignore_errors=True)  # of nothing that is known
+            self._set_aside(folder, f"{CELL} is missing.")
             files.write_text(folder / CELL, json.dumps(self._cell_about(cell, real), indent=1))
 
     def make(self, cell: Cell) -> Outcome:
         """What a worker does for a cell that was claimed."""
         folder = self.folder / cell.name
-        self._learn(folder / "run", cell)
+        self._learn(folder, cell)
         distilled = api.load(folder / "run")
 
         def scored(**options: Any) -> Callable[[], list[Score]]:
@@ -175,23 +175,31 @@ class Study:
         return Outcome(scores, curve, distilled.info["sweeps"], seconds)
 
     def _learn(self, folder: Path, cell: Cell) -> None:
-        """Make the cell's run, unless it is there, or go on with it."""
-        began = True
+        """Make the run in a cell's folder, unless it is there, or go on with it."""
+        out = folder / "run"
         try:
-            if (folder / "distilled").exists():
-                api.load(folder)
-                if (folder / "evaluation.json").exists():
+            if (out / "distilled").exists():
+                api.load(out)
+                if (out / "evaluation.json").exists():
                     return
-            RunFolder.open(folder)
-        except InputError:  # half-written or damaged
-            began = False
-        if began:
-            network = self._wanted(cell.settings).network.name
-            api.resume(folder, self.source, network=network, reporter=self.reporter)
+            RunFolder.open(out)
+        except InputError as error:  # half-written, damaged, of another version, or not there at all
+            self._set_aside(folder, str(error))
+            settings = {**cell.settings, "score.seeds": 0, "score.networks": []}  # `accdd.evaluate` scores
+            api.distill(self.source, out=out, preset=self.preset, settings=settings, reporter=self.reporter)
             return
-        shutil.rmtree(folder, ignore_errors=True)
-        settings = {**cell.settings, "score.seeds": 0, "score.networks": []}  # `accdd.evaluate` scores
-        api.distill(self.source, out=folder, preset=self.preset, settings=settings, reporter=self.reporter)
+        network = self._wanted(cell.settings).network.name
+        api.resume(out, self.source, network=network, reporter=self.reporter)
+
+    def _set_aside(self, folder: Path, why: str) -> None:
+        """Make room for a cell's run: one that is there is kept under another name, its scores are not."""
+        for name in ("scores.json", "curve.json"):
+            (folder / name).unlink(missing_ok=True)
+        there = folder / "run"
+        if there.exists():
+            kept = files.aside(there)
+            there.rename(kept)
+            self.reporter.note(f"'{there}' is made again; what was there is now '{kept}'. {why}")
 
     def _wanted(self, own: Mapping[str, Any]) -> Settings:
         return config.override(Settings(), presets.given(self.preset, own))
@@ -211,7 +219,8 @@ class Study:
         return self._about(cell.settings, real) | {"baselines": list(cell.baselines), "curve": cell.curve}
 
     def _agree_cell(self, cell: Cell, real: Dataset) -> None:
-        _agree(self.folder / cell.name / CELL, self._cell_about(cell, real), "cell")
+        file = self.folder / cell.name / CELL
+        _agree(file, self._cell_about(cell, real), "cell", f"a new --out, or '{file}' removed")
 
 
 def folder_name(values: Mapping[str, Any]) -> str:
@@ -235,12 +244,13 @@ def _check_score(wanted: Settings) -> None:
         )
 
 
-def _agree(file: Path, wanted: Mapping[str, Any], what: str) -> None:
-    """Refuse to go on in the folder of another study or cell, naming what differs."""
+def _agree(file: Path, wanted: Mapping[str, Any], what: str, instead: str) -> None:
+    """Refuse to go on in the folder of another study or cell, naming what differs; `instead` of an unreadable one."""
     try:
         there = TypeAdapter(dict[str, Any]).validate_json(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"'{file}' cannot be read: {error}. Expected a new folder, or '{file}' removed.") from None
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise InputError(f"'{file}' cannot be read: {why}. Expected {instead}.") from None
     wanted = json.loads(json.dumps(wanted))
     differing = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
     if differing:

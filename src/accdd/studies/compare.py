@@ -55,10 +55,10 @@ def compare(
     if config.override(config.Settings(), common).loop.snapshots == 0:
         raise InputError("loop.snapshots = 0 leaves nothing to draw over time. Expected at least 1.")
     doing = Study(Path(out), "compare", source, preset, reporter, executor)
-    # Baselines do not depend on how sets are learned: they stand beside the first.
+    # How a set is learned may decide its protocol, which is that of the baselines beside it; others are in the cache.
     cells = [
         Cell(f"{name}/seed-{seed}", {**common, "method": name, "seed": seed}, curve=True,
-             baselines=tuple(baselines) if (name, seed) == (hosts[0], 0) else ())
+             baselines=tuple(baselines) if seed == 0 else ())
         for seed in range(seeds)
         for name in hosts
     ]  # fmt: skip
@@ -69,8 +69,17 @@ def compare(
         reporter.note(f"Cell {number} of {len(cells)}: {cell.name}.")
         outcomes[cell.name] = doing.carry_out(cell, real)
     by_host = {name: [outcomes[f"{name}/seed-{seed}"] for seed in range(seeds)] for name in hosts}
-    beside = rows.beside("method", by_host[hosts[0]][0].scores)
-    found = [row for name, own in by_host.items() for row in rows.summary({"method": name}, own)] + beside
+    learned = [row for name, own in by_host.items() for row in rows.summary({"method": name}, own)]
+    real_images = [row for own in by_host.values() for row in rows.beside("method", own[0].scores)]
+    beside = list({(row.what["method"], row.network, row.protocol): row for row in real_images}.values())
+    for network in dict.fromkeys(row.network for row in learned):
+        protocols = rows.protocols(row for row in learned if row.network == network)
+        if len(protocols) > 1:
+            reporter.note(
+                f"On {network} the sets were scored by different protocols ({'; '.join(protocols)}), as their source "
+                "makes exceptions for the factor and the images per class: accuracies by different ones do not compare."
+            )
+    found = learned + beside
     rows.write(doing.folder, found)
     curves = {name: [outcome.curve for outcome in own] for name, own in by_host.items()}
     drawn = pictures.save(doing.folder / "over-time.png", pictures.over_time(curves, beside), reporter)

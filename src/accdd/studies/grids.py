@@ -1,5 +1,6 @@
 """Grids of settings, and the paper's own studies by name."""
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -85,9 +86,17 @@ def joined(study: str | None, over: Grid, settings: Mapping[str, Any]) -> tuple[
             raise InputError("Seeds are replicates. Expected --seeds NUMBER instead of --over seed.")
         if key in settings:
             raise InputError(f"'{key}' is both set and varied. Expected it in --over alone.")
-        for value in values:
-            config.override(Settings(), {key: value})
+        grid[key] = [_taken(key, value) for value in values]
     return grid, {**named.changes, **settings}
+
+
+def _taken(key: str, value: Any) -> Any:
+    """A value as its setting takes it: YAML 1.1 reads 1e-3 as text, which a picture would not know for a number."""
+    made = config.flatten(config.to_dict(config.override(Settings(), {key: value}))).get(key)
+    if isinstance(value, str) and not isinstance(made, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def combinations(grid: Grid) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from accdd import files
 from accdd.evaluation import Score
 from accdd.run import Reporter
 from accdd.studies.cells import text
-from accdd.studies.rows import Row
+from accdd.studies.rows import Row, protocols
 
 Draw = Callable[[Any], None]
 """(matplotlib's figure) -> None"""
@@ -75,7 +75,8 @@ def heat_maps(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
         axis.set_xticks(range(len(values[across])), values[across])
         axis.set_yticks(range(len(values[down])), values[down])
         axis.set(xlabel=across, ylabel=down)
-        axis.set_title(f"{network}, {_conditions(rows)}", fontsize=9)
+        own = [row for row in rows if row.network == network]
+        axis.set_title(f"{network}, {_conditions(own)}", fontsize=9)
         figure.colorbar(shown, ax=axis, label="test accuracy, %")
 
 
@@ -90,6 +91,9 @@ def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[
     def draw(figure: Any) -> None:
         axis = figure.subplots()
         network = next(iter(curves.values()))[0][0].network
+        told = protocols(
+            score for seeds in curves.values() for curve in seeds for score in curve if score.network == network
+        )
         for number, (method, seeds) in enumerate(curves.items()):
             for seed, curve in enumerate(seeds):
                 own = [score for score in curve if score.network == network]
@@ -99,11 +103,10 @@ def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[
                     marker="o", ms=3, color=f"C{number}", label=label,
                 )  # fmt: skip
         for number, row in enumerate(row for row in beside if row.network == network):
-            label = f"{next(iter(row.what.values()))}, real images"
+            label = f"{next(iter(row.what.values()))}, real images{f', {row.protocol}' if len(told) > 1 else ''}"
             axis.axhline(row.mean, ls="--", lw=1, color=f"C{len(curves) + number}", label=label)
-        protocol = next(iter(curves.values()))[0][0].protocol
         axis.set(xlabel="seconds of distilling", ylabel="test accuracy, %")
-        axis.set_title(f"{network}, protocol {protocol}", fontsize=9)
+        axis.set_title(f"{network}, protocol {'; '.join(told)}", fontsize=9)
         axis.set_xscale("symlog", linthresh=1, subs=[2, 5])  # the start, at 0 seconds, has a place
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter("{x:g}")
@@ -124,5 +127,4 @@ def _networks(rows: Sequence[Row]) -> list[str]:
 
 def _conditions(rows: Sequence[Row]) -> str:
     """How the values of a picture came about."""
-    first = rows[0]
-    return f"protocol {first.protocol}, {first.replicates}"
+    return f"protocol {'; '.join(protocols(rows))}, {rows[0].replicates}"

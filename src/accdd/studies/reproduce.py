@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from accdd import config, data, files
 from accdd.config import InputError, Settings
-from accdd.evaluation import Case
-from accdd.presets import PRESETS, Preset
+from accdd.presets import PRESETS, Preset, given
 from accdd.run import Quiet, Reporter
 from accdd.studies import rows
 from accdd.studies.cells import Cell, Study
@@ -121,6 +120,9 @@ def reproduce(
         if key in own:
             raise InputError(f"A reproduction sets '{key}' itself. Expected --ipc and --seeds instead.")
     common = {"score.protocol": preset.protocol, **own, "ipc": ipc}
+    networks = config.override(Settings(), given(name, common)).score.networks
+    if len(networks) > 1:
+        raise InputError(f"score.networks has {len(networks)}, and a published row is of one. Expected one network.")
     doing = Study(Path(out), "reproduce", source, name, reporter, executor)
     cells = [Cell(f"seed-{seed}", {**common, "seed": seed}) for seed in range(seeds)]
     real = doing.begin(common, cells)
@@ -150,10 +152,17 @@ def _changed(name: str, preset: Preset, ipc: int, own: Mapping[str, Any], called
     before = config.flatten(config.to_dict(config.override(Settings(), preset.changes(ipc))))
     before["score.protocol"] = preset.protocol
     after = config.flatten(config.to_dict(config.override(Settings(), {**preset.changes(ipc), **own})))
-    given = [key for key in own if key not in NEUTRAL and before[key] != after[key]]
+    changed = [key for key in own if key not in NEUTRAL and before[key] != after[key]]
     known = max((each for each in data.NAMED if each in name), key=len, default=None)
-    other = [f"data {called} instead of {known}"] if known and not Case(called).is_of(known) else []
-    return (*given, *other)
+    other = [f"data {called} instead of {known}"] if known and not _is_data(called, known) else []
+    return (*changed, *other)
+
+
+def _is_data(called: str, known: str) -> bool:
+    """Whether data is of exactly that name, or by that of its whole on the hub: cifar10-jpeg is not cifar10."""
+    facts = data.NAMED[known]
+    names = (known,) if facts.only else (known, facts.hub.rpartition("/")[2].lower())
+    return called.lower().rpartition("/")[2] in names
 
 
 def _percent(share: float) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ class Row(NamedTuple):
     network: str
     protocol: str
     sets: int
-    """Distilled sets, each of its own seed; 0 for real images."""
+    """Distilled sets, each of its own seed; 0 for real images. They share early-stage models and targets, which
+    `pool.seed` decides."""
     networks: int
     """Trained on each."""
     values: tuple[float, ...]
@@ -33,7 +34,8 @@ class Row(NamedTuple):
 
     @property
     def replicates(self) -> str:
-        """What the values are of, in words."""
+        """What the values are of, in words. Sets differ by `seed` alone: they share one pool and one bank of targets,
+        so that they differ less than sets that share nothing."""
         if self.sets > 1:
             return f"n = {self.sets} sets, each by {self.networks} networks"
         return f"n = {self.networks} networks on {'one set' if self.sets else 'real images'}"
@@ -82,6 +84,11 @@ def beside(column: str, scores: Sequence[Score]) -> list[Row]:
         for score in scores
         if score.beside is not None
     ]
+
+
+def protocols(rows: Iterable[Row | Score]) -> list[str]:
+    """Each once."""
+    return list(dict.fromkeys(row.protocol for row in rows))
 
 
 def lines(rows: Sequence[Row]) -> list[list[str]]:
