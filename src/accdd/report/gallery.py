@@ -58,8 +58,8 @@ def gallery(seen: Seen) -> tuple[list[Card], list[str], list[str]]:
         )
         notes += _left_out("The decoded view", decoded, most, len(names))
     room = sum(ROOM.values()) - stored.bytes - decoded.bytes - (ROOM["nearest"] if seen.nearest else 0)
-    own = _result(seen)
-    way = [each for each in seen.snapshots if each[0].sweep != own]
+    result = _result(seen)
+    way = [each for each in seen.snapshots if each[0].sweep != result]
     kept, steps = _on_the_way(way, distilled, most, room)
     if way:
         notes += _left_out("What is on the way", steps, most, len(steps.sheets))
@@ -73,10 +73,10 @@ def gallery(seen: Seen) -> tuple[list[Card], list[str], list[str]]:
     ]  # fmt: skip
     labels = [f"sweep {snapshot.sweep}, {snapshot.seconds:.1f} s" for snapshot, _ in kept] if shown else []
     if labels:
-        last = [f"sweep {each.sweep}, {each.seconds:.1f} s" for each, _ in seen.snapshots if each.sweep == own]
+        last = [f"sweep {each.sweep}, {each.seconds:.1f} s" for each, _ in seen.snapshots if each.sweep == result]
         labels.append(": ".join(last + ["the result"] * seen.finished))
-    if way and own is not None and own != seen.snapshots[-1][0].sweep:
-        notes.append(f"The result is the snapshot after sweep {own}, chosen by training images that were held out.")
+    if way and result is not None and result != seen.snapshots[-1][0].sweep:
+        notes.append(f"The result is the snapshot after sweep {result}, chosen by training images that were held out.")
     return cards, notes, labels
 
 
