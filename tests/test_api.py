@@ -13,7 +13,7 @@ import torch
 from helpers import assert_same
 
 import accdd
-from accdd import api, engine, evaluation
+from accdd import engine, evaluation, scoring
 from accdd.data import Dataset
 from accdd.execution import PLAIN
 from accdd.keys import Key
@@ -361,6 +361,6 @@ def test_every_formation_goes_with_the_other_loops(
 def test_the_snapshots_of_a_set_are_decoded_as_the_set(arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path):
     changes = {"images.factor": 2, "images.formation": "multi", "loop.snapshots": 1}
     accdd.distill(arrays, ipc=2, out=tmp_path / "run", settings={**UNSCORED, **changes})
-    versions = list(api._versions(tmp_path / "run", "run", accdd.load(tmp_path / "run"), True))
+    versions = list(scoring._versions(tmp_path / "run", "run", accdd.load(tmp_path / "run"), True))
     assert len(versions) > 1
     assert all(images.shape == (20, 3, 8, 8) and labels.shape == (20,) for _, images, labels in versions)

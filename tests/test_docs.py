@@ -25,7 +25,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import accdd
-from accdd import api, studies
+from accdd import api, scoring, studies
 from accdd.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -242,7 +242,7 @@ def test_notebooks_run(notebook: Path, place: Path):
 
 def shrink(replace: Callable[[Any, str, Any], None]) -> None:
     """Let what learns and what scores take seconds, whatever it is told."""
-    evaluate = api.evaluate
+    evaluate = scoring.evaluate
 
     def smaller(learn: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given, settings=None, **more: learn(*given, settings={**(settings or {}), **SMALLER}, **more)
@@ -251,7 +251,7 @@ def shrink(replace: Callable[[Any, str, Any], None]) -> None:
         replace(api, name, smaller(getattr(api, name)))
     for name in ("ablate", "compare", "reproduce"):
         replace(studies, name, smaller(getattr(studies, name)))
-    replace(api, "evaluate", lambda *given, **more: evaluate(*given, **more | {"epochs": 1}))
+    replace(scoring, "evaluate", lambda *given, **more: evaluate(*given, **more | {"epochs": 1}))
 
 
 def _pictures(root: Path, classes: tuple[str, ...], count: int, size: tuple[int, int]) -> None:

@@ -238,7 +238,7 @@ def test_the_cost_in_accuracy_is_measured_with_the_same_draws(tmp_path: Path, mo
         seen.append((sets, told))
         return [accdd.Score("distilled", "convnet", "quick", 1, (50.0,), 1.0) for _ in sets]
 
-    monkeypatch.setattr("accdd.api.evaluate", scored)
+    monkeypatch.setattr("accdd.scoring.evaluate", scored)
     distilled = a_set()
     before, after = accdd.measure_rounding(distilled, test="digits", seeds=2)
     ((whole, eight), told) = seen[0]

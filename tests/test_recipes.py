@@ -50,10 +50,10 @@ def test_federated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert set(told) == {"learned", "random", "whole"} and told["learned"]["n"] == 1
 
 
-@pytest.mark.parametrize("alpha", [0.05, 1.0, 100.0])
-def test_clients_share_out_all_pictures_once(alpha: float):
+@pytest.mark.parametrize(("alpha", "low", "high"), [(0.05, 0.6, 1.0), (100.0, 0.25, 0.4)])
+def test_clients_share_out_all_pictures_once(alpha: float, low: float, high: float):
     labels = torch.arange(300) % 3
     dealt = runpy.run_path(str(RECIPES / "federated.py"))["dealt"](labels, 4, alpha, 0)
     assert torch.equal(torch.cat(dealt).sort().values, torch.arange(300))
     shares = torch.stack([labels[rows].bincount(minlength=3) / 100 for rows in dealt])
-    assert shares.max() > 0.6 if alpha < 0.1 else alpha < 10 or (shares - 0.25).abs().max() < 0.15
+    assert low <= shares.max() <= high

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import accdd
-from accdd import api, evaluation, files, presets
+from accdd import api, evaluation, files, presets, scoring
 from accdd.cli import app
 from accdd.config import InputError
 from accdd.evaluation import STYLES, Score
@@ -47,10 +47,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what is distilled (or gone on with) and scored from now on."""
     done: list[str] = []
-    for name in ("distill", "resume", "evaluate"):
-        real = getattr(api, name)
+    for home, name in ((api, "distill"), (api, "resume"), (scoring, "evaluate")):
+        real = getattr(home, name)
         monkeypatch.setattr(
-            api, name, lambda *args, real=real, name=name, **options: done.append(name) or real(*args, **options)
+            home, name, lambda *args, real=real, name=name, **options: done.append(name) or real(*args, **options)
         )
     return done
 

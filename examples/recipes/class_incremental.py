@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import accdd
 from accdd import data
+from accdd.cli.shell import settings_from
 from accdd.data import Dataset
 
 
@@ -54,7 +54,7 @@ def main() -> None:
 
     real = data.load(told.data)
     settings = {"data.name": real.name, "score.seeds": 0}  # without the name, digits would be mirrored
-    settings |= {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in told.set)}
+    settings |= settings_from(None, told.set, {})
     share = real.num_classes // told.steps
     memories, rows = [], []
     for step in range(told.steps):

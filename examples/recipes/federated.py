@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 import accdd
 from accdd import data
+from accdd.cli.shell import settings_from
 
 FEWEST = 20
 """Pictures of a class that a client needs to say something of it."""
@@ -52,7 +52,7 @@ def main() -> None:
 
     real = data.load(told.data)
     settings = {"data.name": real.name, "score.seeds": 0}  # without the name, digits would be mirrored
-    settings |= {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in told.set)}
+    settings |= settings_from(None, told.set, {})
     learned, drawn, labels, stored_as = [], [], [], None
     for client, rows in enumerate(dealt(real.labels, told.clients, told.alpha, told.seed)):
         counts = real.labels[rows].bincount(minlength=real.num_classes)

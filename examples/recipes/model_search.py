@@ -12,11 +12,11 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-import yaml
 from scipy.stats import kendalltau
 
 import accdd
 from accdd import data
+from accdd.cli.shell import settings_from
 
 NETWORKS = [
     f"convnet/width={width}/depth={depth}/norm={norm}"
@@ -40,7 +40,7 @@ def main() -> None:
     known = real.images[: told.images].numpy(), real.labels[: told.images].numpy()
     arrays = (*known, real.test_images.numpy(), real.test_labels.numpy())
     settings = {"data.name": real.name, "score.seeds": 0}  # without the name, digits would be mirrored
-    settings |= {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in told.set)}
+    settings |= settings_from(None, told.set, {})
     made = accdd.distill(arrays, told.ipc, out=told.out, settings=settings)
     scores = accdd.evaluate(
         made.distilled, test=arrays, data=arrays, networks=NETWORKS, baselines=["random"], whole=True,

@@ -15,17 +15,16 @@ if TYPE_CHECKING:
         build_pool,
         build_targets,
         distill,
-        evaluate,
         forecast,
         import_set,
         load,
-        measure_rounding,
         merge,
         resume,
     )
     from accdd.artifact import Distilled
     from accdd.config import InputError, Settings
     from accdd.evaluation import Score
+    from accdd.scoring import evaluate, measure_rounding
     from accdd.studies import ablate, compare, reproduce
 
 _HOMES = {
@@ -39,11 +38,11 @@ _HOMES = {
     "build_targets": "accdd.api",
     "compare": "accdd.studies",
     "distill": "accdd.api",
-    "evaluate": "accdd.api",
+    "evaluate": "accdd.scoring",
     "forecast": "accdd.api",
     "import_set": "accdd.api",
     "load": "accdd.api",
-    "measure_rounding": "accdd.api",
+    "measure_rounding": "accdd.scoring",
     "merge": "accdd.api",
     "reproduce": "accdd.studies",
     "resume": "accdd.api",

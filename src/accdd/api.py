@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import itertools
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,20 @@ from accdd import (
     config,
     data,
     defaults,
-    evaluation,
     execution,
-    methods,
     parallel,
     presets,
     report,
     run,
+    scoring,
 )  # fmt: skip
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Protocol, Score
-from accdd.keys import Key
-from accdd.networks import Architecture, find, runs_code, settings_for
+from accdd.networks import runs_code
 from accdd.parallel import Everywhere, Ranks
-from accdd.run import Quiet, Record, Reporter, Result, RunFolder, course, tracking
+from accdd.run import Checkpoint, Quiet, Record, Reporter, Result, RunFolder, course, refusing, tracking
 from accdd.targets import Bank
 
 
@@ -105,11 +100,7 @@ def distill(
 
         folder = ranks.together(created)
         ranks.together(lambda: stack.enter_context(folder.claimed()) if folder else None)
-        with run.tracked(folder, track, reporter) if folder else contextlib.nullcontext():
-            result = course.carry_out(work, folder, reporter, ranks=ranks)
-        if folder:
-            report.finish(result.distilled, real, folder.path, reporter)
-        return result
+        return _carry_out(work, folder, track, reporter, ranks)
 
 
 def forecast(
@@ -196,137 +187,8 @@ def resume(
         for problem in problems:
             reporter.note(f"Not used, because it is damaged: {problem}.")
         reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
-        begun = since.state.sweep + 1 if since else 0
-        with run.tracked(writes, track, reporter, begun) if writes else contextlib.nullcontext():
-            result = course.carry_out(work, writes, reporter, since, ranks)
-        if writes:
-            report.finish(result.distilled, real, writes.path, reporter)
-        return result
-
-
-def evaluate(
-    sets: str | Path | Distilled | Sequence[str | Path | Distilled],
-    *,
-    test: Any = None,
-    networks: Sequence[str] | None = None,
-    seeds: int = 3,
-    protocol: str = "idc",
-    epochs: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    compile: str = "auto",
-    precision: str = "auto",
-    snapshots: bool = False,
-    data: Any = None,
-    baselines: Sequence[str] = (),
-    whole: bool = False,
-    best_on_test: bool = False,
-    fresh: bool = False,
-    reporter: Reporter | None = None,
-) -> list[Score]:
-    """Train fresh networks on distilled sets, and on real images beside them, and test them.
-
-    Every network that was trained is kept in the cache, so that an evaluation that was stopped goes on where it was.
-
-    Args:
-        sets: distilled sets: folders of runs or of sets, or `Distilled` values.
-        test: real data, whose test split is used, or all of it if it has none; None takes the data that each set
-            was made from, if it is unchanged.
-        networks: names from `accdd.networks.NETWORKS`, with what is to be special about them, as in
-            `convnet/width=32/depth=4`; or of your own (`module:callable`, `timm:NAME`). None takes the network the
-            set was matched with, unless using that would run code that a file names.
-        seeds: fresh networks per score.
-        protocol: a name from `accdd.evaluation.PROTOCOLS`.
-        epochs: instead of the protocol's own number.
-        seed: decides initialisation, order and augmentation of the networks.
-        device: where to train.
-        compile: `auto`, `always` or `never`.
-        precision: `auto`, `fp32` or `bf16`.
-        snapshots: score the snapshots of the runs instead of their results, for accuracy over time.
-        data: real data, whose training images baselines choose from; None is the data that each set was made from.
-        baselines: names from `accdd.evaluation.BASELINES`: as many real images as the set stores, by the same protocol
-            and with networks that begin alike.
-        whole: score the whole training set, too, by its own protocol (`accdd.evaluation.WHOLE`): an upper bound.
-        best_on_test: also keep the highest test accuracy during training, for comparison with papers that report it.
-        fresh: train all networks, whatever is found in the cache.
-        reporter: told of progress; None is silent.
-
-    Returns:
-        A score per set (or snapshot) and network, each followed by those of the baselines beside it.
-
-    Raises:
-        InputError: something given is wrong.
-    """
-    reporter = reporter or Quiet()
-    listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
-    if seeds < 1 or (epochs is not None and epochs < 1):
-        raise InputError(f"seeds={seeds}, epochs={epochs}: a score needs at least one network and one epoch.")
-    changes = {"device": device, "seed": seed, "compile": compile, "precision": precision, "score.protocol": protocol}
-    settings = config.override(Settings(), changes)
-    where, rule = _check(settings)
-    for name in networks or ():
-        settings_for(name, settings.network)
-    for name in baselines:
-        config.choose("baseline", name, evaluation.BASELINES)
-    # All of them before the first is scored, which may take long.
-    opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in listed]
-    for distilled in opened if not networks else ():
-        _refuse_recorded_code(
-            config.override(settings, evaluation.recorded(distilled, "network")).network.name, "--networks"
-        )
-    keys = evaluation.network_keys(Key(seed), seeds)
-    options = {
-        "best_on_test": best_on_test, "compile": compile, "precision": precision, "fresh": fresh,
-        "report": reporter.update,
-    }  # fmt: skip
-    scores: list[Score] = []
-    for entry, label, distilled in zip(listed, _labels(listed), opened, strict=True):
-        tested = evaluation.test_data(distilled, test).to(where)
-        real = evaluation.training_data(distilled, data).to(where) if baselines or whole else None
-        if real:
-            tested = evaluation.apart(real, tested)
-        if real and baselines:
-            evaluation.check_enough(real, distilled.ipc)
-        called = evaluation.origin(distilled).get("name")
-        name = str(called) if called else tested.name
-        case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
-        made_with = config.override(settings, evaluation.recorded(distilled, "network"))
-        names = networks or (made_with.network.name,)
-        scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
-        rows: dict[str, Tensor] = {}
-        if real:
-            rows = _choose(baselines, real, distilled, scored[names[0]], settings, seeds, reporter)
-        for name, architecture in scored.items():
-            suited = evaluation.suited(rule, case._replace(network=architecture.name))
-            for version_label, images, labels in _versions(entry, label, distilled, snapshots):
-                reporter.phase(f"{Path(version_label).name} on {name}")
-                found = evaluation.score(
-                    version_label, images, labels, tested, architecture, suited,
-                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs,
-                    content=evaluation.digest(images, labels), **options,
-                )  # fmt: skip
-                stored = evaluation.storage(distilled.images, distilled.labels)
-                scores.append(dataclasses.replace(found, network=name, bytes=stored))
-            if not real:
-                continue
-            others: list[Score] = []
-            for baseline, own in rows.items():
-                reporter.phase(f"{baseline} on {name}")
-                others.append(
-                    evaluation.beside(
-                        baseline, real, own, tested, architecture, suited, keys=keys, epochs=epochs, **options
-                    )
-                )
-            if whole:
-                reporter.phase(f"the whole set on {name}")
-                others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
-                reporter.update(1.0)
-            scores += [dataclasses.replace(each, network=name, beside=label) for each in others]
-    if found := sum(score.found or 0 for score in scores):
-        reporter.note(
-            f"{found} of {sum(score.n for score in scores)} networks were trained before; --fresh trains anew."
-        )
-    return scores
+        first = since.state.sweep + 1 if since else 0
+        return _carry_out(work, writes, track, reporter, ranks, since, first)
 
 
 def merge(shards: Sequence[str | Path | Distilled]) -> Distilled:
@@ -336,7 +198,7 @@ def merge(shards: Sequence[str | Path | Distilled]) -> Distilled:
         shards: folders of runs or of sets, or `Distilled` values, in any order.
     """
     opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in shards]
-    return artifact.merge(dict(zip(_labels(shards), opened, strict=True)))
+    return artifact.merge(dict(zip(scoring.called(shards), opened, strict=True)))
 
 
 def import_set(path: str | Path, kind: str, **told: Any) -> Distilled:
@@ -347,25 +209,6 @@ def import_set(path: str | Path, kind: str, **told: Any) -> Distilled:
         kind: `idc`, `dc`, `mtt` or `folder`.
     """
     return artifact.import_set(path, kind, **told)
-
-
-def measure_rounding(
-    distilled: Distilled, *, test: Any = None, seeds: int = 3, seed: int = 0, reporter: Reporter | None = None
-) -> list[Score]:
-    """What rounding to 8 bits costs in accuracy: scores of the decoded set as it is and as pictures give it back.
-
-    Both train networks from the same initial weights, in the same order and with the same augmentation.
-
-    Args:
-        distilled: the set.
-        test, seeds, seed, reporter: as for `evaluate`.
-
-    Returns:
-        Two scores, by the quick protocol: before and after.
-    """
-    both = [artifact.as_decoded(distilled), artifact.rounded(distilled)]
-    scores = evaluate(both, test=test, seeds=seeds, seed=seed, protocol="quick", reporter=reporter)
-    return [dataclasses.replace(score, set=name) for score, name in zip(scores, ("float", "8 bits"), strict=True)]
 
 
 def build_pool(
@@ -430,6 +273,20 @@ def build_targets(
 # What several of the above need.
 
 
+def _carry_out(
+    work: course.Work, folder: RunFolder | None, track: str | None, reporter: Reporter, ranks: Ranks,
+    since: Checkpoint | None = None, first: int | None = None,
+) -> Result:  # fmt: skip
+    """All of a run that takes long; where there is a folder, followed by a tracker (from sweep `first`; None in a new
+    run) and ended by its report."""
+    if folder is None:
+        return course.carry_out(work, None, reporter, since, ranks)
+    with run.tracked(folder, track, reporter, first):
+        result = course.carry_out(work, folder, reporter, since, ranks)
+    report.finish(result.distilled, work.real, folder.path, reporter)
+    return result
+
+
 def _shard(ranks: Ranks, settings: Settings) -> Ranks:
     """Who this is where a shard is wanted."""
     if settings.shard is None:
@@ -468,25 +325,13 @@ def _unfinished(out: str | Path, allowed: set[str]) -> tuple[RunFolder, Record, 
     resolved = config.override(Settings(), config.flatten(record.resolved))
     own = [name for name in dict.fromkeys((resolved.network.name, *resolved.score.networks)) if runs_code(name)]
     if not allowed.issuperset(own):
-        _refuse_recorded_code(",".join(own), "--resume OUT --network")
+        refusing.refuse_recorded_code(",".join(own), "--resume OUT --network")
     return folder, record, resolved
-
-
-def _check(settings: Settings) -> tuple[torch.device, Protocol]:
-    """What can be found wrong before any data is read."""
-    methods.named(settings.method)
-    find(settings.network.name)
-    for name in settings.score.networks:
-        settings_for(name, settings.network)
-    where, protocol = execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
-    execution.check(settings.compile, where)
-    execution.prepare(where)
-    return where, protocol
 
 
 def _read(source: Any, settings: Settings, reporter: Reporter) -> tuple[Dataset, Settings]:
     """The data, where it is worked on, and the settings resolved for it; what is wrong with them is said before."""
-    where, _ = _check(settings)
+    where, _ = refusing.check(settings)
     reporter.phase("reading data")
     real = data.load(source, settings.data)
     if settings.score.choose == "validation":
@@ -494,53 +339,3 @@ def _read(source: Any, settings: Settings, reporter: Reporter) -> tuple[Dataset,
     real = real.to(where)
     reporter.update(1.0)
     return real, defaults.resolve(settings, real)
-
-
-def _refuse_recorded_code(name: str, flag: str) -> None:
-    """Refuse to import what only a file of results names."""
-    if runs_code(name):
-        raise InputError(
-            f"What was made names the network {name!r}, which is code to be imported. "
-            f"Expected {flag} {shlex.quote(name)} if you trust it."
-        )
-
-
-def _choose(
-    baselines: Sequence[str], real: Dataset, distilled: Distilled, architecture: Architecture, settings: Settings,
-    seeds: int, reporter: Reporter,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Which real images each baseline trains on, looked at by early-stage models trained as the set's own were.
-
-    They are of the network that the set was matched with, unless that is code which only a file names: then of
-    `architecture`.
-    """
-    recorded = {**evaluation.recorded(distilled, "train"), **evaluation.recorded(distilled, "pool")}
-    matched = config.override(settings, evaluation.recorded(distilled, "network")).network
-    seen = architecture if runs_code(matched.name) else course.architecture_for(matched, real)
-    looking = evaluation.Real(real, seen, config.override(settings, recorded), reporter.update)
-    rows: dict[str, Tensor] = {}
-    for name in baselines:
-        reporter.phase(f"choosing, {name}")
-        rows[name] = evaluation.chosen(name, looking, distilled.ipc, Key(settings.seed), seeds)
-        reporter.update(1.0)
-    return rows
-
-
-def _labels(entries: Sequence[str | Path | Distilled]) -> list[str]:
-    """What sets are called in their scores: their paths; those from memory `distilled`, `distilled-2` and so on."""
-    from_memory = itertools.chain(["distilled"], (f"distilled-{number}" for number in itertools.count(2)))
-    return [next(from_memory) if isinstance(entry, Distilled) else str(entry) for entry in entries]
-
-
-def _versions(
-    entry: str | Path | Distilled, label: str, distilled: Distilled, snapshots: bool
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(name, decoded images, labels) of a set, or of each of its run's snapshots."""
-    if not snapshots:
-        yield (label, *distilled.decode())
-        return
-    if isinstance(entry, Distilled):
-        raise InputError("Snapshots belong to a run folder. Expected its path.")
-    for snapshot in run.snapshots(entry):
-        version_of = dataclasses.replace(distilled, images=run.read_snapshot(snapshot).flatten(0, 1))
-        yield (f"{entry}@{snapshot.sweep}@{snapshot.seconds:.1f}s", *version_of.decode())

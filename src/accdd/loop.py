@@ -66,9 +66,8 @@ def distill(
     loop, root, halvings = settings.loop, Key(settings.seed), since.halvings if since else 0
     images, velocity, step_down, kept = begin(data, problem, settings, since, ranks)
     sweep = engine.sweeper(problem, plan)
-    sharing = ranks if loop.split_training else ALONE
-    warm_up = warming(data, problem, settings, plan, sharing)
-    train_between = training_between(data, problem, settings, plan, sharing)
+    warm_up = warming(data, problem, settings, plan, ranks)
+    train_between = training_between(data, problem, settings, plan, ranks)
     if since is None:
         yield State(0, images, images.new_zeros(0), velocity)
 
@@ -83,7 +82,7 @@ def distill(
                 images = kept(images)
             else:
                 assert trained is not None
-                trained = train_between(trained, images, key.at(inner - 1), ranks)
+                trained = train_between(trained, images, key.at(inner - 1))
             (parameters,) = training.networks(trained)
             parameters = engine.freeze(problem, parameters, data, key.at("frozen", inner))
             losses, slopes = sweep(parameters, data.images, images, drawn[inner])
@@ -184,16 +183,16 @@ def begin(
 
 
 Training = Callable[[Trained, Key], Trained]
-TrainingBetween = Callable[[Trained, Tensor, Key, Ranks], Trained]
-"""(network, images (classes, ipc, c, h, w), key, whose classes they are) -> the network after training"""
+TrainingBetween = Callable[[Trained, Tensor, Key], Trained]
+"""(network, images (classes, ipc, c, h, w), key) -> the network after training"""
 
 
-def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, sharing: Ranks = ALONE) -> Training:
-    """What `loop.warm_up` epochs on the real data make of a network that was just drawn; `sharing` share batches."""
+def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, ranks: Ranks = ALONE) -> Training:
+    """What `loop.warm_up` epochs on the real data make of a network that was just drawn."""
     recipe, epochs = settings.train, settings.loop.warm_up
     if not epochs:
         return lambda trained, key: trained
-    step = _train_step(data, problem, recipe, plan, len(data.images), sharing)
+    step = _train_step(data, problem, settings, recipe, plan, len(data.images), ranks)
 
     def warm_up(trained: Trained, key: Key) -> Trained:
         for epoch in range(math.ceil(epochs)):
@@ -210,19 +209,16 @@ def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, sha
 
 
 def training_between(
-    data: Dataset, problem: Problem, settings: Settings, plan: Plan, sharing: Ranks = ALONE
+    data: Dataset, problem: Problem, settings: Settings, plan: Plan, ranks: Ranks = ALONE
 ) -> TrainingBetween:
-    """How a network is trained between two sweeps: on real data (IDC), on the synthetic set (DC), or not (DM).
-
-    `sharing` are the ranks that share its batches, if any.
-    """
+    """How a network is trained between two sweeps: on real data (IDC), on the synthetic set (DC), or not (DM)."""
     loop = settings.loop
 
-    def on_real(trained: Trained, images: Tensor, key: Key, ranks: Ranks) -> Trained:
+    def on_real(trained: Trained, images: Tensor, key: Key) -> Trained:
         order = train_order(data, settings, key)
         return _train(step, trained, data.images, data.labels, order, data, recipe, key)
 
-    def on_synthetic(trained: Trained, images: Tensor, key: Key, ranks: Ranks) -> Trained:
+    def on_synthetic(trained: Trained, images: Tensor, key: Key) -> Trained:
         decoded = [problem.decode(own) for own in ranks.whole(images)]
         labels = torch.arange(len(decoded), device=data.device).repeat_interleave(len(decoded[0]))
         for epoch in range(loop.train_epochs or 0):
@@ -236,17 +232,19 @@ def training_between(
         recipe = dataclasses.replace(problem.recipe, augment=augment.suited(problem.recipe.augment, data.name))
         seen = data.num_classes * engine.decoded(problem, settings.ipc)
     else:
-        return lambda trained, images, key, ranks: trained
-    step = _train_step(data, problem, recipe, plan, seen, sharing)
+        return lambda trained, images, key: trained
+    step = _train_step(data, problem, settings, recipe, plan, seen, ranks)
     return on_real if loop.train_images else on_synthetic
 
 
-def _train_step(data: Dataset, problem: Problem, recipe: Train, plan: Plan, seen: int, sharing: Ranks) -> training.Step:
+def _train_step(
+    data: Dataset, problem: Problem, settings: Settings, recipe: Train, plan: Plan, seen: int, ranks: Ranks
+) -> training.Step:
     """The training step of one network that sees `seen` images an epoch."""
     return training.make_step(
         problem.forward.architecture, recipe, data.mean, data.std, data.device,
         precision=plan.precision, compiled_for=min(recipe.batch, seen) if plan.compile_training else None,
-        ranks=sharing,
+        ranks=ranks if settings.loop.split_training else ALONE,
     )  # fmt: skip
 
 

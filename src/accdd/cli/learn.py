@@ -14,6 +14,7 @@ from accdd.cli.options import (
     DataArgument,
     DebugOption,
     DeviceOption,
+    IpcOption,
     JsonOption,
     NetworkOption,
     PrecisionOption,
@@ -21,6 +22,7 @@ from accdd.cli.options import (
     QuietOption,
     SeedOption,
     SetOption,
+    StepsOption,
 )
 from accdd.cli.shell import command, guard, print_json, progress, seconds_of, settings_from
 from accdd.text import printable
@@ -35,7 +37,7 @@ def distill(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what the run will take: time, memory, disk; without --out.")
     ] = False,
-    ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
+    ipc: IpcOption = None,
     method: Annotated[str | None, typer.Option("--method", help="Host method.")] = None,
     early_stage: Annotated[
         bool | None, typer.Option("--early-stage/--no-early-stage", help="Networks from a pool of early-stage models.")
@@ -43,7 +45,7 @@ def distill(
     perturb: Annotated[bool | None, typer.Option("--perturb/--no-perturb", help="Perturb every drawn network.")] = None,
     factor: Annotated[int | None, typer.Option("--factor", help="One image holds factor x factor images.")] = None,
     network: NetworkOption = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")] = None,
+    steps: StepsOption = None,
     targets: Annotated[
         int | None, typer.Option("--targets", help="Real halves computed ahead; 0 computes them in every sweep.")
     ] = None,

@@ -34,6 +34,8 @@ NetworkOption = Annotated[str | None, typer.Option("--network", help=f"Network t
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+IpcOption = Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")]
 BudgetOption = Annotated[
     str | None, typer.Option("--budget", help="Wall-clock limit of each distilling loop, as in 90s, 10m, 2h.")
 ]

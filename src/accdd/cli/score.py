@@ -18,6 +18,7 @@ from accdd.cli.options import (
     DebugOption,
     DeviceOption,
     ExecutorOption,
+    IpcOption,
     JsonOption,
     NetworkOption,
     PrecisionOption,
@@ -26,6 +27,7 @@ from accdd.cli.options import (
     ReplicatesOption,
     SeedOption,
     SetOption,
+    StepsOption,
     StudyOutOption,
 )
 from accdd.cli.shell import guard, print_json, progress, seconds_of, settings_from
@@ -68,7 +70,7 @@ def evaluate(
     """
 
     def body() -> None:
-        from accdd import api, evaluation, report
+        from accdd import evaluation, report, scoring
         from accdd.config import InputError, choose
         from accdd.keys import Key
 
@@ -80,7 +82,7 @@ def evaluate(
         if keep:
             report.check_keeping(outs, test, data)
         with progress(quiet) as reporter:
-            scores = api.evaluate(
+            scores = scoring.evaluate(
                 outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds, protocol=protocol,
                 epochs=epochs, seed=seed or 0, device=device or "auto", compile=compile or "auto",
                 precision=precision or "auto", snapshots=snapshots, data=data,
@@ -119,9 +121,9 @@ def ablate(
     ] = None,
     seeds: ReplicatesOption = 1,
     executor: ExecutorOption = "inline",
-    ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
+    ipc: IpcOption = None,
     network: NetworkOption = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")] = None,
+    steps: StepsOption = None,
     budget: BudgetOption = None,
     device: DeviceOption = None,
     preset: PresetOption = None,
@@ -163,9 +165,9 @@ def compare(
     ] = "random,herding,kcenter",
     seeds: ReplicatesOption = 1,
     executor: ExecutorOption = "inline",
-    ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")] = None,
+    ipc: IpcOption = None,
     network: NetworkOption = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")] = None,
+    steps: StepsOption = None,
     budget: BudgetOption = None,
     device: DeviceOption = None,
     preset: PresetOption = None,

@@ -67,7 +67,7 @@ def export(
     """Write a distilled set in another format: decoded images and labels, ready to train on (pt: as stored)."""
 
     def body() -> None:
-        from accdd import api, artifact
+        from accdd import api, artifact, scoring
         from accdd.config import InputError
 
         distilled = api.load(out)
@@ -77,7 +77,7 @@ def export(
         scores = []
         if measure:
             with progress(as_json) as reporter:
-                scores = api.measure_rounding(distilled, test=test, seeds=seeds, reporter=reporter)
+                scores = scoring.measure_rounding(distilled, test=test, seeds=seeds, reporter=reporter)
         made = artifact.export(distilled, to, dest)
         off = made.rounding
         if as_json:

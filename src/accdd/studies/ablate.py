@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from accdd.config import InputError
 from accdd.run import Quiet, Reporter
 from accdd.studies import grids, pictures, rows
-from accdd.studies.cells import Cell, Outcome, Study, folder_name, text
+from accdd.studies.cells import Cell, Study, folder_name
 from accdd.studies.grids import Grid
 from accdd.studies.rows import Row
 
@@ -60,20 +60,14 @@ def ablate(
     kind = f"ablate over {', '.join(grid)}"
     doing = Study(Path(out), kind, source, preset, reporter, executor)
 
-    def cell(values: Mapping[str, Any], seed: int) -> Cell:
-        return Cell(f"{folder_name(values)}/seed-{seed}", {**common, **values, "seed": seed})
-
-    cells = [cell(values, seed) for seed in range(seeds) for values in combinations]
-    real = doing.begin(common, cells)
-    doing.hand_out(cells, real)
-    outcomes: list[list[Outcome]] = [[] for _ in combinations]
-    for seed in range(seeds):  # so that a stopped study has every combination equally often
-        for number, values in enumerate(combinations):
-            told = ", ".join(f"{key} {text(value)}" for key, value in values.items())
-            place = seed * len(combinations) + number + 1
-            reporter.note(f"Cell {place} of {seeds * len(combinations)}: {told}, seed {seed}.")
-            outcomes[number].append(doing.carry_out(cell(values, seed), real))
-    found = [row for values, own in zip(combinations, outcomes, strict=True) for row in rows.summary(values, own)]
+    cells = [
+        Cell(f"{folder_name(values)}/seed-{seed}", {**common, **values, "seed": seed})
+        for seed in range(seeds)  # so that a stopped study has every combination equally often
+        for values in combinations
+    ]
+    outcomes, _ = doing.outcomes(common, cells)
+    by_combination = [outcomes[number :: len(combinations)] for number in range(len(combinations))]
+    found = [row for values, own in zip(combinations, by_combination, strict=True) for row in rows.summary(values, own)]
     rows.write(doing.folder, found)
     draw = pictures.grid(found, list(grid))
     panels = len({row.network for row in found}) if len(grid) > 1 else 1

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from accdd import api, config, data, defaults, evaluation, execution, executor, files, presets, run
+from accdd import api, config, data, defaults, evaluation, execution, executor, files, presets, run, scoring
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score
@@ -72,19 +72,29 @@ class Study:
     executor: str = "inline"
     """What carries cells out (see accdd.executor)."""
 
-    def begin(self, common: Mapping[str, Any], cells: Sequence[Cell]) -> Dataset:
-        """Check everything that can be found wrong, then make the folder, or see that it is this study's.
+    def outcomes(self, common: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[list[Outcome], Dataset]:
+        """What comes of the cells, each found or made, in their order; and the data of the first.
 
         Args:
             common: dotted settings that all cells share: they may not change when a study goes on, and cells may.
             cells: all of them.
 
-        Returns:
-            The data of the first cell.
-
         Raises:
             InputError: something is wrong with the settings, the data or the folder; nothing has been written.
         """
+        real = self._begin(common, cells)
+        for cell in cells:
+            self._claim(cell, real)
+        if self.executor != "inline":
+            self._hand_out(cells)
+        found = []
+        for number, cell in enumerate(cells, 1):
+            self.reporter.note(f"Cell {number} of {len(cells)}: {cell.name}.")
+            found.append(self._make(cell))
+        return found, real
+
+    def _begin(self, common: Mapping[str, Any], cells: Sequence[Cell]) -> Dataset:
+        """Check everything that can be found wrong, then make the folder, or see that it is this study's."""
         executor.parse(self.executor)
         names = [cell.name for cell in cells]
         if twice := {name for name in names if names.count(name) > 1}:
@@ -116,16 +126,12 @@ class Study:
         files.write_text(self.folder / STUDY, json.dumps(about, indent=1))
         return first
 
-    def hand_out(self, cells: Sequence[Cell], real: Dataset) -> None:
-        """Have the executor make what is missing, which `carry_out` then finds; inline, `carry_out` makes it."""
-        if self.executor == "inline":
-            return
-        for cell in cells:
-            self._claim(cell, real)
+    def _hand_out(self, cells: Sequence[Cell]) -> None:
+        """Have the executor make what is missing, which is then found."""
         alone = dataclasses.replace(self, folder=self.folder.absolute(), reporter=Quiet(), executor="inline")
         last = ["curve.json" if cell.curve else "scores.json" for cell in cells]
         tasks = [
-            executor.Task(cell.name, alone.make, (cell,), alone.folder / cell.name / file)
+            executor.Task(cell.name, alone._make, (cell,), alone.folder / cell.name / file)
             for cell, file in zip(cells, last, strict=True)
         ]
         for shared in self._shared([cell for cell, task in zip(cells, tasks, strict=True) if not task.done.exists()]):
@@ -142,11 +148,6 @@ class Study:
                 wanting[wanted.data, wanted.network, wanted.train, pool].append(cell)
         return [first for first, *others in wanting.values() if others]
 
-    def carry_out(self, cell: Cell, real: Dataset) -> Outcome:
-        """A cell's run and scores, found or made."""
-        self._claim(cell, real)
-        return self.make(cell)
-
     def _claim(self, cell: Cell, real: Dataset) -> None:
         """Say in a cell's folder what it is."""
         folder = self.folder / cell.name
@@ -154,8 +155,8 @@ class Study:
             self._set_aside(folder, f"{CELL} is missing.")
             files.write_text(folder / CELL, json.dumps(self._cell_about(cell, real), indent=1))
 
-    def make(self, cell: Cell) -> Outcome:
-        """What a worker does for a cell that was claimed."""
+    def _make(self, cell: Cell) -> Outcome:
+        """The run and the scores of a cell, found or made; this is what a worker does."""
         folder = self.folder / cell.name
         self._learn(folder, cell)
         distilled = api.load(folder / "run")
@@ -163,7 +164,7 @@ class Study:
         def scored(**options: Any) -> Callable[[], list[Score]]:
             wanted = self._wanted(cell.settings)
             given = wanted.score
-            return lambda: api.evaluate(
+            return lambda: scoring.evaluate(
                 folder / "run", test=self.source, data=self.source, networks=given.networks, seeds=given.seeds,
                 protocol=given.protocol, epochs=given.epochs, device=wanted.device, compile=wanted.compile,
                 precision=wanted.precision, reporter=self.reporter, **options,

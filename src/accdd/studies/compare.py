@@ -62,13 +62,8 @@ def compare(
         for seed in range(seeds)
         for name in hosts
     ]  # fmt: skip
-    real = doing.begin(common, cells)
-    doing.hand_out(cells, real)
-    outcomes = {}
-    for number, cell in enumerate(cells, 1):
-        reporter.note(f"Cell {number} of {len(cells)}: {cell.name}.")
-        outcomes[cell.name] = doing.carry_out(cell, real)
-    by_host = {name: [outcomes[f"{name}/seed-{seed}"] for seed in range(seeds)] for name in hosts}
+    outcomes, _ = doing.outcomes(common, cells)
+    by_host = {name: outcomes[number :: len(hosts)] for number, name in enumerate(hosts)}
     learned = [row for name, own in by_host.items() for row in rows.summary({"method": name}, own)]
     real_images = [row for own in by_host.values() for row in rows.beside("method", own[0].scores)]
     beside = list({(row.what["method"], row.network, row.protocol): row for row in real_images}.values())

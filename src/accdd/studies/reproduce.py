@@ -125,9 +125,7 @@ def reproduce(
         raise InputError(f"score.networks has {len(networks)}, and a published row is of one. Expected one network.")
     doing = Study(Path(out), "reproduce", source, name, reporter, executor)
     cells = [Cell(f"seed-{seed}", {**common, "seed": seed}) for seed in range(seeds)]
-    real = doing.begin(common, cells)
-    doing.hand_out(cells, real)
-    outcomes = [doing.carry_out(cell, real) for cell in cells]
+    outcomes, real = doing.outcomes(common, cells)
     published = config.override(Settings(), preset.changes(ipc)).loop
     assert published.steps  # every published row says
     share = min(outcome.sweeps for outcome in outcomes) / (published.steps * published.inner_steps)

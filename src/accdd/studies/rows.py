@@ -34,8 +34,7 @@ class Row(NamedTuple):
 
     @property
     def replicates(self) -> str:
-        """What the values are of, in words. Sets differ by `seed` alone: they share one pool and one bank of targets,
-        so that they differ less than sets that share nothing."""
+        """What the values are of, in words."""
         if self.sets > 1:
             return f"n = {self.sets} sets, each by {self.networks} networks"
         return f"n = {self.networks} networks on {'one set' if self.sets else 'real images'}"

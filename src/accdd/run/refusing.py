@@ -1,0 +1,31 @@
+"""What is refused before any data is read, and whose code is not run."""
+
+import shlex
+
+import torch
+
+from accdd import config, execution, methods
+from accdd.config import InputError, Settings
+from accdd.evaluation import PROTOCOLS, Protocol
+from accdd.networks import find, runs_code, settings_for
+
+
+def check(settings: Settings) -> tuple[torch.device, Protocol]:
+    """What can be found wrong before any data is read."""
+    methods.named(settings.method)
+    find(settings.network.name)
+    for name in settings.score.networks:
+        settings_for(name, settings.network)
+    where, protocol = execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
+    execution.check(settings.compile, where)
+    execution.prepare(where)
+    return where, protocol
+
+
+def refuse_recorded_code(name: str, flag: str) -> None:
+    """Refuse to import what only a file of results names."""
+    if runs_code(name):
+        raise InputError(
+            f"What was made names the network {name!r}, which is code to be imported. "
+            f"Expected {flag} {shlex.quote(name)} if you trust it."
+        )

@@ -1,0 +1,202 @@
+"""Scores of distilled sets, and of real images beside them, for whoever has a folder or a set in hand."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from accdd import artifact, config, evaluation, run
+from accdd.artifact import Distilled
+from accdd.config import InputError, Settings
+from accdd.data import Dataset
+from accdd.evaluation import Score
+from accdd.keys import Key
+from accdd.networks import Architecture, runs_code, settings_for
+from accdd.run import Quiet, Reporter, course, refusing
+
+
+def evaluate(
+    sets: str | Path | Distilled | Sequence[str | Path | Distilled],
+    *,
+    test: Any = None,
+    networks: Sequence[str] | None = None,
+    seeds: int = 3,
+    protocol: str = "idc",
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    compile: str = "auto",
+    precision: str = "auto",
+    snapshots: bool = False,
+    data: Any = None,
+    baselines: Sequence[str] = (),
+    whole: bool = False,
+    best_on_test: bool = False,
+    fresh: bool = False,
+    reporter: Reporter | None = None,
+) -> list[Score]:
+    """Train fresh networks on distilled sets, and on real images beside them, and test them.
+
+    Every network that was trained is kept in the cache, so that an evaluation that was stopped goes on where it was.
+
+    Args:
+        sets: distilled sets: folders of runs or of sets, or `Distilled` values.
+        test: real data, whose test split is used, or all of it if it has none; None takes the data that each set
+            was made from, if it is unchanged.
+        networks: names from `accdd.networks.NETWORKS`, with what is to be special about them, as in
+            `convnet/width=32/depth=4`; or of your own (`module:callable`, `timm:NAME`). None takes the network the
+            set was matched with, unless using that would run code that a file names.
+        seeds: fresh networks per score.
+        protocol: a name from `accdd.evaluation.PROTOCOLS`.
+        epochs: instead of the protocol's own number.
+        seed: decides initialisation, order and augmentation of the networks.
+        device: where to train.
+        compile: `auto`, `always` or `never`.
+        precision: `auto`, `fp32` or `bf16`.
+        snapshots: score the snapshots of the runs instead of their results, for accuracy over time.
+        data: real data, whose training images baselines choose from; None is the data that each set was made from.
+        baselines: names from `accdd.evaluation.BASELINES`: as many real images as the set stores, by the same protocol
+            and with networks that begin alike.
+        whole: score the whole training set, too, by its own protocol (`accdd.evaluation.WHOLE`): an upper bound.
+        best_on_test: also keep the highest test accuracy during training, for comparison with papers that report it.
+        fresh: train all networks, whatever is found in the cache.
+        reporter: told of progress; None is silent.
+
+    Returns:
+        A score per set (or snapshot) and network, each followed by those of the baselines beside it.
+
+    Raises:
+        InputError: something given is wrong.
+    """
+    reporter = reporter or Quiet()
+    listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
+    if seeds < 1 or (epochs is not None and epochs < 1):
+        raise InputError(f"seeds={seeds}, epochs={epochs}: a score needs at least one network and one epoch.")
+    changes = {"device": device, "seed": seed, "compile": compile, "precision": precision, "score.protocol": protocol}
+    settings = config.override(Settings(), changes)
+    where, rule = refusing.check(settings)
+    for name in networks or ():
+        settings_for(name, settings.network)
+    for name in baselines:
+        config.choose("baseline", name, evaluation.BASELINES)
+    # All of them before the first is scored, which may take long.
+    opened = [entry if isinstance(entry, Distilled) else artifact.load(entry) for entry in listed]
+    for distilled in opened if not networks else ():
+        refusing.refuse_recorded_code(
+            config.override(settings, evaluation.recorded(distilled, "network")).network.name, "--networks"
+        )
+    keys = evaluation.network_keys(Key(seed), seeds)
+    options = {
+        "best_on_test": best_on_test, "compile": compile, "precision": precision, "fresh": fresh,
+        "report": reporter.update,
+    }  # fmt: skip
+    scores: list[Score] = []
+    for entry, label, distilled in zip(listed, called(listed), opened, strict=True):
+        tested = evaluation.test_data(distilled, test).to(where)
+        real = evaluation.training_data(distilled, data).to(where) if baselines or whole else None
+        if real:
+            tested = evaluation.apart(real, tested)
+        if real and baselines:
+            evaluation.check_enough(real, distilled.ipc)
+        name = str(evaluation.origin(distilled).get("name") or tested.name)
+        case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
+        made_with = config.override(settings, evaluation.recorded(distilled, "network"))
+        names = networks or (made_with.network.name,)
+        scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
+        rows: dict[str, Tensor] = {}
+        if real:
+            rows = _choose(baselines, real, distilled, scored[names[0]], settings, seeds, reporter)
+        for name, architecture in scored.items():
+            suited = evaluation.suited(rule, case._replace(network=architecture.name))
+            for version_label, images, labels in _versions(entry, label, distilled, snapshots):
+                reporter.phase(f"{Path(version_label).name} on {name}")
+                found = evaluation.score(
+                    version_label, images, labels, tested, architecture, suited,
+                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs,
+                    content=evaluation.digest(images, labels), **options,
+                )  # fmt: skip
+                stored = evaluation.storage(distilled.images, distilled.labels)
+                scores.append(dataclasses.replace(found, network=name, bytes=stored))
+            if not real:
+                continue
+            others: list[Score] = []
+            for baseline, own in rows.items():
+                reporter.phase(f"{baseline} on {name}")
+                others.append(
+                    evaluation.beside(
+                        baseline, real, own, tested, architecture, suited, keys=keys, epochs=epochs, **options
+                    )
+                )
+            if whole:
+                reporter.phase(f"the whole set on {name}")
+                others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
+                reporter.update(1.0)
+            scores += [dataclasses.replace(each, network=name, beside=label) for each in others]
+    if found := sum(score.found or 0 for score in scores):
+        reporter.note(
+            f"{found} of {sum(score.n for score in scores)} networks were trained before; --fresh trains anew."
+        )
+    return scores
+
+
+def measure_rounding(
+    distilled: Distilled, *, test: Any = None, seeds: int = 3, seed: int = 0, reporter: Reporter | None = None
+) -> list[Score]:
+    """What rounding to 8 bits costs in accuracy: scores of the decoded set as it is and as pictures give it back.
+
+    Both train networks from the same initial weights, in the same order and with the same augmentation.
+
+    Args:
+        distilled: the set.
+        test, seeds, seed, reporter: as for `evaluate`.
+
+    Returns:
+        Two scores, by the quick protocol: before and after.
+    """
+    both = [artifact.as_decoded(distilled), artifact.rounded(distilled)]
+    scores = evaluate(both, test=test, seeds=seeds, seed=seed, protocol="quick", reporter=reporter)
+    return [dataclasses.replace(score, set=name) for score, name in zip(scores, ("float", "8 bits"), strict=True)]
+
+
+def called(entries: Sequence[str | Path | Distilled]) -> list[str]:
+    """What sets are called in their scores: their paths; those from memory `distilled`, `distilled-2` and so on."""
+    from_memory = itertools.chain(["distilled"], (f"distilled-{number}" for number in itertools.count(2)))
+    return [next(from_memory) if isinstance(entry, Distilled) else str(entry) for entry in entries]
+
+
+def _choose(
+    baselines: Sequence[str], real: Dataset, distilled: Distilled, architecture: Architecture, settings: Settings,
+    seeds: int, reporter: Reporter,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Which real images each baseline trains on, looked at by early-stage models trained as the set's own were.
+
+    They are of the network that the set was matched with, unless that is code which only a file names: then of
+    `architecture`.
+    """
+    recorded = {**evaluation.recorded(distilled, "train"), **evaluation.recorded(distilled, "pool")}
+    matched = config.override(settings, evaluation.recorded(distilled, "network")).network
+    seen = architecture if runs_code(matched.name) else course.architecture_for(matched, real)
+    looking = evaluation.Real(real, seen, config.override(settings, recorded), reporter.update)
+    rows: dict[str, Tensor] = {}
+    for name in baselines:
+        reporter.phase(f"choosing, {name}")
+        rows[name] = evaluation.chosen(name, looking, distilled.ipc, Key(settings.seed), seeds)
+        reporter.update(1.0)
+    return rows
+
+
+def _versions(
+    entry: str | Path | Distilled, label: str, distilled: Distilled, snapshots: bool
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, decoded images, labels) of a set, or of each of its run's snapshots."""
+    if not snapshots:
+        yield (label, *distilled.decode())
+        return
+    if isinstance(entry, Distilled):
+        raise InputError("Snapshots belong to a run folder. Expected its path.")
+    for snapshot in run.snapshots(entry):
+        version_of = dataclasses.replace(distilled, images=run.read_snapshot(snapshot).flatten(0, 1))
+        yield (f"{entry}@{snapshot.sweep}@{snapshot.seconds:.1f}s", *version_of.decode())
