@@ -48,7 +48,9 @@ def saved(tmp_path: Path) -> Path:
 
 
 def rewrite_header(folder: Path, **changes: Any) -> None:
+    """With other entries, and without a checksum, so that they are looked at themselves."""
     tree = json.loads((folder / HEADER).read_bytes())
+    del tree["checksum"]
     (folder / HEADER).write_text(json.dumps(tree | changes))
 
 
@@ -101,9 +103,20 @@ def test_a_set_of_images_that_are_not_square_is_saved_and_decoded(tmp_path: Path
 
 def test_a_set_that_names_no_formation_is_uniform(saved: Path):
     tree = json.loads((saved / HEADER).read_bytes())
-    del tree["formation"]
+    del tree["formation"], tree["checksum"]
     (saved / HEADER).write_text(json.dumps(tree))
     assert load(saved).formation == "uniform"
+
+
+@pytest.mark.parametrize(("old", "new"), [('"idc"', '"dsa"'), ("0.1", "0.2"), ('"uniform"', '"multi"')])
+def test_a_header_that_was_changed_is_refused_though_it_is_valid(saved: Path, old: str, new: str):
+    text = (saved / HEADER).read_text()
+    assert old in text
+    (saved / HEADER).write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=r"distilled.json: its checksum is not that of its entries: it is damaged, or"):
+        load(saved)
+    (saved / HEADER).write_text(" ".join(text.split()))
+    load(saved)  # how it is laid out does not matter
 
 
 def test_saving_twice_gives_the_same_bytes(saved: Path, tmp_path: Path):

@@ -27,7 +27,7 @@ from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.networks import runs_code
-from accdd.parallel import Everywhere, Ranks
+from accdd.parallel import ALONE, Everywhere, Ranks
 from accdd.run import Checkpoint, Quiet, Record, Reporter, Result, RunFolder, course, refusing, tracking
 from accdd.targets import Bank
 
@@ -92,6 +92,9 @@ def distill(
         work = work._replace(plan=ranks.leader(lambda: work.plan))  # that of another machine may be another
         _agree(ranks, work)
         ranks.together(lambda: work.bank.check_room(work.settings.targets.count or 0))
+        course.announce(work, reporter, ranks)
+        if expected := run.foretell(work, ranks):
+            reporter.note(f"About {expected}.")
 
         def created() -> RunFolder | None:
             if out is None or not ranks.leads:
@@ -111,7 +114,7 @@ def forecast(
     settings: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> run.Forecast:
-    """What `distill` would take with the same arguments: time, memory and disk, from a few probed steps.
+    """What `distill` would take with the same arguments in one process: time, memory, disk, from a few probed steps.
 
     Raises:
         InputError: something given is wrong, as for `distill`.
@@ -123,7 +126,7 @@ def forecast(
     work = course.prepare(source, real, resolved, reporter, wanted=wanted)
     work.bank.check_room(work.settings.targets.count or 0)
     reporter.phase("probing")
-    return run.forecast(work)
+    return run.forecast(work, _shard(ALONE, resolved))
 
 
 def resume(
@@ -177,6 +180,7 @@ def resume(
         work = ranks.together(lambda: course.prepare(given, real, resolved, reporter, plan=record.plan))
         _agree(ranks, work)
         ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
+        course.announce(work, reporter, ranks)
         writes = folder if ranks.leads else None
         ranks.together(lambda: stack.enter_context(writes.claimed()) if writes else None)
         since, problems = ranks.leader(lambda: folder.rewind(torch.device("cpu")))

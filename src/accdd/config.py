@@ -282,6 +282,9 @@ class Settings:
     """Of convolutions and linear layers; auto is bf16 where the hardware multiplies it. Distances are always fp32."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Make one compiled graph of each step; auto does where an estimate says that this saves more than it costs."""
+    max_memory: float | None = Field(default=None, gt=0)
+    """Gigabytes (10^9 bytes) that one process may take at its peak: refused before it begins where a probe takes more.
+    On CUDA it is the device's memory, and fewer classes and networks are worked on at once to keep within it."""
     data: Data = Data()
     network: Network = Network()
     train: Train = Train()

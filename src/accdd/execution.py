@@ -108,13 +108,18 @@ def machine(where: torch.device) -> str:
     return f"{_processor()}, {torch.get_num_threads()} threads"
 
 
-def prepare(where: torch.device) -> None:
-    """Settings of the process that make everything faster and change no result; to be called before all else."""
+def prepare(where: torch.device, max_memory: float | None = None) -> None:
+    """Settings of the process, to be called before all else: what makes everything faster and changes no result, and
+    how much of a GPU's memory it may take, in gigabytes."""
     # What is compiled is kept for the next process. PyTorch's own place is a folder below /tmp that anybody could fill
     # with code to be run; it is fixed when the compiler is imported.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_folder() / "compiled"))
     if where.type == "cpu":
         _keep_freed_memory()
+    if where.type == "cuda":
+        total = torch.cuda.mem_get_info(where)[1]
+        share = 1.0 if max_memory is None else min(1.0, max_memory * 1e9 / total)
+        torch.cuda.set_per_process_memory_fraction(share, where)
 
 
 def precision(name: str, where: torch.device) -> str:
@@ -259,7 +264,9 @@ def free_memory(where: torch.device) -> int:
     On Apple's MPS, which shares it, that of the CPU.
     """
     if where.type == "cuda":
-        return torch.cuda.mem_get_info(where)[0]
+        free, total = torch.cuda.mem_get_info(where)
+        own = torch.cuda.get_per_process_memory_fraction(where) * total - torch.cuda.memory_reserved(where)
+        return max(0, min(free, int(own)))
     limits = []
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()

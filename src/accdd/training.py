@@ -143,6 +143,38 @@ def make_step(
     return lambda *args: (graph if args[1].shape[:2] == (count, compiled_for) else step)(*args)
 
 
+def planned_step(
+    architecture: Architecture,
+    recipe: Train,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    where: torch.device,
+    *,
+    networks: int,
+    batch: int,
+    steps: int,
+    compile: str,
+    precision: str,
+) -> tuple[Step, int]:
+    """The step of some networks, as many side by side as is fast and compiled where that pays, and how many that is.
+
+    Args:
+        architecture, recipe, mean, std, where: as for `make_step`.
+        networks: how many are to be trained, each for so many `steps` on `batch` images.
+        compile, precision: as in the settings.
+    """
+    cost = step_cost(architecture, recipe, batch)
+    at_once = execution.at_once(networks, cost, where)
+    resolved = execution.precision(precision, where)
+    pays = execution.worth_compiling(
+        compile, where, cost.side_by_side(at_once), steps * networks / at_once, precision=resolved
+    )
+    compiled_for = batch if pays else None
+    return make_step(
+        architecture, recipe, mean, std, where, count=at_once, precision=resolved, compiled_for=compiled_for
+    ), at_once
+
+
 def step_cost(architecture: Architecture, recipe: Train, batch: int) -> Cost:
     """What one plain step of one network on `batch` images costs."""
     generator = torch.Generator()

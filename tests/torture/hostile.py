@@ -4,6 +4,7 @@ Each kind of file is changed again and again in a process of its own, with its m
 checksum (parquet, and what JSON and zip say beside the data), a change may go unseen: those are counted as `changed`.
 """
 
+import json
 import os
 import random
 import resource
@@ -105,13 +106,22 @@ def _write_set(folder: Path) -> None:
     artifact.save(distilled(method="idc"), folder / "set")
 
 
+def _write_open_set(folder: Path) -> None:
+    _write_set(folder)
+    header = folder / "set" / "distilled.json"
+    entries = json.loads(header.read_text())
+    del entries["checksum"]
+    header.write_text(json.dumps(entries))
+
+
 def _write_foreign(folder: Path) -> None:
     torch.save([helpers.noise(4, 3, 8, 8).sigmoid(), torch.arange(4)], folder / "x.pt")
 
 
 KINDS = {
     "native": Kind(_write_set, _read_set, True, "set/images.safetensors"),
-    "json": Kind(_write_set, _read_set, False, "set/distilled.json"),
+    "json": Kind(_write_set, _read_set, True, "set/distilled.json"),
+    "json, no checksum": Kind(_write_open_set, _read_set, False, "set/distilled.json"),
     "checkpoint": Kind(lambda folder: save_checkpoint(folder, 1), _read_checkpoint, True),
     "pool, targets": Kind(_write_entry, _read_entry, True),
     "npz": Kind(_write_npz, lambda folder: _of(data.load(folder / "x.npz", Data(test_fraction=0.4))), True),

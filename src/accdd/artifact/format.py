@@ -1,7 +1,7 @@
 """Writing a distilled set as a folder, and reading one that may come from a stranger.
 
     images.safetensors   images float32 (n, c, h, w) in [0, 1], labels int64 (n,)
-    distilled.json       everything else, and the SHA-256 of the tensors: safetensors has no checksum
+    distilled.json       everything else, the SHA-256 of the tensors (safetensors has no checksum), and its own
     preview.png          the stored images in a grid
     README.md            a data set card
 
@@ -65,6 +65,8 @@ class Header:
     """Of images.safetensors."""
     info: dict[str, Any]
     """Where the set comes from; see `Distilled.info`."""
+    checksum: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """SHA-256 of all other entries as JSON with sorted keys and no spaces; None, as in older files, is not checked."""
 
 
 def save(distilled: Distilled, path: str | Path, preview: Image.Image | None = None) -> None:
@@ -141,12 +143,21 @@ def _write(distilled: Distilled, folder: Path, preview: Image.Image) -> None:
 def _header_bytes(header: Header) -> bytes:
     tree = {name: getattr(header, name) for name in Header.__dataclass_fields__}
     try:
+        tree["checksum"] = _checksum(tree)
         raw = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise InputError(f"The distilled set's info and class names must be JSON: {error}.") from None
     if len(raw) > _MAX_HEADER:
         raise InputError(f"{HEADER} would have {len(raw):,} bytes, more than {_MAX_HEADER:,}. Shorten info.")
     return raw
+
+
+def _checksum(tree: dict[str, Any]) -> str:
+    """Of a header's entries but the checksum itself."""
+    entries = {name: value for name, value in tree.items() if name != "checksum"}
+    return hashlib.sha256(
+        json.dumps(entries, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def _set_folder(path: Path) -> Path:
@@ -178,6 +189,11 @@ def _read_header(file: Path) -> Header:
         raise InputError(
             f"{file}: the formation {reprlib.repr(formation)} is unknown; this accdd decodes by {', '.join(WHOLE)}. "
             f"Upgrade with 'pip install --upgrade accdd'."
+        )
+    if tree.get("checksum", _checksum(tree)) != _checksum(tree):
+        raise InputError(
+            f"{file}: its checksum is not that of its entries: it is damaged, or was edited. "
+            "Expected it as it was written; whoever edited it on purpose leaves 'checksum' out."
         )
     try:
         return TypeAdapter(Header).validate_json(raw)

@@ -130,20 +130,11 @@ def build(
         keep.setdefault(round(epoch * per_epoch), []).append(epoch)
     total = max(keep)
     batch = min(settings.train.batch, len(data.images))
-    cost = training.step_cost(architecture, settings.train, batch)
-    recipes: dict[Train, list[int]] = {}
-    for network in range(pool.networks):
-        recipe = dataclasses.replace(settings.train, augment=pool.augment[network % len(pool.augment)])
-        recipes.setdefault(recipe, []).append(network)
     members: list[EarlyStageModel] = []
-    for recipe, networks in recipes.items():
-        at_once = execution.at_once(len(networks), cost, where)
-        calls = total * len(networks) / at_once
-        together, precision = cost.side_by_side(at_once), execution.precision(settings.precision, where)
-        worth_it = execution.worth_compiling(settings.compile, where, together, calls, precision=precision)
-        step = training.make_step(
-            architecture, recipe, data.mean, data.std, where, count=at_once,
-            precision=precision, compiled_for=batch if worth_it else None,
+    for recipe, networks in recipes(settings).items():
+        step, at_once = training.planned_step(
+            architecture, recipe, data.mean, data.std, where, networks=len(networks), batch=batch, steps=total,
+            compile=settings.compile, precision=settings.precision,
         )  # fmt: skip
         for first in range(0, len(networks), at_once):
             together = networks[first : first + at_once]
@@ -153,6 +144,15 @@ def build(
 
             members += _train_together(data, architecture, settings, recipe, step, together, keep, total, report_all)
     return tuple(sorted(members, key=lambda member: (member.network, member.epoch)))
+
+
+def recipes(settings: config.Settings) -> dict[Train, list[int]]:
+    """How the networks of a pool are trained, and which of them each way."""
+    found: dict[Train, list[int]] = {}
+    for network in range(settings.pool.networks):
+        augment = settings.pool.augment[network % len(settings.pool.augment)]
+        found.setdefault(dataclasses.replace(settings.train, augment=augment), []).append(network)
+    return found
 
 
 def _train_together(

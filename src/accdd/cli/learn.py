@@ -24,7 +24,7 @@ from accdd.cli.options import (
     SetOption,
     StepsOption,
 )
-from accdd.cli.shell import command, guard, print_json, progress, seconds_of, settings_from
+from accdd.cli.shell import command, gigabytes_of, guard, print_json, progress, seconds_of, settings_from
 from accdd.text import printable
 
 
@@ -58,6 +58,9 @@ def distill(
         str | None, typer.Option("--shard", metavar="k/n", help="Only part k of n of the classes; see merge.")
     ] = None,
     device: DeviceOption = None,
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", help="Refuse a run that a probe finds to take more, as in 8GB.")
+    ] = None,
     precision: PrecisionOption = None,
     compile: CompileOption = None,
     preset: PresetOption = None,
@@ -78,6 +81,7 @@ def distill(
             "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps, "targets.count": targets,
             "loop.budget": None if budget is None else seconds_of(budget), "seed": seed, "device": device,
             "precision": precision, "compile": compile, "shard": None if shard is None else _part(shard),
+            "max_memory": None if max_memory is None else gigabytes_of(max_memory),
         }  # fmt: skip
         if resume is not None:
             _refuse_beside_resume(
@@ -98,7 +102,7 @@ def distill(
                 typer.echo(f"{name:<10}  {seconds / 60:.1f} min")
             typer.echo(f"memory      {expected.memory / 1e9:.2f} GB at the peak")
             typer.echo(f"disk        {expected.disk / 1e9:.3f} GB, in --out and in the cache")
-            typer.echo("Not counted: reading data, compiling, scores.")
+            typer.echo("Not counted: reading data, and compiling, which is done now and found again.")
             return
         with progress(quiet or not parallel.leads()) as reporter:
             if resume is not None:

@@ -111,6 +111,16 @@ def seconds_of(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def gigabytes_of(text: str) -> float:
+    """'800MB', '8GB', '1TB' or plain gigabytes to gigabytes of 10^9 bytes."""
+    from accdd.config import InputError
+
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(mb|gb|tb)?\s*", text.lower())
+    if not match:
+        raise InputError(f"--max-memory {text} is not a size. Expected a number with MB, GB or TB, as in 8GB.")
+    return float(match[1]) * {"mb": 1e-3, "gb": 1.0, "tb": 1e3}[match[2] or "gb"]
+
+
 def command() -> str:
     """How to type this command again: its path where it is not on the search path."""
     if shutil.which("accdd"):

@@ -48,14 +48,9 @@ def run(
     labels = labels.to(where)
     images = images if images is data.images else images.to(where)  # the real ones are where they fit
     batch = min(recipe.batch, rows.shape[1])
-    cost = training.step_cost(architecture, recipe, batch)
-    at_once = execution.at_once(len(keys), cost, where)
-    calls = total * (rows.shape[1] // batch) * len(keys) / at_once
-    resolved = execution.precision(precision, where)
-    worth_it = execution.worth_compiling(compile, where, cost.side_by_side(at_once), calls, precision=resolved)
-    step = training.make_step(
-        architecture, recipe, tuple(mean), tuple(std), where, count=at_once,
-        precision=resolved, compiled_for=batch if worth_it else None,
+    step, at_once = training.planned_step(
+        architecture, recipe, tuple(mean), tuple(std), where, networks=len(keys), batch=batch,
+        steps=total * (rows.shape[1] // batch), compile=compile, precision=precision,
     )  # fmt: skip
     forward = Forward(architecture)
 

@@ -14,7 +14,7 @@ from accdd.run.folder import (
     tree,
 )
 from accdd.run.learning import Stopped, learn
-from accdd.run.probing import Forecast, forecast
+from accdd.run.probing import Forecast, forecast, foretell
 from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.tracking import TRACKERS, tracked
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
@@ -37,6 +37,7 @@ __all__ = [
     "describe_bank",
     "describe_plan",
     "forecast",
+    "foretell",
     "learn",
     "read_snapshot",
     "refuse_existing",

@@ -16,7 +16,7 @@ from accdd.artifact import Distilled
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
-from accdd.evaluation import PROTOCOLS, Case, Score
+from accdd.evaluation import PROTOCOLS, Case, Protocol, Score
 from accdd.execution import Plan
 from accdd.formation import decoded_by
 from accdd.networks import Architecture, settings_for
@@ -113,6 +113,22 @@ def _afforded(bank: Bank, wanted: Settings, resolved: Settings, real: Dataset, r
     return defaults.resolve(config.override(wanted, {"targets.count": paid}), real)
 
 
+def announce(work: Work, reporter: Reporter, ranks: Ranks = ALONE) -> None:
+    """Say what was understood, before anything long begins."""
+    for line in words.describe(work.real, work.settings, work.architecture):
+        reporter.note(line)
+    reporter.note(words.describe_plan(work.plan, work.real.device))
+    if not ranks.alone:
+        reporter.note(f"The classes are divided among {ranks.count} processes.")
+
+
+def scored(work: Work) -> list[tuple[str, Architecture, Protocol]]:
+    """The networks that are trained on the result, as they were named, each with its protocol."""
+    named = [(name, settings_for(name, work.settings.network)) for name in work.settings.score.networks]
+    networks = [(name, architecture_for(settings, work.real)) for name, settings in named]
+    return [(name, network, _protocol(work, network)) for name, network in networks]
+
+
 def carry_out(
     work: Work, folder: RunFolder | None, reporter: Reporter, since: Checkpoint | None = None, ranks: Ranks = ALONE
 ) -> Result:
@@ -120,21 +136,14 @@ def carry_out(
 
     Of several ranks, which all learn, the first alone has a folder, scores and speaks.
     """
-    real, resolved = work.real, work.settings
-    rule, case = PROTOCOLS[resolved.score.protocol], _case(real, resolved)
-    scored = {n: architecture_for(settings_for(n, resolved.network), real) for n in resolved.score.networks}
-    for line in words.describe(real, resolved, work.architecture):
-        reporter.note(line)
-    reporter.note(words.describe_plan(work.plan, real.device))
-    if not ranks.alone:
-        reporter.note(f"The classes are divided among {ranks.count} processes.")
+    real, resolved, networks = work.real, work.settings, scored(work)
     saved = folder.path / "distilled" if folder else None
     distilled = ranks.leader(lambda: artifact.load(saved) if saved and saved.exists() else None)
     if not distilled:  # otherwise the run was interrupted while it was scored
         distilled = _learned(work, folder, reporter, since, ranks)
         if folder and resolved.score.choose == "validation":
             began = time.perf_counter()
-            protocol = evaluation.suited(rule, case._replace(network=work.architecture.name))
+            protocol = _protocol(work, work.architecture)
             distilled = best_on_validation(distilled, real, work.architecture, protocol, resolved, folder, reporter)
             distilled.info["seconds"]["choosing"] = round(time.perf_counter() - began, 2)
         if folder and saved:
@@ -145,9 +154,8 @@ def carry_out(
     seconds: dict[str, float] = dict(distilled.info["seconds"])
 
     began, scores = time.perf_counter(), ()
-    for name, network in scored.items() if resolved.score.seeds and not resolved.shard else ():
+    for name, network, protocol in networks if resolved.score.seeds and not resolved.shard else ():
         reporter.phase(f"scoring, {name}")
-        protocol = evaluation.suited(rule, case._replace(network=network.name))
         found = evaluation.beside_random(
             *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
             seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
@@ -233,6 +241,12 @@ def _learned(
         factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
         info=_info(work, learned.sweeps) | troubled | {"seconds": seconds},
     )  # fmt: skip
+
+
+def _protocol(work: Work, network: Architecture) -> Protocol:
+    """The protocol of the run's scores, as its source applies it to them."""
+    rule = PROTOCOLS[work.settings.score.protocol]
+    return evaluation.suited(rule, _case(work.real, work.settings)._replace(network=network.name))
 
 
 def _case(real: Dataset, settings: Settings) -> Case:

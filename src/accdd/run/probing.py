@@ -1,71 +1,112 @@
-"""What a run will take, from a few probed steps: time, memory, disk. Nothing is kept of what is computed for it.
+"""What a run will take, from a few probed steps of each kind: time, memory, disk.
 
-Scores, reading data and compiling are not counted; what will be compiled is probed uncompiled, and will be faster.
+The steps are those of the run itself, compiled where it compiles. Compiling and reading data are not counted: both were
+done to know all this, and what was compiled is found again by the run, in the same process at once, later in the
+compiler's cache. Nothing else of what is computed is kept.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor
 
 from accdd import augmented_models as models
-from accdd import execution, loop, training
-from accdd.augmented_models.pool import entry as pool_entry
-from accdd.config import Settings
+from accdd import engine, execution, loop, training
+from accdd.augmented_models import pool
+from accdd.config import InputError, Settings
 from accdd.data import Dataset
-from accdd.execution import Plan
 from accdd.keys import Key
-from accdd.networks import Architecture
-from accdd.run import checkpoints
+from accdd.networks import Architecture, Forward
+from accdd.parallel import ALONE, Ranks
+from accdd.run import checkpoints, course
 from accdd.run.course import Work
 from accdd.targets import Bank, Target
 
 PROBED = 3
-"""Steps, of which the first is not counted where there are more like it: it warms up."""
+"""Steps of each kind that are timed, after a first one that compiles and warms up."""
+SHORT = 60.0
+"""Seconds below which, by a guess, a run is not worth probing."""
+TESTED = 1000
+"""Test images that one test is timed on."""
 
 
 class Forecast(NamedTuple):
     """What a run is expected to take."""
 
     seconds: dict[str, float]
-    """Of `pool` and `targets`, as far as they are not in the cache, and of `distilling`."""
+    """Of `pool` and `targets`, as far as they are not in the cache, of `distilling`, and of `scoring`."""
     memory: int
-    """Bytes at the peak: of the device on CUDA, otherwise of this process."""
+    """Bytes at the peak: of the device on CUDA, otherwise of this process. Targets and pictures that are mapped from
+    files are not counted: the system takes their memory back when it is needed."""
     disk: int
     """Bytes that are written and kept, in the run folder and in the cache."""
 
+    def __str__(self) -> str:
+        """As in '12 min (pool 0.5, targets 1.5, distilling 10.0), 1.20 GB of memory, 0.34 GB of disk'."""
+        parts = ", ".join(f"{name} {each / 60:.1f}" for name, each in self.seconds.items() if each)
+        total = sum(self.seconds.values()) / 60
+        return f"{total:.1f} min ({parts}), {self.memory / 1e9:.2f} GB of memory, {self.disk / 1e9:.2f} GB of disk"
 
-def forecast(work: Work) -> Forecast:
-    """Probe the steps that a run is made of; its target bank is only asked what is missing."""
+
+def foretell(work: Work, ranks: Ranks = ALONE) -> Forecast | None:
+    """What a run that is about to begin will take; None where that is not worth finding out, or of several ranks.
+
+    Raises:
+        InputError: more memory than `max_memory`.
+    """
+    limit = work.settings.max_memory
+    if not ranks.alone or (limit is None and _guessed(work) < SHORT):
+        return None
+    expected = forecast(work, ranks)
+    if limit is not None and expected.memory > limit * 1e9:
+        raise InputError(
+            f"This run takes {expected.memory / 1e9:.2f} GB at its peak, more than --max-memory {limit:g}. Expected "
+            "more, or less work at once: --set train.batch=32, a smaller match.real_batch or targets.real_batch, "
+            "match.classes=1, pool.networks or data.size."
+        )
+    return expected
+
+
+def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
+    """Probe the steps that a run is made of; its target bank is only asked what is missing.
+
+    Args:
+        work: the run.
+        ranks: a shard learns its own classes alone.
+    """
     real, settings, architecture, bank = work.real, work.settings, work.architecture, work.bank
     where, count = real.device, settings.targets.count or 0
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    plan = dataclasses.replace(work.plan, compile_matching=False, compile_training=False)
     fresh = models.source(architecture, where, settings, None)
-    seconds, probing = {"pool": 0.0}, dataclasses.replace(settings, loop=dataclasses.replace(settings.loop, warm_up=0))
-    pool_bytes = 0
+    # One network after the other for as long as it is asked, each for a few sweeps.
+    few = min(settings.loop.inner_steps, PROBED)
+    probing = dataclasses.replace(
+        settings, loop=dataclasses.replace(settings.loop, warm_up=0, steps=None, inner_steps=few)
+    )
+    seconds, held = {"pool": 0.0}, 0
     if settings.pool.use:
-        seconds["pool"], pool_bytes = _pool(real, architecture, settings)
-    begin: Callable[..., Iterator[loop.State]] = functools.partial(loop.distill, real, bank.problem, fresh, probing)
+        held = settings.pool.networks * len(settings.pool.epochs) * _bytes(architecture)
+        if not pool.entry(real, architecture, settings).exists():
+            seconds["pool"] = _pool(real, architecture, settings)
     missing = bank.missing(count) if count else 0
+    begin: Callable[..., Iterator[loop.State]] = functools.partial(loop.distill, real, bank.problem, fresh, probing)
     if count:
         each, target = _target(real, bank, fresh, settings)
         seconds["targets"] = missing * each
         begin = functools.partial(loop.distill_on_targets, real, bank.problem, cast(Bank, _Always(target)), probing)
-    seconds["distilling"] = _distilling(begin, plan, settings, where)
-    if settings.loop.warm_up:
-        networks = settings.loop.steps or 0
-        seconds["distilling"] += networks * settings.loop.warm_up * _epoch(real, architecture, settings, 1)
-    if settings.loop.budget is not None:
-        seconds["distilling"] = min(seconds["distilling"], settings.loop.budget)
-    disk = missing * bank.bytes_per_target + pool_bytes + _run_bytes(real, settings, architecture)
-    return Forecast({name: round(each, 3) for name, each in seconds.items()}, _peak(where), disk)
+    seconds["distilling"] = _distilling(functools.partial(begin, work.plan, ranks=ranks), work, few)
+    seconds["scoring"] = _scoring(work)
+    made = missing * bank.bytes_per_target + (held if seconds["pool"] else 0)
+    rounded = {name: round(each, 3) for name, each in seconds.items()}
+    return Forecast(rounded, _peak(where) + held, made + _run_bytes(real, settings, architecture, ranks))
 
 
 class _Always:
@@ -75,60 +116,142 @@ class _Always:
         self._target = target
 
     def of(self, number: int, classes: slice) -> Target:
-        return self._target
+        parameters, gradients, siamese = self._target
+        return Target(
+            parameters, *({name: value[classes] for name, value in kind.items()} for kind in (gradients, siamese))
+        )
 
 
-def _distilling(begin: Callable[..., Iterator[loop.State]], plan: Plan, settings: Settings, where: Any) -> float:
-    inner, steps = settings.loop.inner_steps, settings.loop.steps
-    sweeps = PROBED if steps is None else min(PROBED, steps * inner)
-    first, *later = _clocked(itertools.islice(begin(plan, lambda sweeps: 0.0, None), sweeps + 1), where)[1:] or [0.0]
-    usual = sum(later) / len(later) if later else first
-    # With many sweeps a network, the first of each also draws for all of them.
-    outer = inner * usual if inner < PROBED else first + (inner - 1) * usual
-    return math.inf if steps is None else steps * outer
+def _guessed(work: Work) -> float:
+    """Seconds, but for scores, by counted work alone: good within a factor of three."""
+    real, settings, where = work.real, work.settings, work.real.device
+    of_loop, precision = settings.loop, execution.precision(settings.precision, work.real.device)
+
+    def training_on(images: float) -> float:
+        step = training.step_cost(work.architecture, settings.train, settings.train.batch)
+        return images / settings.train.batch * execution.seconds(step, where, precision)
+
+    real_half, synthetic_half = (
+        real.num_classes * execution.seconds(cost, where, precision)
+        for cost in engine.half_costs(work.problem, settings)
+    )
+    count, networks = settings.targets.count or 0, math.inf if of_loop.steps is None else of_loop.steps
+    sweep = synthetic_half if count else real_half + synthetic_half + training_on(of_loop.train_images or 0)
+    distilling = networks * (of_loop.inner_steps * sweep + training_on(of_loop.warm_up * len(real.images)))
+    pools = settings.pool.networks * max(settings.pool.epochs) if settings.pool.use else 0
+    made = count * real_half + training_on(pools * len(real.images))
+    return made + min(distilling, math.inf if of_loop.budget is None else of_loop.budget)
+
+
+def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work, few: int) -> float:
+    """Seconds of the loop, probed with `few` sweeps to a network."""
+    settings, of_loop = work.settings, work.settings.loop
+    networks = 2 if few > 1 else 1 + PROBED
+    if of_loop.steps is not None:
+        networks = min(networks, of_loop.steps)
+    start, *sweeps = _clocked(itertools.islice(begin(lambda sweeps: 0.0), 1 + networks * few), work.real.device)
+    if of_loop.steps is None:
+        assert of_loop.budget is not None  # resolved
+        return of_loop.budget
+    if not sweeps:
+        return start
+    if few == 1:
+        network = statistics.median(sweeps[1:] or sweeps)
+    else:  # the first sweep of a network draws for all of them, and those after it are trained for
+        first, *later = sweeps[-few:]
+        network = first + (of_loop.inner_steps - 1) * statistics.median(later)
+    if of_loop.warm_up:
+        plan, seen = work.plan, len(work.real.images)
+        step = training.make_step(
+            work.architecture, settings.train, work.real.mean, work.real.std, work.real.device,
+            precision=plan.precision, compiled_for=min(settings.train.batch, seen) if plan.compile_training else None,
+        )  # fmt: skip
+        warming = _step(step, work.architecture, settings.train, work.real, _whole(work.real), 1)
+        network += of_loop.warm_up * warming * (seen / settings.train.batch)
+    total = start + of_loop.steps * network
+    return total if of_loop.budget is None else min(total, of_loop.budget)
 
 
 def _target(real: Dataset, bank: Bank, fresh: models.Source, settings: Settings) -> tuple[float, Target]:
     """Seconds for a target, and one."""
-    own, made = Bank(real, bank.problem, fresh, dataclasses.replace(settings, compile="never")), []
+    own, made = Bank(real, bank.problem, fresh, settings), []
 
     def making() -> Iterator[None]:
-        for number in range(2):
-            made.append(own.make(number))
+        for number in range(1 + PROBED):
+            made[:] = [own.make(number)]
             yield
 
-    return _clocked(making(), real.device)[-1], made[0]
+    return statistics.median(_clocked(making(), real.device)[1:]), made[0]
 
 
-def _pool(real: Dataset, architecture: Architecture, settings: Settings) -> tuple[float, int]:
-    """Seconds and bytes of what is not in the cache."""
-    if pool_entry(real, architecture, settings).exists():
-        return 0.0, 0
-    pool = settings.pool
+def _pool(real: Dataset, architecture: Architecture, settings: Settings) -> float:
+    """Seconds of training the early-stage models; networks of other augmentations are taken to be as fast."""
     batch = min(settings.train.batch, len(real.images))
-    cost = training.step_cost(architecture, settings.train, batch)
-    at_once = execution.at_once(pool.networks, cost, real.device)
-    rounds = -(-pool.networks // at_once)
-    size = sum(4 * value.numel() for value in architecture.initialise(Key(0)).values())
-    seconds = rounds * max(pool.epochs) * _epoch(real, architecture, settings, at_once)
-    return seconds, pool.networks * len(pool.epochs) * size
+    steps = round(max(settings.pool.epochs) * math.ceil(len(real.images) / settings.train.batch))
+    if not steps:
+        return 0.0
+    seconds, each = 0.0, None
+    for recipe, networks in pool.recipes(settings).items():
+        step, at_once = training.planned_step(
+            architecture, recipe, real.mean, real.std, real.device, networks=len(networks), batch=batch, steps=steps,
+            compile=settings.compile, precision=settings.precision,
+        )  # fmt: skip
+        each = each or _step(step, architecture, recipe, real, _whole(real), at_once)
+        seconds += math.ceil(len(networks) / at_once) * steps * each
+    return seconds
 
 
-def _epoch(real: Dataset, architecture: Architecture, settings: Settings, at_once: int) -> float:
-    """Seconds of an epoch on the real data, of some networks side by side."""
-    recipe = settings.train
-    precision = execution.precision(settings.precision, real.device)
-    step = training.make_step(
-        architecture, recipe, real.mean, real.std, real.device, count=at_once, precision=precision
-    )
+def _scoring(work: Work) -> float:
+    """Seconds of the scores of what is learned and of as many random real images."""
+    real, settings = work.real, work.settings
+    if not settings.score.seeds or settings.shard:
+        return 0.0
+    decoded, seconds = settings.ipc * real.num_classes * (settings.images.factor or 1) ** 2, 0.0
+    for _, network, protocol in course.scored(work):
+        test = min(TESTED, len(real.test_images))
+        forward, parameters = Forward(network), network.initialise(Key(0), real.device)
+        began = time.perf_counter()
+        training.correct(
+            forward, parameters, real.test_images[:test], real.test_labels[:test], mean=real.mean, std=real.std
+        )
+        execution.synchronise(real.device)
+        seconds += 2 * settings.score.seeds * (time.perf_counter() - began) * len(real.test_images) / test
+        for images in (decoded, settings.ipc * real.num_classes):
+            batch, epochs = min(protocol.recipe.batch, images), settings.score.epochs or protocol.epochs_for(images)
+            step, at_once = training.planned_step(
+                network, protocol.recipe, real.mean, real.std, real.device, networks=settings.score.seeds,
+                batch=batch, steps=epochs * (images // batch), compile=settings.compile, precision=settings.precision,
+            )  # fmt: skip
+            rows = torch.arange(images) % len(real.images)
+            each = _step(step, network, protocol.recipe, real, rows, at_once)
+            seconds += math.ceil(settings.score.seeds / at_once) * epochs * math.ceil(images / batch) * each
+    return seconds
+
+
+def _step(
+    step: training.Step, architecture: Architecture, recipe: Any, real: Dataset, rows: Tensor, at_once: int
+) -> float:
+    """Seconds of a training step of some networks side by side, in short epochs on real images: as steps come in a run,
+    with what is drawn for them."""
     keys = [Key(0).at("probe", number) for number in range(at_once)]
-    order = torch.arange(min(len(real.images), PROBED * recipe.batch)).expand(at_once, -1)
-    steps = training.train(
-        step, training.begin([architecture.initialise(key, real.device) for key in keys]), real.images, real.labels,
-        order, recipe=recipe, lr=recipe.lr, num_classes=real.num_classes, keys=keys,
-    )  # fmt: skip
-    first, *later = _clocked(steps, real.device)
-    return -(-len(real.images) // recipe.batch) * (min(later) if later else first)
+    trained = training.begin([architecture.initialise(key, real.device) for key in keys])
+    order = rows[: 2 * recipe.batch].expand(at_once, -1)
+    batches = math.ceil(order.shape[1] / recipe.batch)
+
+    def epochs() -> Iterator[training.Trained]:
+        for _ in range(1 + PROBED):
+            yield training.last(
+                training.train(
+                    step, trained, real.images, real.labels, order, recipe=recipe, lr=recipe.lr,
+                    num_classes=real.num_classes, keys=keys,
+                )
+            )  # fmt: skip
+
+    return statistics.median(_clocked(epochs(), real.device)[1:]) / batches
+
+
+def _whole(real: Dataset) -> Tensor:
+    return torch.arange(len(real.images))
 
 
 def _clocked(steps: Iterator[Any], where: torch.device) -> list[float]:
@@ -142,11 +265,17 @@ def _clocked(steps: Iterator[Any], where: torch.device) -> list[float]:
     return seconds
 
 
-def _run_bytes(real: Dataset, settings: Settings, architecture: Architecture) -> int:
+def _bytes(architecture: Architecture) -> int:
+    """Of a network's parameters."""
+    return sum(4 * value.numel() for value in architecture.initialise(Key(0)).values())
+
+
+def _run_bytes(real: Dataset, settings: Settings, architecture: Architecture, ranks: Ranks) -> int:
     """Of the run folder."""
-    images = real.num_classes * settings.ipc * real.channels * real.size**2
-    network = 0 if settings.targets.count else sum(v.numel() for v in architecture.initialise(Key(0)).values())
-    checkpoint = 4 * 2 * (images + network)  # with velocities
+    own: Sequence[int] = range(real.num_classes)[ranks.share(real.num_classes)]
+    images = len(own) * settings.ipc * real.channels * real.size**2
+    network = 0 if settings.targets.count else _bytes(architecture)
+    checkpoint = 2 * (4 * images + network)  # with velocities
     return checkpoints.KEPT * checkpoint + 2 * images * (settings.loop.snapshots + 1) + 4 * images
 
 

@@ -18,7 +18,7 @@ def check(settings: Settings) -> tuple[torch.device, Protocol]:
         settings_for(name, settings.network)
     where, protocol = execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
     execution.check(settings.compile, where)
-    execution.prepare(where)
+    execution.prepare(where, settings.max_memory)
     return where, protocol
 
 
