@@ -1,5 +1,6 @@
 """Everything that accdd commits, each with the state before, the commit, and what a reader finds afterwards."""
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from accdd.config import InputError
 from accdd.keys import Key
 from accdd.loop import State
 from accdd.run import Checkpoint, checkpoints
-from accdd.targets import Bank
+from accdd.targets import Bank, Target
 
 
 class Commit(NamedTuple):
@@ -126,14 +127,22 @@ def build_target(folder: Path) -> None:
     """A block of the bank as it is written, of one target over and over."""
     data, given = helpers.stripes(), helpers.settings({"targets.count": 10, "targets.folder": str(folder / "bank")})
     bank = Bank(data, helpers.problem(data), Fresh(helpers.network(), helpers.CPU), given)
-    if not TARGET:
-        TARGET.append(bank.make(0))
-    bank.make = lambda number: TARGET[0]
+    bank.make = lambda number: a_target()
     mine = bank[3]
-    assert all(same(mine.parameters[name], value) for name, value in TARGET[0].parameters.items()), "other bits"
+    assert all(same(mine.parameters[name], value) for name, value in a_target().parameters.items()), "other bits"
 
 
-TARGET: list[Any] = []
+@functools.cache
+def a_target(folder: Path = Path("unused")) -> Target:
+    data = helpers.stripes()
+    given = helpers.settings({"targets.count": 10, "targets.folder": str(folder)})
+    return Bank(data, helpers.problem(data), Fresh(helpers.network(), helpers.CPU), given).make(0)
+
+
+def make_a_target(folder: Path) -> None:
+    """Before any fault: at the first one PyTorch imports parts of itself, which cannot be tried twice."""
+    del folder
+    a_target()
 
 
 # Exports ------------------------------------------------------------------------------------------------------
@@ -165,7 +174,7 @@ COMMITS = {
         found_info,
     ),
     "pool": Commit(nothing, build_pool, found_entry(build_pool, "pools/*")),
-    "targets": Commit(nothing, build_target, found_entry(build_target, "bank/0*")),
+    "targets": Commit(make_a_target, build_target, found_entry(build_target, "bank/0*")),
     "export": Commit(
         nothing,
         lambda folder: artifact.export(distilled(), "png", folder / "png") and None,
