@@ -14,12 +14,13 @@ import torch
 from helpers import CPU, assert_same, network, settings, stripes
 
 import accdd
-from accdd import defaults, loop, methods
+from accdd import config, defaults, loop, methods
 from accdd.augmented_models import EarlyStage, EarlyStageModel, Perturbed
 from accdd.config import InputError, Perturb, Settings
 from accdd.data import Dataset
+from accdd.execution import PLAIN
 from accdd.loop import State
-from accdd.run import Checkpoint, RunFolder, checkpoints, learning
+from accdd.run import Checkpoint, Quiet, RunFolder, checkpoints, learning
 
 IDC = {"loop.steps": 3, "loop.inner_steps": 3, "loop.train_images": 16}
 DC = {"method": "dc", "loop.steps": 2, "loop.inner_steps": 3, "loop.train_epochs": 2, "loop.train_images": 0}
@@ -335,5 +336,31 @@ def test_all_networks_of_ones_own_can_be_allowed_at_once(tmp_path: Path):
         accdd.resume(out, network=("helpers:Plain", "helpers:Other"))
 
 
-def test_settings_hold_how_often_to_save():
-    assert Settings().loop.checkpoint == 30
+@pytest.mark.parametrize(("seconds", "every"), [(0.1, 30), (0.2, 40)])
+def test_saving_takes_half_a_percent_of_a_run_at_most(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, every: float
+):
+    """On a clock of its own: a sweep takes a second, a checkpoint as long as it is told."""
+    now, at = [0.0], []
+
+    class Clock:
+        @staticmethod
+        def perf_counter() -> float:
+            return now[0]
+
+    def sweeps(progress: object, since: State | None):
+        images = torch.zeros(data.num_classes, 1, 3, 8, 8)
+        for sweep in range(101):
+            yield State(sweep, images, images.new_zeros(1), images)
+            now[0] += 1
+
+    def save(folder: RunFolder, state: State, spent: float) -> None:
+        at.append(now[0])
+        now[0] += seconds
+
+    monkeypatch.setattr(learning, "time", Clock)
+    monkeypatch.setattr(RunFolder, "checkpoint", save)
+    given = config.override(Settings(), {"loop.steps": 100, "loop.snapshots": 0})
+    folder = RunFolder.create(tmp_path / "run", None, data.fingerprint, {}, given, data.device, PLAIN)
+    learning.learn(sweeps, data.device, given, Quiet(), folder)
+    assert at[1] - at[0] == pytest.approx(every, abs=1.01) and len(at) == 1 + 100 // every

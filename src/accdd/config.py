@@ -239,8 +239,9 @@ class Loop:
     faster, with sums in another order, so that the images depend on how many processes there are in their last bits."""
     budget: float | None = Field(default=None, gt=0)
     """Wall-clock seconds after which the loop stops, at the end of a sweep; None with steps given: no limit."""
-    checkpoint: float = Field(default=30.0, gt=0)
-    """Seconds between two savings of all that is needed to go on after a kill."""
+    checkpoint: float | None = Field(default=None, gt=0)
+    """Seconds between two savings of all that is needed to go on after a kill; None is 30, or more where the last took
+    over half a percent of that."""
     snapshots: int = Field(default=8, ge=0)
     """Images kept on the way for accuracy curves, at sweeps (or, with a budget, seconds) doubling each time."""
 

@@ -25,6 +25,9 @@ from accdd.run.trouble import Begin
 LOOK_SECONDS = 0.1
 """How often a GPU is waited for and the clock read: in between, later sweeps are drawn and launched while it works."""
 
+SAVE_SECONDS, SAVED_SHARE = 30.0, 0.005
+"""How often all that is needed to go on is saved, and how much of the time that may take; see `loop.checkpoint`."""
+
 
 class Stopped(KeyboardInterrupt):
     """A signal asked the run to stop: it is saved, and the message says how to go on."""
@@ -104,7 +107,8 @@ def learn(
             """Whether a signal came; of several ranks to any, by the time this sweep had ended."""
             return bool(came if ranks.alone else stop)
 
-        saved = resumed = time.perf_counter()
+        saved, until = time.perf_counter(), settings.loop.checkpoint or SAVE_SECONDS
+        resumed = saved
         states = begin(progress, state)
         while (following := next(states, None)) is not None:
             state = following
@@ -118,7 +122,7 @@ def learn(
             share = progress(state.sweep)
             over = share >= 1
             told = bool(state.sweep) and (over or spent - logged >= 1 or state.overfit is not None)
-            save = stopping() or over or unsaved >= settings.loop.checkpoint
+            save = stopping() or over or unsaved >= until
             shown = keeping and bool(settings.loop.snapshots) and (state.sweep == 0 or over or share >= marks[0])
             broken, losses = False, state.losses
             if told or save or shown:  # each rank looks at its own share: images travel only where they are kept
@@ -145,10 +149,12 @@ def learn(
                 min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}")
             )
             if save or (stopping() and trouble.finite(state)):  # a signal may have come since
+                began = time.perf_counter()
                 if folder:
                     folder.checkpoint(state, spent)
                 good, good_metrics = state, folder.written() if folder else 0
                 saved = time.perf_counter()
+                until = settings.loop.checkpoint or max(SAVE_SECONDS, (saved - began) / SAVED_SHARE)
             if stopping() or over:
                 break
             resumed = time.perf_counter()
