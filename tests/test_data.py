@@ -440,6 +440,19 @@ def test_a_class_of_unreadable_pictures_is_refused(tmp_path: Path) -> None:
     assert_refused(root, "None of the 6 pictures can be read", SKIP)
 
 
+def test_a_png_whose_checksum_is_not_that_of_its_pixels_is_refused(tmp_path: Path) -> None:
+    """All rows can be decoded, so nothing but the checksums tells."""
+    path = class_folders(tmp_path, count=4) / "ant" / "0.png"
+    Image.new("RGB", (8, 8), (10, 20, 30)).save(path)
+    load(tmp_path, Data())
+    whole = path.read_bytes()
+    checksum = whole.index(b"IEND") - 8
+    path.write_bytes(whole[:checksum] + bytes([whole[checksum] ^ 1]) + whole[checksum + 1 :])
+    with Image.open(path) as image:
+        image.load()
+    assert_refused(tmp_path, r"Unreadable picture: '.*0.png' \(broken PNG file")
+
+
 @pytest.mark.parametrize("side", [8_000, 12_000, 60_000])
 def test_a_picture_that_declares_too_many_pixels_is_refused(tmp_path: Path, side: int) -> None:
     root = class_folders(tmp_path, count=2)
@@ -510,6 +523,9 @@ def test_wrong_parquet_files_are_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path, "labels are 0, 2, 4")
     pq.write_table(pa.table({"image": [b"x"], "label": [0]}), path)
     assert_refused(tmp_path, "expected struct<bytes: binary, path: string>")
+    pq.write_table(pa.table({"image": [b"x"], "label": [0]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"label", b"l\xe2bel"))
+    assert_refused(tmp_path, "cannot be read as parquet .'utf-8' codec can't decode")
     write_parquet(path, pictures, labels)
     damaged = bytearray(path.read_bytes())
     damaged[4:400] = bytes(396)

@@ -20,6 +20,8 @@ LAYOUT = "a folder of parquet files (train-*.parquet, optionally test-*.parquet 
 _SPLIT = re.compile(r"(train|test|validation|valid|val)[-_.]")
 _ROWS = 1024
 """Rows read at a time."""
+_BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises for damaged files; names in them are decoded as UTF-8."""
 
 
 def find_parquet(root: Path) -> list[Path]:
@@ -67,8 +69,10 @@ def load_parquet(name: str, files: Sequence[Path], settings: Data) -> Dataset:
 
 def _schema(path: Path) -> pa.Schema:
     try:
-        return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
+        schema = pq.read_schema(path)
+        _ = schema.names  # decoded only here
+        return schema
+    except _BROKEN as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' cannot be read as parquet ({reason}). Download or write it again.") from None
 
@@ -123,6 +127,6 @@ def _rows(path: Path) -> Iterator[Picture]:
                         raise InputError(f"{where} has no label; expected an integer in every row.")
                     yield Picture(where, number, content.as_py() or b"")
                     row += 1
-    except (pa.ArrowException, OSError) as error:
+    except _BROKEN as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' is damaged after row {row} ({reason}). Download or write it again.") from None

@@ -243,6 +243,9 @@ def _decode(pictures: Pictures, survey: _Survey, size: int, channels: int) -> Sp
 def _pixels(picture: Picture, size: int, channels: int) -> np.ndarray:
     """Decoded, upright, in the wanted colours and size: uint8 (c, size, size)."""
     with _open(picture) as image:
+        if image.format == "PNG":
+            image.verify()  # decoding stops at the last pixel, before the checksum of what it has read
+    with _open(picture) as image:
         # JPEG can decode at a half, quarter or eighth; twice the size leaves Lanczos something to filter.
         image.draft(image.mode, (2 * size, 2 * size))
         image.load()
