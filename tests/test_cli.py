@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fake_hub
 import numpy as np
 import pytest
 import typer.main
@@ -118,7 +119,7 @@ DISTILL = [
     ("an empty folder", "{p}/empty", "No class folders in '{p}/empty'; one folder of pictures per class"),
     ("one class", "{p}/one", "Only one class folder ('ant'); at least 2"),
     ("a class below ipc", "{p}/pictures --ipc 5", "Class 'bee' has 4 training images; --ipc 5; lower --ipc to 4"),
-    ("a truncated picture", "{p}/broken", "{p}/broken/bee/3.png; truncated; --set data.skip_unreadable=true"),
+    ("a truncated picture", "{p}/broken", "{p}/broken/bee/3.png; runcated; --set data.skip_unreadable=true"),
     ("negative labels", "{p}/negative.npz", "Training labels are -1, 0; expected 0 to 1; np.unique"),
     ("labels with gaps", "{p}/gaps.npz", "Training labels are 0, 2; without gaps; np.unique"),
     ("labels of rank 2", "{p}/matrix.npz", "labels is int64 (24, 24); (n,); argmax(1)"),
@@ -449,6 +450,12 @@ def test_every_command_in_the_readme_parses():
 
 
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with fake_hub.serving(monkeypatch) as hub:
+        run_the_commands_of_the_readme(tmp_path, monkeypatch)
+    assert "distilled.json" in hub.repositories["you/mine"]
+
+
+def run_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     pool = TINY.partition("--steps 1")[2]
     study = f"--seeds 1 --set loop.steps=1 {pool.replace('seeds=0', 'seeds=1')} --set score.epochs=1"

@@ -38,6 +38,8 @@ NOT_RUN = {
     ("install.md", "download.pytorch.org"): "downloads",
     ("host.md", "pip install ./examples/host"): "installs; the test puts the package where pip would",
     ("processes.md", "torchrun"): "launches processes; tests/test_parallel.py does",
+    ("use.md", "accdd push"): "publishes; tests/test_hub.py does, on a hub of its own",
+    ("use.md", 'accdd.load("hf:'): "downloads; tests/test_hub.py does",
     ("own-images.md", "--resume"): "needs a run that was interrupted; tests/test_resume.py has them",
 }
 """Blocks that are only read, by page and words that occur in that block alone, and why."""

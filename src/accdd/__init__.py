@@ -19,16 +19,19 @@ if TYPE_CHECKING:
         import_set,
         load,
         merge,
+        push,
         resume,
     )
     from accdd.artifact import Distilled
     from accdd.config import InputError, Settings
+    from accdd.estimator import Distiller
     from accdd.evaluation import Score
     from accdd.scoring import evaluate, measure_rounding
     from accdd.studies import ablate, compare, reproduce
 
 _HOMES = {
     "Distilled": "accdd.artifact",
+    "Distiller": "accdd.estimator",
     "InputError": "accdd.config",
     "Result": "accdd.api",
     "Score": "accdd.evaluation",
@@ -44,12 +47,14 @@ _HOMES = {
     "load": "accdd.api",
     "measure_rounding": "accdd.scoring",
     "merge": "accdd.api",
+    "push": "accdd.api",
     "reproduce": "accdd.studies",
     "resume": "accdd.api",
 }
 
 __all__ = [
     "Distilled",
+    "Distiller",
     "InputError",
     "Result",
     "Score",
@@ -65,6 +70,7 @@ __all__ = [
     "load",
     "measure_rounding",
     "merge",
+    "push",
     "reproduce",
     "resume",
 ]

@@ -33,7 +33,12 @@ from accdd.targets import Bank
 
 
 def load(path: str | Path) -> Distilled:
-    """A distilled set from its folder or from the folder of the run that made it. Never runs code from a file."""
+    """A distilled set from its folder, that of the run that made it, or the Hugging Face hub. Never runs code from a
+    file; see `accdd.artifact.load`.
+
+    Args:
+        path: the folder; or "hf:owner/name", or "hf:owner/name@revision".
+    """
     return artifact.load(path)
 
 
@@ -203,6 +208,19 @@ def merge(shards: Sequence[str | Path | Distilled]) -> Distilled:
     """
     opened = [entry if isinstance(entry, Distilled) else load(entry) for entry in shards]
     return artifact.merge(dict(zip(scoring.called(shards), opened, strict=True)))
+
+
+def push(distilled: str | Path | Distilled, repository: str, *, licence: str, private: bool = False) -> artifact.Pushed:
+    """Publish a set on the Hugging Face hub, with a data set card; see `accdd.artifact.push`.
+
+    Args:
+        distilled: the folder of a run or of a set, or the set.
+        repository: "owner/name", new or that of a set to replace.
+        licence: of the data that the set was made from, as the hub spells it, as in `cc-by-4.0`.
+        private: of a repository that is made now.
+    """
+    opened = distilled if isinstance(distilled, Distilled) else load(distilled)
+    return artifact.push(opened, repository, licence=licence, private=private)
 
 
 def import_set(path: str | Path, kind: str, **told: Any) -> Distilled:

@@ -2,7 +2,8 @@
 
 from accdd.artifact.distilled import Distilled
 from accdd.artifact.export import FORMATS, PICTURES, Exported, Rounding, as_decoded, export, refuse_taken, rounded
-from accdd.artifact.format import annotate, load, save
+from accdd.artifact.format import annotate, save
+from accdd.artifact.hub import Pushed, load, portable, push
 from accdd.artifact.imports import KINDS, import_set
 from accdd.artifact.merge import merge
 
@@ -12,6 +13,7 @@ __all__ = [
     "PICTURES",
     "Distilled",
     "Exported",
+    "Pushed",
     "Rounding",
     "annotate",
     "as_decoded",
@@ -19,6 +21,8 @@ __all__ = [
     "import_set",
     "load",
     "merge",
+    "portable",
+    "push",
     "refuse_taken",
     "rounded",
     "save",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,9 +32,17 @@ A distilled set is not a privacy guarantee: learned images can resemble real one
 conditions hold for the source hold here too.
 """
 
+PARQUET = """\
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+"""
+
 _CARD = """\
 ---
-{tags}---
+{head}{tags}---
 # Distilled set
 
 {count} learned images ({shape}) that stand in for a whole training set of {classes} classes: a network trained on
@@ -53,10 +61,10 @@ With accdd:
 ```python
 import accdd
 
-images, labels = accdd.load("this/folder").decode()  # float32 (n, c, h, w) in [0, 1]; int64 (n,)
+images, labels = accdd.load("{place}").decode()  # float32 (n, c, h, w) in [0, 1]; int64 (n,)
 ```
 
-Without:
+{pictures}Without, from the files:
 
 ```python
 import json, pathlib
@@ -67,7 +75,7 @@ images, labels = tensors["images"], tensors["labels"]  # float32 (n, c, h, w) in
 class_names = json.loads(pathlib.Path("distilled.json").read_text(encoding="utf-8"))["class_names"]
 {cut}```
 
-Before training, subtract the mean {mean} and divide by the standard deviation {std} of each channel.
+Before training, subtract the mean {mean} and divide by the standard deviation {std} of each channel.{recipe}
 
 ## Scores
 
@@ -76,6 +84,27 @@ Before training, subtract the mean {mean} and divide by the standard deviation {
 ## Limits
 
 {limits}"""
+
+
+_PICTURES = """\
+As pictures of 8 bits, decoded, with `datasets`:
+
+```python
+from datasets import load_dataset
+
+train = load_dataset("{place}", split="train")  # image (PIL), label (ClassLabel)
+```
+
+"""
+
+
+class Hub(NamedTuple):
+    """Where a set is published."""
+
+    repository: str
+    """owner/name."""
+    licence: str
+    """Of the source, as the hub spells it."""
 
 
 def preview(distilled: Distilled) -> Image.Image:
@@ -97,11 +126,24 @@ def preview(distilled: Distilled) -> Image.Image:
     return Image.fromarray(canvas)
 
 
-def card(distilled: Distilled) -> str:
-    """The README.md: markdown in which no name taken from the data acts as markup."""
+def card(distilled: Distilled, hub: Hub | None = None) -> str:
+    """The README.md: markdown in which no name taken from the data acts as markup.
+
+    Args:
+        distilled: the set.
+        hub: where it is published, with pictures as parquet beside it; None is a folder on somebody's disk.
+    """
     count, channels, height, width = distilled.images.shape
+    head = ""
+    if hub:
+        size = next(name for name, most in _SIZES.items() if distilled.count < most)
+        head = f"license: {hub.licence}\nsize_categories:\n- {size}\n{PARQUET}"
     return _CARD.format(
+        head=head,
         tags=TAGS,
+        place=f"hf:{hub.repository}" if hub else "this/folder",
+        pictures=_PICTURES.format(place=hub.repository) if hub else "",
+        recipe=_recipe(distilled.info),
         limits=LIMITS,
         count=count,
         shape=f"{channels} x {height} x {width}, float32 in [0, 1]",
@@ -115,6 +157,10 @@ def card(distilled: Distilled) -> str:
         std=_numbers(distilled.std),
         scores=_scores(distilled.info),
     )
+
+
+_SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": math.inf}
+"""The hub's words for the number of rows."""
 
 
 def escape(text: Any, longest: int = 60) -> str:
@@ -181,15 +227,34 @@ def _tiles(distilled: Distilled, f: int) -> tuple[str, str]:
 
 
 def _facts(distilled: Distilled) -> dict[str, str]:
-    source = distilled.info.get("source", "not recorded")
+    info = distilled.info
+    source, seconds, versions = info.get("source", "not recorded"), info.get("seconds"), info.get("versions")
     names = ", ".join(escape(name) for name in distilled.class_names[:MAX_NAMES])
     more = distilled.num_classes - MAX_NAMES
     return {
-        "Method": escape(distilled.info.get("method", "not recorded")),
+        "Method": escape(info.get("method", "not recorded")),
         "Source": escape(source.get("name", "not recorded") if isinstance(source, Mapping) else source),
         "Images per class (IPC)": str(distilled.ipc),
         "Classes": names + (f" and {more} more" if more > 0 else ""),
+        "Cost": _listed(seconds, " s", ("pool", "targets", "distilling", "scoring"))
+        + f"; {escape(info.get('sweeps', 'unknown number of'))} sweeps",
+        "Made with": _listed(versions, "", ("accdd", "torch")),
     }
+
+
+def _listed(values: Any, unit: str, names: tuple[str, ...]) -> str:
+    """As in 'pool 12.1 s, distilling 600 s' of those that are there."""
+    there = [name for name in names if isinstance(values, Mapping) and name in values]
+    return ", ".join(f"{name} {escape(values[name])}{unit}" for name in there) or "not recorded"
+
+
+def _recipe(info: Mapping[str, Any]) -> str:
+    """How to train on the set, where it says so."""
+    recipe = info.get("recipe")
+    if not isinstance(recipe, Mapping):
+        return ""
+    told = ", ".join(f"{escape(name)} {escape(value)}" for name, value in list(recipe.items())[:20])
+    return f"\n\nRecommended training: {told}. In accdd, `as_loader(batch)` augments like this."
 
 
 def _scores(info: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from accdd import files
-from accdd.artifact.card import LIMITS, TAGS, escape
+from accdd.artifact.card import LIMITS, PARQUET, TAGS, escape
 from accdd.artifact.distilled import Distilled
 from accdd.artifact.names import distinct_names, folder_names
 from accdd.config import InputError, choose
@@ -182,12 +182,7 @@ def _hf(distilled: Distilled, folder: Path) -> int:
 
 _CARD = """\
 ---
-{tags}configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*
----
+{parquet}{tags}---
 # Distilled set
 
 {count} learned images of {classes} classes, decoded and rounded to 8 bits, that stand in for a whole training set.
@@ -207,6 +202,7 @@ each channel. {off}.
 
 def _card(distilled: Distilled, count: int) -> str:
     return _CARD.format(
+        parquet=PARQUET,
         tags=TAGS,
         limits=LIMITS,
         count=count,

@@ -19,7 +19,7 @@ app = typer.Typer(
 
 for verb in (
     learn.distill, score.evaluate, look.watch, look.report, look.check,
-    sets.info, sets.export, sets.import_, learn.merge,
+    sets.info, sets.export, sets.push, sets.import_, learn.merge,
     score.compare, score.ablate, score.reproduce,
     learn.pool, learn.targets, lists.cache, lists.settings, lists.presets,
 ):  # fmt: skip

@@ -11,7 +11,9 @@ DATA_HELP = (
     ".npz; or hf:owner/name."
 )
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
-SetArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run or of a distilled set.")]
+SetArgument = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Folder of a run or of a distilled set; or hf:owner/name.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; list them with 'accdd settings'.")
 ]

@@ -1,4 +1,4 @@
-"""Verbs of a distilled set: info, export, import."""
+"""Verbs of a distilled set: info, export, push, import."""
 
 import contextlib
 import shlex
@@ -92,6 +92,32 @@ def export(
             typer.echo(f"{score.set}  {score.network}  {score}")
         if off and not measure:
             typer.echo("What that costs in accuracy is measured with --measure.")
+
+    guard(body, debug)
+
+
+def push(
+    out: SetArgument,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Data set of the Hugging Face hub.")],
+    licence: Annotated[
+        str, typer.Option("--license", help="Of the data that the set was made from, as in cc-by-4.0, mit or other.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Publish a distilled set on the hub with a data set card; anybody loads it as hf:OWNER/NAME."""
+
+    def body() -> None:
+        from accdd import api
+
+        pushed = api.push(out, repository, licence=licence, private=private)
+        if as_json:
+            print_json(url=pushed.url, files=pushed.files)
+            return
+        typer.echo(f"{pushed.url}: {len(pushed.files)} files, licence of the source: {licence}")
+        typer.echo("Learned images can resemble real ones closely: this is not a privacy guarantee.")
+        typer.echo(f'\nAnybody loads it with accdd.load("hf:{repository}").')
 
     guard(body, debug)
 
