@@ -18,6 +18,7 @@ from accdd.formation import FORMATIONS as BY_FORMATION
 from accdd.matching import DISTANCES as BY_NAME
 from accdd.methods import METHODS
 from accdd.networks import Architecture, Forward, Parameters
+from accdd.run import Quiet
 
 SIZE = 8
 CPU = torch.device("cpu")
@@ -146,3 +147,13 @@ def compiles(test: Callable[..., None]) -> Callable[..., None]:
     for mark in marks:
         test = mark(test)
     return test
+
+
+class Notes(Quiet):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)

@@ -3,12 +3,18 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from helpers import Notes
 
-from accdd import executor, files
+import accdd
+from accdd import cache, execution, executor, files
 from accdd.config import InputError
+from accdd.data import Dataset
 from accdd.executor import ATTEMPTS, Task
 
 
@@ -93,3 +99,53 @@ def test_a_missing_extra_is_named(kind: str, package: str, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"needs {package}. Expected: pip install 'accdd\[{kind}\]'"):
         executor.parse(kind)
+
+
+# What accdd hands out: networks of pools, targets, networks of scores -----------------------------------------------
+
+
+def test_pools_targets_and_scores_on_workers_are_those_made_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Dataset
+):
+    names = ("images", "labels", "test_images", "test_labels")
+    np.savez(tmp_path / "stripes.npz", **{name: getattr(data, name).numpy() for name in names})
+    source = str(tmp_path / "stripes.npz")
+    settings = {
+        "network.width": 4, "network.depth": 2, "pool.networks": 2, "pool.epochs": 1, "targets.real_batch": 4,
+        "train.batch": 64, "precision": "fp32", "compile": "never", "score.seeds": 0, "loop.steps": 3,
+        "targets.count": 20,
+    }  # fmt: skip
+    monkeypatch.setattr(execution, "SMALL_FLOPS", 0)  # one by one here, too: side by side, the last bits differ
+    told: dict[str, list[str]] = {}
+    made, scores = {}, {}
+    for how in ("inline", "local:2"):
+        monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / how.replace(":", "")))
+        notes = Notes()
+        made[how], _ = accdd.build_targets(source, settings=settings, executor=how, reporter=notes)
+        accdd.distill(source, out=tmp_path / f"run-{how[:5]}", settings=settings)
+        runs, networks = [tmp_path / f"run-{how[:5]}"], ["convnet/width=4/depth=2", "mlp"]
+        scores[how] = accdd.evaluate(runs, networks=networks, seeds=2, epochs=2, executor=how, reporter=notes)
+        told[how] = notes.said
+    for number in (0, 19):
+        mine, theirs = (made[how][number] for how in made)
+        for kind in ("parameters", "gradients"):
+            for name, value in getattr(mine, kind).items():
+                assert torch.equal(value, getattr(theirs, kind)[name])
+    assert [each.accuracies for each in scores["inline"]] == [each.accuracies for each in scores["local:2"]]
+    assert all(score.found == 2 for score in scores["local:2"]), "workers trained them"
+    done = sorted(line for line in told["local:2"] if line.startswith("Done: "))
+    assert len(done) == 2 + 1 + 4 and "Done: blocks 0 to 1." in done
+    assert not any(line.startswith("Done: ") for line in told["inline"])
+    cached = {entry.kind for entry in cache.entries()}
+    assert "pool-members" not in cached, "they are in the pool now"
+    assert not list((tmp_path / "local2" / "executor").iterdir())
+    again = Notes()
+    accdd.build_targets(source, settings=settings, executor="local:2", reporter=again)
+    assert not any(line.startswith("Done: ") for line in again.said), "all is there"
+
+
+@pytest.mark.parametrize("call", [accdd.build_pool, accdd.build_targets])
+def test_an_unknown_executor_is_refused_before_anything_is_made(data: Dataset, call: Callable[..., object]):
+    with pytest.raises(InputError, match="--executor local:0 is unknown"):
+        call(data, settings={"network.width": 4, "compile": "never"}, executor="local:0")
+    assert not files.cache_folder().exists() or not list(files.cache_folder().glob("pools/*"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Notes
 from typer.testing import CliRunner
 
 import accdd
@@ -14,7 +15,7 @@ from accdd.cli import app
 from accdd.cli.shell import gigabytes_of
 from accdd.config import InputError
 from accdd.data import Dataset
-from accdd.run import Quiet, probing
+from accdd.run import probing
 
 TINY = {
     "network.width": 16, "network.depth": 2, "pool.networks": 2, "pool.epochs": 2, "match.real_batch": 6,
@@ -63,24 +64,14 @@ def test_every_number_of_sweeps_a_network_is_foretold(data: Dataset, inner: int)
     assert 0 < one < many
 
 
-class Told(Quiet):
-    """Keeps what a run says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def test_a_run_that_is_worth_it_says_what_it_will_take(data: Dataset, monkeypatch: pytest.MonkeyPatch):
     told = {**TINY, "loop.steps": 2, "targets.count": 0}
-    reporter = Told()
+    reporter = Notes()
     accdd.distill(data, 1, settings=told, reporter=reporter)
-    assert not any("GB of memory" in line for line in reporter.lines), "of a second, that is of no use"
+    assert not any("GB of memory" in line for line in reporter.said), "of a second, that is of no use"
     monkeypatch.setattr(probing, "SHORT", 0.0)
     first = accdd.distill(data, 1, settings=told, reporter=reporter).distilled.images
-    assert any(line.startswith("About ") and "GB of memory" in line for line in reporter.lines)
+    assert any(line.startswith("About ") and "GB of memory" in line for line in reporter.said)
     monkeypatch.undo()
     assert torch.equal(first, accdd.distill(data, 1, settings=told).distilled.images), "probing changes nothing"
 

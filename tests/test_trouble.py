@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CPU, assert_same, network, settings
+from helpers import CPU, Notes, assert_same, network, settings
 
 import accdd
 from accdd import defaults, engine, loop, methods, run
@@ -32,14 +32,6 @@ def growing(progress: Progress, since: State | None) -> Iterator[State]:
         images = state.images * (1e9 if state.halvings < 2 else 0.5)
         state = State(sweep, images, images.sum(1), torch.zeros(2, 1), halvings=state.halvings)
         yield state
-
-
-class Notes(Quiet):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 def told(**changes: Any) -> Settings:

@@ -1,7 +1,6 @@
 """What Python users call: distill, evaluate, load. The command line calls the same functions."""
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,19 @@ from accdd import (
     scoring,
 )  # fmt: skip
 from accdd import augmented_models as models
+from accdd import executor as executors
 from accdd.artifact import Distilled
+from accdd.augmented_models import pool
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
+from accdd.executor import Task
 from accdd.networks import runs_code
 from accdd.parallel import ALONE, Everywhere, Ranks
 from accdd.run import Checkpoint, Quiet, Record, Reporter, Result, RunFolder, course, refusing, tracking
 from accdd.targets import Bank
+
+BLOCKS_AT_ONCE = 5
+"""Blocks of targets that one worker makes: fewer, and reading data would take longer than they do."""
 
 
 def load(path: str | Path) -> Distilled:
@@ -238,16 +243,33 @@ def build_pool(
     *,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    executor: str = "inline",
     reporter: Reporter | None = None,
 ) -> models.ModelPool:
-    """Train the early-stage models for some data ahead of time, or find them in the cache."""
+    """Train the early-stage models for some data ahead of time, or find them in the cache.
+
+    Args:
+        source, preset, settings, reporter: as for `distill`; settings of the learned images do not matter.
+        executor: what trains each network by itself: `inline` (here, some side by side where that is faster),
+            `local:K`, `slurm` or `ray` (see `accdd.executor`).
+
+    Raises:
+        InputError: something given is wrong, or networks were not trained; those that were are kept.
+        ArithmeticError: a network diverged.
+    """
     reporter = reporter or Quiet()
-    wanted = config.override(Settings(), presets.given(preset, settings or {}))
-    real, resolved = _read(source, wanted, reporter)
+    given = {**presets.given(preset, settings or {}), "pool.use": True}
+    real, resolved = _read(source, config.override(Settings(), given), reporter)
     architecture = course.architecture_for(resolved.network, real)
     for line in run.describe(real, resolved, architecture)[:1]:
         reporter.note(line)
-    resolved = dataclasses.replace(resolved, pool=dataclasses.replace(resolved.pool, use=True))
+    if executor != "inline" and not pool.entry(real, architecture, resolved).exists():
+        reporter.phase("early-stage models")
+        tasks = [
+            Task(f"network {n}", _pool_member, (source, given, n), pool.member_entry(real, architecture, resolved, n))
+            for n in range(resolved.pool.networks)
+        ]
+        executors.run(tasks, executor, reporter.note)
     built = course.early_stage_models(real, architecture, resolved, reporter)
     assert built
     return built
@@ -259,6 +281,7 @@ def build_targets(
     *,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    executor: str = "inline",
     reporter: Reporter | None = None,
 ) -> tuple[Bank, int]:
     """Make the target bank for some data ahead of time, or what is missing of it; the bank and how many it is to hold.
@@ -266,6 +289,7 @@ def build_targets(
     Args:
         source, preset, settings, reporter: as for `distill`; settings of the learned images do not matter.
         count: how many targets; short for `settings={"targets.count": count}`.
+        executor: what makes them, as for `build_pool`, in shares of `BLOCKS_AT_ONCE` blocks.
 
     Raises:
         InputError: something given is wrong, or the disk is too small.
@@ -286,13 +310,35 @@ def build_targets(
     work.bank.check_room(count)
     for line in (*run.describe(real, resolved, work.architecture)[:1], run.describe_bank(work.bank, count)):
         reporter.note(line)
-    if work.bank.missing(count):
+    if executor != "inline" and work.bank.missing(count):
+        if resolved.pool.use:
+            build_pool(source, settings=given, executor=executor, reporter=reporter)
+        reporter.phase("targets")
+        places, tasks = work.bank.blocks(count), []
+        for first in range(0, len(places), BLOCKS_AT_ONCE):
+            share = list(places)[first : first + BLOCKS_AT_ONCE]
+            name, last = f"blocks {share[0]} to {share[-1]}", places[share[-1]]
+            tasks.append(Task(name, _target_blocks, (source, given, share), last))
+        executors.run(tasks, executor, reporter.note)
+    elif work.bank.missing(count):
         work.pool()
     course.build_bank(work.bank, count, reporter)
     return work.bank, count
 
 
-# What several of the above need.
+# What several of the above need, and what workers of an executor carry out.
+
+
+def _pool_member(source: Any, given: Mapping[str, Any], network: int) -> None:
+    real, resolved = _read(source, config.override(Settings(), given), Quiet())
+    pool.build_member(real, course.architecture_for(resolved.network, real), resolved, network)
+
+
+def _target_blocks(source: Any, given: Mapping[str, Any], blocks: Sequence[int]) -> None:
+    real, resolved = _read(source, config.override(Settings(), given), Quiet())
+    work = course.prepare(source, real, resolved, Quiet())
+    for block in blocks:
+        work.bank.build_block(block)
 
 
 def _carry_out(

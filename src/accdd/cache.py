@@ -26,11 +26,11 @@ IN_USE = 3600.0
 LEFT_OVER_IN_USE = 86400.0
 """Seconds, of what is still being built: early-stage models may be trained for hours before the first is written."""
 
-KINDS = {"pools": "key.json", "data": "key.json", "targets": "bank.json"}
+KINDS = {"pools": "key.json", "pool-members": "key.json", "data": "key.json", "targets": "bank.json"}
 """The folders of entries, with the file that makes one of theirs known."""
 
-WHOLE = ("compiled", "datasets", "scores")
-"""Folders that go as a whole: other libraries fill the first two, and a score is a small file."""
+WHOLE = ("compiled", "datasets", "scores", "executor")
+"""Folders that go as a whole: other libraries fill the first two, scores and what workers say are small files."""
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
     path: Path
     kind: str
-    """`pools`, `data`, `targets`, `compiled`, `datasets`, `scores`, `left over` (killed or damaged) or `unknown`."""
+    """A name from `KINDS` or `WHOLE`, `left over` (killed or damaged) or `unknown`."""
     name: str
     """Of the data, where that can be told."""
     bytes: int
@@ -133,7 +133,7 @@ def _entry(path: Path, root: Path, names: dict[str, str]) -> Entry:
             used = max(used, status.st_mtime, status.st_atime if path.name in WHOLE else 0)
             size += status.st_size
     kind = _kind(path, root)
-    name = names.get(str(_json(path / KINDS[kind]).get("data")), "") if kind in ("pools", "targets") else ""
+    name = names.get(str(_json(path / KINDS[kind]).get("data")), "") if kind in KINDS and kind != "data" else ""
     return Entry(path, kind, str(_json(path / "data.json").get("name", "")) if kind == "data" else name, size, used)
 
 

@@ -2,17 +2,21 @@
 
 import dataclasses
 import itertools
+import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from accdd import artifact, config, evaluation, run
+from accdd import artifact, config, evaluation, files, run
+from accdd import executor as executors
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score
+from accdd.executor import Task
 from accdd.keys import Key
 from accdd.networks import Architecture, runs_code, settings_for
 from accdd.run import Quiet, Reporter, course, refusing
@@ -36,6 +40,7 @@ def evaluate(
     whole: bool = False,
     best_on_test: bool = False,
     fresh: bool = False,
+    executor: str = "inline",
     reporter: Reporter | None = None,
 ) -> list[Score]:
     """Train fresh networks on distilled sets, and on real images beside them, and test them.
@@ -63,6 +68,8 @@ def evaluate(
         whole: score the whole training set, too, by its own protocol (`accdd.evaluation.WHOLE`): an upper bound.
         best_on_test: also keep the highest test accuracy during training, for comparison with papers that report it.
         fresh: train all networks, whatever is found in the cache.
+        executor: what trains them, each set's networks one by one: `inline` (here), `local:K`, `slurm` or `ray` (see
+            `accdd.executor`). The cache must be one that all workers see.
         reporter: told of progress; None is silent.
 
     Returns:
@@ -71,51 +78,124 @@ def evaluate(
     Raises:
         InputError: something given is wrong.
     """
-    reporter = reporter or Quiet()
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
-    if seeds < 1 or (epochs is not None and epochs < 1):
-        raise InputError(f"seeds={seeds}, epochs={epochs}: a score needs at least one network and one epoch.")
-    changes = {"device": device, "seed": seed, "compile": compile, "precision": precision, "score.protocol": protocol}
-    settings = config.override(Settings(), changes)
-    where, rule = refusing.check(settings)
-    for name in networks or ():
+    asked = _Asked(
+        test, tuple(networks or ()), seeds, protocol, epochs, seed, device, compile, precision, snapshots, data,
+        tuple(baselines), whole, best_on_test, fresh,
+    )  # fmt: skip
+    reporter = reporter or Quiet()
+    opened = _opened(listed, asked)
+    if executor == "inline":
+        return _scores(listed, opened, asked, range(seeds), reporter)
+    with tempfile.TemporaryDirectory(dir=_shared()) as place:
+        tasks = [
+            Task(name, _in_cache, (entry, asked._replace(networks=of), number, done := Path(place) / name), done)
+            for label, entry in zip(called(listed), listed, strict=True)
+            for of in ([(each,) for each in asked.networks] or [()])
+            for number in range(seeds)
+            for name in [re.sub(r"\W+", "-", f"{label}-{' '.join(of)}-{number}")]
+        ]
+        executors.run(tasks, executor, reporter.note)
+    return _scores(listed, opened, asked._replace(fresh=False), range(seeds), reporter)
+
+
+class _Asked(NamedTuple):
+    """What `evaluate` was asked, but for the sets."""
+
+    test: Any
+    networks: tuple[str, ...]
+    seeds: int
+    protocol: str
+    epochs: int | None
+    seed: int
+    device: str
+    compile: str
+    precision: str
+    snapshots: bool
+    data: Any
+    baselines: tuple[str, ...]
+    whole: bool
+    best_on_test: bool
+    fresh: bool
+
+    @property
+    def settings(self) -> Settings:
+        """Those that differ from a run's."""
+        changes = {
+            "device": self.device, "seed": self.seed, "compile": self.compile, "precision": self.precision,
+            "score.protocol": self.protocol,
+        }  # fmt: skip
+        return config.override(Settings(), changes)
+
+
+def _shared() -> Path:
+    """A folder that all workers see."""
+    folder = files.cache_folder() / "executor"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _in_cache(entry: str | Path | Distilled, asked: _Asked, number: int, done: Path) -> None:
+    """Train one network of each score of a set, which is then found in the cache; a worker's task."""
+    _scores([entry], _opened([entry], asked), asked, range(number, number + 1), Quiet())
+    files.write_text(done, "")
+
+
+def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Distilled]:
+    """The sets, all of them before the first is scored, which may take long; and what can be found wrong before."""
+    if asked.seeds < 1 or (asked.epochs is not None and asked.epochs < 1):
+        raise InputError(
+            f"seeds={asked.seeds}, epochs={asked.epochs}: a score needs at least one network and one epoch."
+        )
+    settings = asked.settings
+    refusing.check(settings)
+    for name in asked.networks:
         settings_for(name, settings.network)
-    for name in baselines:
+    for name in asked.baselines:
         config.choose("baseline", name, evaluation.BASELINES)
-    # All of them before the first is scored, which may take long.
     opened = [entry if isinstance(entry, Distilled) else artifact.load(entry) for entry in listed]
-    for distilled in opened if not networks else ():
+    for distilled in opened if not asked.networks else ():
         refusing.refuse_recorded_code(
             config.override(settings, evaluation.recorded(distilled, "network")).network.name, "--networks"
         )
-    keys = evaluation.network_keys(Key(seed), seeds)
+    return opened
+
+
+def _scores(
+    listed: Sequence[str | Path | Distilled], opened: Sequence[Distilled], asked: _Asked, which: range,
+    reporter: Reporter,
+) -> list[Score]:  # fmt: skip
+    """The scores of some of the networks, by their numbers below `asked.seeds`."""
+    settings = asked.settings
+    where, rule = refusing.check(settings)
+    keys = evaluation.network_keys(Key(asked.seed), asked.seeds)[which.start : which.stop]
     options = {
-        "best_on_test": best_on_test, "compile": compile, "precision": precision, "fresh": fresh,
-        "report": reporter.update,
+        "best_on_test": asked.best_on_test, "compile": asked.compile, "precision": asked.precision,
+        "fresh": asked.fresh, "report": reporter.update,
     }  # fmt: skip
     scores: list[Score] = []
     for entry, label, distilled in zip(listed, called(listed), opened, strict=True):
-        tested = evaluation.test_data(distilled, test).to(where)
-        real = evaluation.training_data(distilled, data).to(where) if baselines or whole else None
+        tested = evaluation.test_data(distilled, asked.test).to(where)
+        real = evaluation.training_data(distilled, asked.data).to(where) if asked.baselines or asked.whole else None
         if real:
             tested = evaluation.apart(real, tested)
-        if real and baselines:
+        if real and asked.baselines:
             evaluation.check_enough(real, distilled.ipc)
         name = str(evaluation.origin(distilled).get("name") or tested.name)
         case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
         made_with = config.override(settings, evaluation.recorded(distilled, "network"))
-        names = networks or (made_with.network.name,)
+        names = asked.networks or (made_with.network.name,)
         scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
         rows: dict[str, Tensor] = {}
         if real:
-            rows = _choose(baselines, real, distilled, scored[names[0]], settings, seeds, reporter)
+            rows = _choose(asked.baselines, real, distilled, scored[names[0]], settings, asked.seeds, reporter)
         for name, architecture in scored.items():
             suited = evaluation.suited(rule, case._replace(network=architecture.name))
-            for version_label, images, labels in _versions(entry, label, distilled, snapshots):
+            for version_label, images, labels in _versions(entry, label, distilled, asked.snapshots):
                 reporter.phase(f"{Path(version_label).name} on {name}")
                 found = evaluation.score(
                     version_label, images, labels, tested, architecture, suited,
-                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=epochs,
+                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=asked.epochs,
                     content=evaluation.digest(images, labels), **options,
                 )  # fmt: skip
                 stored = evaluation.storage(distilled.images, distilled.labels)
@@ -123,14 +203,15 @@ def evaluate(
             if not real:
                 continue
             others: list[Score] = []
-            for baseline, own in rows.items():
+            for baseline, chosen in rows.items():
+                own = chosen[which.start : which.stop]
                 reporter.phase(f"{baseline} on {name}")
                 others.append(
                     evaluation.beside(
-                        baseline, real, own, tested, architecture, suited, keys=keys, epochs=epochs, **options
+                        baseline, real, own, tested, architecture, suited, keys=keys, epochs=asked.epochs, **options
                     )
                 )
-            if whole:
+            if asked.whole:
                 reporter.phase(f"the whole set on {name}")
                 others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
                 reporter.update(1.0)

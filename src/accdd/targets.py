@@ -127,6 +127,14 @@ class Bank:
         for block in _blocks(count):
             self._ensure(block)
 
+    def blocks(self, count: int) -> dict[int, Path]:
+        """Where each block of the first `count` targets is, or will be."""
+        return {block: self._file(block) for block in _blocks(count)}
+
+    def build_block(self, block: int) -> None:
+        """Make one block, unless it is there and whole."""
+        self._ensure(block)
+
     def seconds(self, count: int) -> float:
         """What it took to make the first `count`, whenever that was."""
         return sum(json.loads((self._file(block).parent / "seconds.json").read_text()) for block in _blocks(count))

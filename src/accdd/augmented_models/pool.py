@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +63,53 @@ def load_or_build(
         ArithmeticError: a network diverged.
     """
     settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
-    parts = _parts(data, architecture, settings)
+    parts, ahead = _parts(data, architecture, settings), []
 
     def write(folder: Path) -> None:
         began = time.perf_counter()
-        members = build(data, architecture, settings, report)
-        for position, member in enumerate(members):
-            values = {name: value.cpu() for name, value in member.parameters.items()}
-            files.save_tensors(values, folder / f"{position}.safetensors")
-        index = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
-        record = {"seconds": round(time.perf_counter() - began, 2), "models": index}
-        (folder / "pool.json").write_text(json.dumps(record, indent=1))
+        ahead.extend(member_entry(data, architecture, settings, network) for network in range(settings.pool.networks))
+        found = [member for path in ahead if path.exists() for member in _read(path, data).models]
+        apart = sum(_read(path, data).seconds for path in ahead if path.exists())
+        missing = [network for network, path in enumerate(ahead) if not path.exists()]
+        members = sorted([*found, *build(data, architecture, settings, report, missing)], key=_place)
+        _write(folder, members, time.perf_counter() - began + apart)
 
     folder = files.cached("pools", parts, write)
+    for path in ahead:
+        shutil.rmtree(path, ignore_errors=True)
+    return _read(folder, data)
+
+
+def build_member(data: Dataset, architecture: Architecture, settings: config.Settings, network: int) -> Path:
+    """Train one network of a pool by itself; `load_or_build` finds it where this returns it, and then needs it no more.
+
+    Raises:
+        ArithmeticError: it diverged.
+    """
+
+    def write(folder: Path) -> None:
+        began = time.perf_counter()
+        members = build(data, architecture, settings, networks=[network])
+        _write(folder, members, time.perf_counter() - began)
+
+    return files.cached("pool-members", _parts(data, architecture, settings) | {"network": network}, write)
+
+
+def member_entry(data: Dataset, architecture: Architecture, settings: config.Settings, network: int) -> Path:
+    """Where the cache keeps one network of a pool that is not put together yet, or would."""
+    return files.cache_entry("pool-members", _parts(data, architecture, settings) | {"network": network})
+
+
+def _write(folder: Path, members: Sequence[EarlyStageModel], seconds: float) -> None:
+    for position, member in enumerate(members):
+        values = {name: value.cpu() for name, value in member.parameters.items()}
+        files.save_tensors(values, folder / f"{position}.safetensors")
+    index = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
+    record = {"seconds": round(seconds, 2), "models": index}
+    (folder / "pool.json").write_text(json.dumps(record, indent=1))
+
+
+def _read(folder: Path, data: Dataset) -> ModelPool:
     record = json.loads((folder / "pool.json").read_text())
     models = tuple(
         EarlyStageModel(**entry, parameters=load_file(folder / f"{position}.safetensors", device=str(data.device)))
@@ -117,8 +153,9 @@ def build(
     architecture: Architecture,
     settings: config.Settings,
     report: Report = lambda share: None,
+    networks: Sequence[int] | None = None,
 ) -> tuple[EarlyStageModel, ...]:
-    """Train the networks of a pool, those of one recipe side by side where that is faster.
+    """Train the networks of a pool (None is all), those of one recipe side by side where that is faster.
 
     They differ in seed, learning rate and augmentation (`pool.lr_scales`, `pool.augment`). The learning rate
     falls at 2/3 and 5/6 of (epochs + 1), so not within two epochs.
@@ -131,19 +168,28 @@ def build(
     total = max(keep)
     batch = min(settings.train.batch, len(data.images))
     members: list[EarlyStageModel] = []
-    for recipe, networks in recipes(settings).items():
+    wanted = range(pool.networks) if networks is None else networks
+    for recipe, all_of_it in recipes(settings).items():
+        own = [network for network in all_of_it if network in wanted]
+        if not own:
+            continue
         step, at_once = training.planned_step(
-            architecture, recipe, data.mean, data.std, where, networks=len(networks), batch=batch, steps=total,
+            architecture, recipe, data.mean, data.std, where, networks=len(own), batch=batch, steps=total,
             compile=settings.compile, precision=settings.precision,
         )  # fmt: skip
-        for first in range(0, len(networks), at_once):
-            together = networks[first : first + at_once]
+        for first in range(0, len(own), at_once):
+            together = own[first : first + at_once]
 
             def report_all(share: float, done: int = len(members), count: int = len(together)) -> None:
-                report((done / len(pool.epochs) + share * count) / pool.networks)
+                report((done / len(pool.epochs) + share * count) / len(wanted))
 
             members += _train_together(data, architecture, settings, recipe, step, together, keep, total, report_all)
-    return tuple(sorted(members, key=lambda member: (member.network, member.epoch)))
+    return tuple(sorted(members, key=_place))
+
+
+def _place(member: EarlyStageModel) -> tuple[int, float]:
+    """Where it stands in a pool."""
+    return member.network, member.epoch
 
 
 def recipes(settings: config.Settings) -> dict[Train, list[int]]:

@@ -14,6 +14,7 @@ from accdd.cli.options import (
     DataArgument,
     DebugOption,
     DeviceOption,
+    ExecutorOption,
     IpcOption,
     JsonOption,
     NetworkOption,
@@ -142,6 +143,7 @@ def pool(
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    executor: ExecutorOption = "inline",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -156,7 +158,7 @@ def pool(
         from accdd import api
 
         with progress(quiet) as reporter:
-            models = api.build_pool(data, preset=preset, settings=settings, reporter=reporter)
+            models = api.build_pool(data, preset=preset, settings=settings, executor=executor, reporter=reporter)
         rows = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in models.models]
         if as_json:
             print_json(pool=str(models.folder), seconds=models.seconds, models=rows)
@@ -179,6 +181,7 @@ def targets(
     preset: PresetOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    executor: ExecutorOption = "inline",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -194,7 +197,9 @@ def targets(
         from accdd import api
 
         with progress(quiet) as reporter:
-            bank, number = api.build_targets(data, preset=preset, settings=settings, reporter=reporter)
+            bank, number = api.build_targets(
+                data, preset=preset, settings=settings, executor=executor, reporter=reporter
+            )
         seconds, size = bank.seconds(number), number * bank.bytes_per_target
         if as_json:
             print_json(bank=str(bank.folder), targets=number, bytes=size, seconds=seconds)

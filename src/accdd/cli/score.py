@@ -56,6 +56,7 @@ def evaluate(
         bool, typer.Option("--keep", help="Keep the scores in the runs' folders, and show them in their reports.")
     ] = False,
     table: Annotated[str | None, typer.Option("--table", help="Print csv, markdown or latex.")] = None,
+    executor: ExecutorOption = "inline",
     seed: SeedOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -87,7 +88,7 @@ def evaluate(
                 epochs=epochs, seed=seed or 0, device=device or "auto", compile=compile or "auto",
                 precision=precision or "auto", snapshots=snapshots, data=data,
                 baselines=baselines.split(",") if baselines else (), whole=whole, best_on_test=best_on_test,
-                fresh=fresh, reporter=reporter,
+                fresh=fresh, executor=executor, reporter=reporter,
             )  # fmt: skip
         for each in outs if keep else ():
             report.keep(each, scores)

@@ -135,7 +135,10 @@ class Study:
             for cell, file in zip(cells, last, strict=True)
         ]
         for shared in self._shared([cell for cell, task in zip(cells, tasks, strict=True) if not task.done.exists()]):
-            api.build_pool(self.source, preset=self.preset, settings=shared.settings, reporter=self.reporter)
+            api.build_pool(
+                self.source, preset=self.preset, settings=shared.settings, executor=self.executor,
+                reporter=self.reporter,
+            )  # fmt: skip
         executor.run(tasks, self.executor, self.reporter.note)
 
     def _shared(self, cells: Sequence[Cell]) -> list[Cell]:
