@@ -38,6 +38,7 @@ NOT_RUN = {
     ("install.md", "download.pytorch.org"): "downloads",
     ("host.md", "pip install ./examples/host"): "installs; the test puts the package where pip would",
     ("processes.md", "torchrun"): "launches processes; tests/test_parallel.py does",
+    ("processes.md", "--count 100"): "workers know nothing of smaller settings; tests/test_executor.py has them",
     ("use.md", "accdd push"): "publishes; tests/test_hub.py does, on a hub of its own",
     ("use.md", 'accdd.load("hf:'): "downloads; tests/test_hub.py does",
     ("own-images.md", "--resume"): "needs a run that was interrupted; tests/test_resume.py has them",
