@@ -45,7 +45,7 @@ test: $(VENV)/.installed-dev
 	@echo "== import-linter: which file may import which"
 	@$(BIN)/lint-imports --no-logo
 	@echo "== pytest: behaviour (without the slow tests)"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # In `make test` these are skipped where there is no browser.
 browser: $(VENV)/.installed-dev

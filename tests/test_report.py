@@ -203,6 +203,21 @@ def test_accuracy_by_class_adds_up_to_the_whole(made: Path):
         assert sum(score["per_class"]) / 2 == pytest.approx(score["mean"], abs=0.02)  # both classes are tested alike
 
 
+def test_a_class_without_test_images_is_left_out_of_the_table_by_class(made: Path, tmp_path: Path):
+    shutil.copytree(made, tmp_path / "run")
+    for file in (tmp_path / "run" / "evaluation.json", tmp_path / "run" / "distilled" / "distilled.json"):
+        record = json.loads(file.read_text())
+        record.pop("checksum", None)
+        for score in record["scores"] if "scores" in record else record["info"]["scores"]:
+            score["per_class"][0] = None
+        file.write_text(json.dumps(record))
+    shown = Page(report.write(tmp_path / "run", tmp_path / "page.html").read_text())
+    whole = Page((made / "report.html").read_text())
+    names = accdd.load(made).class_names
+    listed = [[text for text in each.text("th") if text in names] for each in (whole, shown)]
+    assert sorted(listed[0]) == sorted(names) and listed[1] == [names[1]]
+
+
 # What the page never does -------------------------------------------------------------------------------------
 
 
@@ -755,6 +770,27 @@ def test_a_tracker_is_told_of_losses_images_and_scores(tmp_path: Path, monkeypat
     ]
     assert ("images", 0, (2, 1, 3, 8, 8)) in Keeps.told
     assert Keeps.told[0] == ("begin", None) and Keeps.told[-1] == ("close",)
+
+
+def test_a_tracker_that_is_behind_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    """Its queue is full when the run ends: it misses messages, but not the last one, which lets it write them out."""
+    monkeypatch.setattr(tracking, "PATIENCE", 5)
+    told, go_on = [], threading.Event()
+
+    class Slow:
+        def scalars(self, sweep: int, values: object) -> None:
+            go_on.wait()
+            told.append(sweep)
+
+        def close(self) -> None:
+            told.append("close")
+
+    follower = tracking.Follower(Slow, lambda text: None)  # type: ignore[arg-type]
+    for sweep in range(3 * tracking.WAITING):
+        follower.scalars(sweep, {"loss": 1.0})
+    threading.Timer(0.2, go_on.set).start()
+    follower.close()
+    assert told[-1] == "close" and tracking.WAITING <= len(told) < 3 * tracking.WAITING
 
 
 def test_a_tracker_that_hangs_does_not_slow_the_run(monkeypatch: pytest.MonkeyPatch):

@@ -328,6 +328,20 @@ def lines_of(clock: Clock, seconds: float, updates: int, end: float = 1.0) -> li
     return written.getvalue().splitlines()
 
 
+@pytest.mark.parametrize("kind", [progress.Lines, progress.Bar])
+def test_what_a_file_calls_itself_cannot_act_on_the_terminal(kind: type[progress.Lines] | type[progress.Bar]):
+    """Class names and paths come from files of strangers: no escape reaches the terminal, and no markup is obeyed."""
+    written = io.StringIO()
+    telling = kind(Console(file=written, force_terminal=kind is progress.Bar, width=100))
+    telling.note("read \x1b]0;owned\x07 and [bold]this[/bold] \u202e")
+    telling.phase("scoring, \x1b[2J")
+    telling.update(0.5, "sweep \x1b[31m")
+    telling.close()
+    shown = written.getvalue()
+    assert "[bold]this[/bold]" in shown
+    assert not any(each in shown for each in ("\x1b]0;", "\x1b[2J", "\x1b[31m", "\x07", "\u202e"))
+
+
 def test_lines_are_sparse_and_say_how_far_and_how_long(monkeypatch: pytest.MonkeyPatch):
     said = lines_of(Clock(monkeypatch), 1000, 1000)
     assert 15 <= len(said) <= 23

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.main
-from helpers import stripes
+from helpers import Notes, stripes
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -276,6 +276,29 @@ def test_hosts_and_baselines_stand_in_one_table_with_a_picture_over_time(source:
     assert shown[0] == 0 and shown == sorted(shown) and len(shown) >= 2
     del made[:]
     assert run() == found and made == []
+
+
+def test_hosts_whose_protocols_differ_are_shown_apart_and_it_is_said(tmp_path: Path, made: list[str]):
+    """On MNIST in tiles, IDC's protocol mixes no images; a host with whole images keeps it."""
+    data, notes = stripes(), Notes()
+    larger = data.images[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3)  # large enough for tiles
+    tiled = {**TINY, "data.name": "mnist"}
+    np.savez(tmp_path / "x.npz", images=larger.numpy(), labels=data.labels.numpy())
+    found = compare(
+        str(tmp_path / "x.npz"), tmp_path / "out", hosts=["dm", "idc"], baselines=["random"], settings=tiled,
+        reporter=notes,
+    )  # fmt: skip
+    protocols = {row.what["method"]: row.protocol for row in found.rows if row.what["method"] != "random"}
+    assert protocols["dm"] != protocols["idc"] and "no CutMix" in protocols["idc"]
+    beside = [row.protocol for row in found.rows if row.what["method"] == "random"]
+    assert sorted(beside) == sorted(protocols.values()), "random images by each of them"
+    assert any("were scored by different protocols" in note for note in notes.said)
+
+
+def test_a_published_row_is_reproduced_with_one_network(source: str, tmp_path: Path):
+    with pytest.raises(InputError, match=r"score.networks has 2, and a published row is of one"):
+        reproduce("idc-mnist", source, tmp_path / "out", settings={"score.networks": ["convnet", "mlp"]})
+    assert not (tmp_path / "out").exists()
 
 
 def test_compare_and_ablate_tell_the_table_or_one_json_object(source: str, tmp_path: Path):
