@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import assert_same, doubled, generator, noise
 from torch import Tensor
 
 from accdd import augment
-from accdd.augment import NAMES, PLACEMENTS, apply, apply_cutmix, at, draw, draw_cutmix, normalise
+from accdd.augment import NAMES, PLACEMENTS, apply, apply_cutmix, at, draw, draw_cutmix, in_pixels, normalise
 from accdd.config import InputError
 
 SIZE = 8
@@ -126,6 +127,83 @@ def test_an_affine_quarter_turn_is_rot90():
     images = noise(2, 3, SIZE, SIZE)
     turned = apply(images, {"affine": torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])})
     torch.testing.assert_close(turned, images.rot90(1, (-2, -1)), rtol=0, atol=1e-5)
+
+
+# Photographs --------------------------------------------------------------------------------------------------
+
+
+def test_a_window_is_cut_out_and_enlarged_as_interpolate_does():
+    images = noise(40, 3, 13, 13, dtype=torch.float64).sigmoid()
+    windows = draw(("resized",), (40,), 13, generator())["window"]
+    expected = [
+        F.interpolate(image[None, :, top : top + height, left : left + width], 13, mode="bilinear")
+        for image, (top, left, height, width) in zip(images, windows.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(in_pixels(images, {"window": windows}), torch.cat(expected), rtol=0, atol=1e-5)
+
+
+def test_windows_lie_in_the_image_and_are_as_large_and_as_wide_as_told():
+    top, left, height, width = draw(("resized",), (5000,), 64, generator())["window"].unbind(-1)
+    assert min(top.min(), left.min()) == 0 and (top + height).max() == 64 and (left + width).max() == 64
+    area, aspect = height * width / 64**2, width / height
+    assert 0.48 < area.min() and area.max() == 1
+    assert 0.72 < aspect.min() < 0.78 and 1.28 < aspect.max() < 1.4
+    assert abs(area.mean() - 0.7) < 0.03, "the large ones fit less often, so below 0.75"
+    assert abs(top.float().mean() - (64 - height.float()).mean() / 2) < 0.3
+
+
+def test_jitter_is_the_loop_over_images_in_the_order_drawn():
+    images = noise(12, 3, SIZE, SIZE, dtype=torch.float64).sigmoid()
+    drawn = doubled(draw(("jitter",), (12,), SIZE, generator()))
+    assert {tuple(order) for order in drawn["order"].tolist()} > {(0, 1, 2)}
+    assert drawn["jitter"].min() >= 0.6 and drawn["jitter"].max() <= 1.4
+    expected = []
+    for image, factors, order in zip(images, drawn["jitter"], drawn["order"].tolist(), strict=True):
+        for kind in order:
+            grey = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
+            target = (torch.tensor(0.0), grey.mean(), grey)[kind]
+            image = factors[kind] * image + (1 - factors[kind]) * target
+        expected.append(image)
+    torch.testing.assert_close(in_pixels(images, drawn), torch.stack(expected), rtol=0, atol=1e-9)
+
+
+def test_lighting_moves_colours_along_their_principal_directions_and_grey_not_at_all():
+    drawn = draw(("lighting",), (20_000,), SIZE, generator())
+    directions = torch.tensor(augment.COLOUR_DIRECTIONS)
+    along = drawn["lighting"] @ directions  # they are nearly orthonormal
+    expected = augment.LIGHTING * torch.tensor(augment.COLOUR_DEVIATIONS)
+    torch.testing.assert_close(along.std(0), expected, rtol=0.02, atol=1e-4)
+    images = noise(2, 3, SIZE, SIZE)
+    two = at(drawn, slice(2))
+    torch.testing.assert_close(in_pixels(images, two) - images, two["lighting"][:, :, None, None].expand_as(images))
+    grey = noise(2, 1, SIZE, SIZE)
+    assert_same(in_pixels(grey, two), grey)
+
+
+def test_pixels_of_all_kinds_are_augmented_before_they_are_normalised():
+    names, mean, std = ("flip", *augment.PHOTOGRAPHS), torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.4])
+    whole = torch.randint(0, 256, (4, 3, SIZE, SIZE), generator=generator(), dtype=torch.uint8)
+    drawn = draw(names, (4,), SIZE, generator(1))
+    found = augment.augmented(whole, drawn, mean, std)
+    torch.testing.assert_close(found, augment.augmented(whole / 255, drawn, mean, std))
+    pixels = in_pixels(whole, drawn)
+    torch.testing.assert_close(found, apply((pixels - mean[:, None, None]) / std[:, None, None], drawn))
+    grey = augment.augmented(whole[:, :1], drawn, mean[:1], std[:1])
+    assert grey.shape == (4, 1, SIZE, SIZE) and grey.isfinite().all()
+
+
+def test_photographs_are_never_rivals_and_change_no_other_draw():
+    alone = draw(NAMES, (6,), SIZE, generator(), one_of=True)
+    both = draw((*NAMES, *augment.PHOTOGRAPHS), (6,), SIZE, generator(), one_of=True)
+    assert_same(alone, {name: both[name] for name in alone})
+    assert set(both) - set(alone) == {"window", "jitter", "order", "lighting"}
+
+
+def test_photographs_are_mapped_over_networks():
+    images = noise(2, 3, 3, SIZE, SIZE)
+    drawn = draw(augment.PHOTOGRAPHS, (2, 3), SIZE, generator())
+    expected = torch.stack([in_pixels(image, at(drawn, row)) for row, image in enumerate(images)])
+    torch.testing.assert_close(torch.func.vmap(in_pixels)(images, drawn), expected)
 
 
 @pytest.mark.parametrize("names", [("crop", "scale", "rotate"), ("crop", "scale"), ("crop", "rotate")])

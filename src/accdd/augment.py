@@ -21,16 +21,28 @@ Draw = dict[str, Tensor]
 NAMES = ("flip", "color", "crop", "scale", "rotate", "cutout")
 PLACEMENTS = ("crop", "scale", "rotate")
 """Of those listed, one is used at a time (IDC); DSA uses one of all."""
+PHOTOGRAPHS = ("resized", "jitter", "lighting")
+"""What networks on ImageNet are trained with, in pixels from 0 to 1 before they are normalised, and never one of all: a
+window of RESIZED to 1 of the area, enlarged; brightness, contrast and saturation each times up to 1 +- JITTER, in any
+order; and noise along the principal colours (Krizhevsky et al., NeurIPS 2012), for three channels."""
 
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 CROP, CUTOUT, SCALE, ROTATE, FLIP = 0.125, 0.5, 1.2, 15.0, 0.5
+RESIZED, JITTER, LIGHTING = 0.5, 0.4, 0.1
+ASPECT, WINDOWS = (3 / 4, 4 / 3), 10
+"""Of a window, width to height; and how many are drawn until one fits, otherwise it is the whole image."""
+GREY = (0.299, 0.587, 0.114)
+"""How red, green and blue add up to grey (ITU-R BT.601)."""
+COLOUR_DEVIATIONS = (0.2175, 0.0188, 0.0045)
+COLOUR_DIRECTIONS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+"""Principal components of ImageNet's colours: variances as the field uses them, and directions as columns."""
 
 
 def check(names: Sequence[str]) -> None:
     """Refuse unknown augmentation names with an `InputError`."""
-    unknown = [name for name in names if name not in NAMES]
+    unknown = [name for name in names if name not in (*NAMES, *PHOTOGRAPHS)]
     if unknown:
-        raise InputError(f"Unknown augmentation {unknown}. Expected any of: {', '.join(NAMES)}.")
+        raise InputError(f"Unknown augmentation {unknown}. Expected any of: {', '.join((*NAMES, *PHOTOGRAPHS))}.")
 
 
 def draw(
@@ -39,7 +51,7 @@ def draw(
     """Parameters for the augmentations in `names`.
 
     Args:
-        names: any of `NAMES`, in any order.
+        names: any of `NAMES` and `PHOTOGRAPHS`, in any order.
         shape: (..., k): k = 1 for one draw shared by a batch (siamese), k = batch for one per image. Which of
             `PLACEMENTS` is used is drawn once per batch, so the same for all k.
         size: image height and width in pixels.
@@ -89,7 +101,30 @@ def draw(
     if "cutout" in names:
         hole = int(size * CUTOUT + 0.5)
         drawn["cutout"] = used("cutout", integer(0, size - hole % 2, 2), -2 * size)  # a hole beside the image
+    if "resized" in names:
+        drawn["window"] = _draw_windows(shape, size, generator)
+    if "jitter" in names:
+        drawn["jitter"] = uniform(1 - JITTER, 1 + JITTER, 3)
+        drawn["order"] = torch.rand(*shape, 3, generator=generator).argsort(-1)
+    if "lighting" in names:
+        strengths = LIGHTING * torch.randn(*shape, 3, generator=generator)
+        drawn["lighting"] = strengths * torch.tensor(COLOUR_DEVIATIONS) @ torch.tensor(COLOUR_DIRECTIONS).T
     return drawn
+
+
+def _draw_windows(shape: tuple[int, ...], size: int, generator: torch.Generator) -> Tensor:
+    """int64 (*shape, 4): top, left, height and width in pixels, of the first of `WINDOWS` that lies in the image."""
+    area, aspect, down, right = torch.rand(4, *shape, WINDOWS, generator=generator)
+    area = size**2 * (RESIZED + (1 - RESIZED) * area)
+    low, high = (math.log(each) for each in ASPECT)
+    aspect = (low + (high - low) * aspect).exp()
+    height, width = ((area / aspect).sqrt().round().long(), (area * aspect).sqrt().round().long())
+    fits = (height <= size) & (width <= size)
+    first = fits.int().argmax(-1, keepdim=True)  # 0 where none fits
+    height, width = (torch.where(fits.any(-1), each.gather(-1, first)[..., 0], size) for each in (height, width))
+    down, right = (each.gather(-1, first)[..., 0] for each in (down, right))
+    corner = ((down * (size - height + 1)).long(), (right * (size - width + 1)).long())
+    return torch.stack([*corner, height, width], dim=-1)
 
 
 def at(drawn: Draw, *index: int | slice | Tensor) -> Draw:
@@ -102,8 +137,37 @@ def to(drawn: Draw, device: torch.device) -> Draw:
     return {name: value.to(device) for name, value in drawn.items()}
 
 
+def augmented(images: Tensor, drawn: Draw, mean: Tensor, std: Tensor) -> Tensor:
+    """A batch as a network is trained on it: augmented, `PHOTOGRAPHS` before and the rest after it is normalised.
+
+    Args:
+        images: uint8 in [0, 255] or float in [0, 1], (n, c, h, w).
+        drawn: from `draw`, sliced to shape (k,), k = 1 or n.
+        mean, std: (c,).
+
+    Returns:
+        float (n, c, h, w). Differentiable in `images`, where they are float.
+    """
+    return apply(normalise(in_pixels(images, drawn), mean, std), drawn)
+
+
+def in_pixels(images: Tensor, drawn: Draw) -> Tensor:
+    """The part of `PHOTOGRAPHS`; nothing is cut off at 0 and 1. Arguments as for `augmented`; float (n, c, h, w)."""
+    if not {"window", "jitter", "lighting"} & set(drawn):
+        return images
+    images = images.float() / 255 if images.dtype == torch.uint8 else images
+    if "window" in drawn:
+        images = _window(images, drawn["window"])
+    if "jitter" in drawn:
+        for place in range(3):
+            images = _jittered(images, drawn["jitter"], drawn["order"][:, place])
+    if "lighting" in drawn and images.shape[1] == 3:
+        images = images + drawn["lighting"][:, :, None, None].to(images.dtype)
+    return images
+
+
 def apply(images: Tensor, drawn: Draw) -> Tensor:
-    """Augment a batch: flip, brightness, saturation, contrast, one placement, cutout, in this order.
+    """Augment a normalised batch: flip, brightness, saturation, contrast, one placement, cutout, in this order.
 
     Args:
         images: float (n, c, h, w), normalised.
@@ -195,6 +259,36 @@ def _shift(images: Tensor, offset: Tensor) -> Tensor:
     down = (rows[:, None] + offset[:, 0, None, None] == rows).to(images.dtype)  # (k, h, h)
     right = (columns[:, None] == columns + offset[:, 1, None, None]).to(images.dtype)  # (k, w, w)
     return down[:, None] @ images @ right[:, None]
+
+
+def _window(images: Tensor, window: Tensor) -> Tensor:
+    """The window (k, 4) enlarged to the whole, bilinear; at its border its last pixels go on."""
+    n, _, h, w = images.shape
+
+    def positions(count: int, first: Tensor, length: Tensor) -> Tensor:
+        steps = (torch.arange(count, device=images.device) + 0.5) / count
+        inside = (steps * length[:, None] - 0.5).clamp(min=0).minimum(length[:, None] - 1.0)
+        return (2 * (first[:, None] + inside) + 1) / count - 1  # (k, count), as grid_sample counts
+
+    top, left, height, width = window.unbind(-1)
+    down, right = positions(h, top, height), positions(w, left, width)
+    k = len(window)
+    grid = torch.stack([right[:, None].expand(k, h, w), down[:, :, None].expand(k, h, w)], dim=-1)
+    return F.grid_sample(images, grid.to(images.dtype).expand(n, h, w, 2), align_corners=False)
+
+
+def _jittered(images: Tensor, factors: Tensor, which: Tensor) -> Tensor:
+    """Brightness, contrast or saturation (`which` (k,), 0 to 2) times its factor (k, 3)."""
+    grey = images.mean(1, keepdim=True)
+    if images.shape[1] == 3:
+        grey = (images * torch.tensor(GREY, device=images.device, dtype=images.dtype)[:, None, None]).sum(
+            1, keepdim=True
+        )
+    mean = grey.mean((2, 3), keepdim=True)
+    kind = _per_image(which)
+    towards = torch.where(kind == 0, torch.zeros_like(mean), torch.where(kind == 1, mean, grey))
+    factor = _per_image(factors.gather(1, which[:, None])[:, 0]).to(images.dtype)
+    return towards + factor * (images - towards)
 
 
 def _affine(images: Tensor, matrix: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ class Train:
     batch: int = Field(default=64, ge=1)
     """Images per step."""
     augment: tuple[str, ...] = ("color", "crop")
-    """Augmentations drawn per image; names from `accdd.augment`."""
+    """Augmentations drawn per image: color, crop, scale, rotate, flip, cutout; for photographs resized, jitter and
+    lighting."""
     one_of: bool = False
     """Use one of them at a time, drawn for each batch, as DSA does, and not all but the placements, as IDC does."""
     cutmix: float = Field(default=0.5, ge=0, le=1)

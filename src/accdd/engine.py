@@ -89,7 +89,7 @@ def real_half(problem: Problem, parameters: Parameters, images: Tensor, label: T
     Returns:
         The summary that the synthetic half is compared with.
     """
-    batch = augment.apply(augment.normalise(images, problem.mean, problem.std), drawn)
+    batch = augment.augmented(images, drawn, problem.mean, problem.std)
     return problem.summary(problem.forward, parameters, batch, label.expand(len(batch)))
 
 
@@ -116,7 +116,7 @@ def synthetic_half(
 
     def loss(stored: Tensor) -> Tensor:
         decoded = problem.decode(stored)[subset]
-        batch = augment.apply(augment.normalise(decoded, problem.mean, problem.std), drawn)
+        batch = augment.augmented(decoded, drawn, problem.mean, problem.std)
         own = problem.summary(problem.forward, parameters, batch, label.expand(len(batch)))
         return problem.distance({name: value.to(own[name].dtype) for name, value in target.items()}, own)
 

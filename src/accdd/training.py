@@ -78,7 +78,7 @@ def single_step(forward: Forward, recipe: Train, mean: Tensor, std: Tensor, rank
     def step(
         trained: Trained, images: Tensor, targets: Tensor, drawn: Draw, mixed: Draw, lr: Tensor
     ) -> tuple[Trained, Tensor]:
-        batch = augment.apply(augment.normalise(images, mean, std), drawn)
+        batch = augment.augmented(images, drawn, mean, std)
         if mixed:
             batch, targets = augment.apply_cutmix(batch, targets, mixed)
 

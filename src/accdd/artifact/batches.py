@@ -37,8 +37,8 @@ class Loader:
             self.names, (len(self), self.batch), self.images.shape[-1], key.generator("augment"), one_of=self.one_of
         )
         for number, rows in enumerate(order.split(self.batch)):
-            images = augment.normalise(self.images[rows], self.mean, self.std)
-            yield augment.apply(images, augment.at(drawn, number, slice(len(rows)))), self.labels[rows]
+            own = augment.at(drawn, number, slice(len(rows)))
+            yield augment.augmented(self.images[rows], own, self.mean, self.std), self.labels[rows]
 
 
 def loader(distilled: Distilled, batch: int, augmentations: str | Sequence[str], seed: int) -> Loader:

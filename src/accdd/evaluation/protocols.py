@@ -86,10 +86,7 @@ class Protocol:
 
 
 def idc_exceptions(protocol: Protocol, case: Case) -> Protocol:
-    """IDC's, from its released code: MNIST in tiles, SVHN at one whole image per class, ImageNet subsets, DenseNet.
-
-    Its random resized crop, colour jitter and lighting noise for ImageNet are missing here, which the name says.
-    """
+    """IDC's, from its released code: MNIST in tiles, SVHN at one whole image per class, ImageNet subsets, DenseNet."""
     if case.is_of("mnist") and case.factor > 1:
         return protocol.changed("no CutMix", cutmix=0.0)
     if case.is_of("svhn") and (case.ipc, case.factor) == (1, 1):
@@ -99,7 +96,8 @@ def idc_exceptions(protocol: Protocol, case: Case) -> Protocol:
         rates = {"lr": 0.1, "weight_decay": 1e-4, "batch": 128} if many else {}
         epochs = imagenet_epochs(case.ipc * case.factor**2)
         epochs = epochs * 2 // 3 // 100 * 100 if many else epochs
-        return protocol.changed("ImageNet with augmentation of small images", epochs=epochs, cutmix=1.0, **rates)
+        names = ("flip", *augment.PHOTOGRAPHS)
+        return protocol.changed("as on ImageNet", epochs=epochs, augment=names, cutmix=1.0, **rates)
     if protocol.epochs and case.network == "densenet121" and (case.ipc or 0) >= 50 and case.factor > 1:
         return protocol.changed("400 epochs for DenseNet", epochs=400)
     return protocol
