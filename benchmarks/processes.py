@@ -1,20 +1,25 @@
 """One run on several processes: the same images, what travels between them, what each holds, what it gains.
 
-    python benchmarks/processes.py equal|bytes|memory|speed --out FOLDER
+    python benchmarks/processes.py equal|bytes|memory|speed|killed|hosts --out FOLDER
 
 `equal`: images after 20 sweeps on 1, 2, 3 and 4 processes, compared bit by bit. `bytes`: what passes the loopback
 device in 40 more sweeps. `memory`: the largest process with 200 classes on 1, 2 and 4. `speed`: two processes of one
-thread against one of two, in turn. Runs that are in FOLDER already are not repeated.
+thread against one of two, in turn. `killed`: torchrun with four processes, one of which is killed: how long until the
+others are gone, until the run goes on, and whether its images are those of an undisturbed one. `hosts`: the same with
+two and two in network namespaces, which know each other by their addresses alone; needs root and iproute2. `bytes` wants
+a loopback device that carries nothing else. Runs that are in FOLDER already are not repeated.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cells import DATA
@@ -125,10 +130,97 @@ def speed(out: Path) -> None:
             print(f"{host:16} 1 x 2 threads {one:6.2f} s, 2 x 1 {two:6.2f} s, ratio {one / two:.2f}")
 
 
+LONG = ("--method=idc", "--targets=0", "--inner-steps=20", "--set=loop.train_images=500", "--set=loop.checkpoint=2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--max-restarts=3")
+
+
+def killed(out: Path) -> None:
+    launch(out / "undisturbed", 1, CIFAR, *COMMON, *LONG, "--steps=6")
+    with_one_killed(out / "one host", [[*TORCHRUN, "--standalone", "--nproc-per-node=4"]], out / "undisturbed")
+
+
+def hosts(out: Path) -> None:
+    launch(out / "undisturbed", 1, CIFAR, *COMMON, *LONG, "--steps=6")
+    names, addresses, cards = ("accdd-a", "accdd-b"), ("10.77.0.1", "10.77.0.2"), ("accdd0", "accdd1")
+    ip("link", "add", cards[0], "type", "veth", "peer", "name", cards[1])
+    try:
+        for name, address, card in zip(names, addresses, cards, strict=True):
+            ip("netns", "add", name)
+            ip("link", "set", card, "netns", name)
+            ip("-n", name, "address", "add", f"{address}/24", "dev", card)
+            ip("-n", name, "link", "set", card, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        agents = [
+            ["ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={card}", *TORCHRUN, "--nnodes=2",
+             "--nproc-per-node=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={addresses[0]}:29511", "--rdzv-id=accdd",
+             f"--local-addr={address}"]
+            for name, address, card in zip(names, addresses, cards, strict=True)
+        ]  # fmt: skip
+        with_one_killed(out / "two hosts", agents, out / "undisturbed")
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def with_one_killed(folder: Path, commands: list[list[str]], undisturbed: Path) -> None:
+    """Launch the agents, kill a worker when the first checkpoint is there, and print what came of it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    options = ["-m", "accdd", "distill", CIFAR, *COMMON, *LONG, "--steps=6", "--out", str(folder / "run"), "--quiet"]
+    began = time.perf_counter()
+    with (folder / "log.txt").open("w") as log:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        agents = [
+            subprocess.Popen([*command, *options], stdout=log, stderr=log, env=environment) for command in commands
+        ]
+
+        def until(holds: Callable[[], object]) -> float:
+            while not holds():
+                assert all(agent.poll() is None for agent in agents), f"look at {folder / 'log.txt'}"
+                time.sleep(0.02)
+            return time.perf_counter()
+
+        until(lambda: sweep_of(folder) >= 20)
+        old, saved = workers(agents), sweep_of(folder)
+        os.kill(old[-1], signal.SIGKILL)
+        struck = time.perf_counter()
+        gone = until(lambda: not any(alive(pid) for pid in old)) - struck
+        again = until(lambda: sweep_of(folder) > saved) - struck
+        assert not any(agent.wait() for agent in agents), f"look at {folder / 'log.txt'}"
+    same = "the same bits" if images(folder) == images(undisturbed) else "OTHER"
+    print(
+        f"{folder.name}: killed after sweep {saved}; the others gone after {gone:.1f} s, a later checkpoint after "
+        f"{again:.1f} s, the end after {time.perf_counter() - began:.0f} s in all; images: {same}"
+    )
+
+
+def sweep_of(folder: Path) -> int:
+    """Of the newest checkpoint."""
+    return max((int(each.name[6:]) for each in folder.glob("run/checkpoints/sweep-*")), default=0)
+
+
+def workers(agents: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """The processes that agents launched."""
+    pids = " ".join(str(agent.pid) for agent in agents).replace(" ", ",")
+    listed = subprocess.run(["ps", "--ppid", pids, "-o", "pid="], capture_output=True, text=True)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
 def main() -> None:
     """Run what is missing, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    studies = {"equal": equal, "bytes": bytes_, "memory": memory, "speed": speed}
+    studies = {"equal": equal, "bytes": bytes_, "memory": memory, "speed": speed, "killed": killed, "hosts": hosts}
     parser.add_argument("study", choices=studies)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
