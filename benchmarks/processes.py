@@ -6,8 +6,9 @@
 device in 40 more sweeps. `memory`: the largest process with 200 classes on 1, 2 and 4. `speed`: two processes of one
 thread against one of two, in turn. `killed`: torchrun with four processes, one of which is killed: how long until the
 others are gone, until the run goes on, and whether its images are those of an undisturbed one. `hosts`: the same with
-two and two in network namespaces, which know each other by their addresses alone; needs root and iproute2. `bytes` wants
-a loopback device that carries nothing else. Runs that are in FOLDER already are not repeated.
+two and two in network namespaces, which know each other by their addresses alone; needs root and iproute2.
+
+`bytes` wants a loopback device that carries nothing else. Runs that are in FOLDER already are not repeated.
 """
 
 import argparse
