@@ -167,6 +167,22 @@ def test_a_run_on_three_ranks_is_the_run_on_one_and_speaks_once(tmp_path: Path):
     assert said[3][1:] == ["", ""]
 
 
+SAVING = """
+from accdd.run import learning
+learning.SAVE_SECONDS, learning.SAVED_SHARE = 0.02, 0.05
+from accdd.cli import main
+main()
+"""
+
+
+def test_all_ranks_save_together_though_one_of_them_alone_knows_what_it_takes(tmp_path: Path):
+    """How often is saved follows from what the last saving took, which is measured by the rank that writes."""
+    ranks = launch(3, "-c", SAVING, *DISTILL[2:], "--steps=40", "--targets=0", "--out", str(tmp_path / "run"))
+    said = [process.communicate(timeout=100)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0] * 3, said
+    assert len(list((tmp_path / "run" / "checkpoints").glob("sweep-*"))) == 2
+
+
 def test_a_run_begun_on_two_ranks_goes_on_alone(tmp_path: Path):
     out = tmp_path / "cut"
     long = (*DISTILL, "--steps=12", "--inner-steps=2", "--set=loop.train_images=64", "--set=loop.checkpoint=0.01")

@@ -117,12 +117,12 @@ def learn(
                 continue
             execution.synchronise(where)  # without it, seconds would count launches
             now = time.perf_counter()
-            mine = (spent + now - resumed, now - saved) if ranks.leads else (nothing, nothing)
-            stop, spent, unsaved = ranks.largest([float(bool(came)), *mine])
+            mine = (spent + now - resumed, float(now - saved >= until)) if ranks.leads else (nothing, nothing)
+            stop, spent, due = ranks.largest([float(bool(came)), *mine])
             share = progress(state.sweep)
             over = share >= 1
             told = bool(state.sweep) and (over or spent - logged >= 1 or state.overfit is not None)
-            save = stopping() or over or unsaved >= until
+            save = stopping() or over or due > 0
             shown = keeping and bool(settings.loop.snapshots) and (state.sweep == 0 or over or share >= marks[0])
             broken, losses = False, state.losses
             if told or save or shown:  # each rank looks at its own share: images travel only where they are kept
