@@ -1,12 +1,13 @@
 """One run on several processes: the same images, what travels between them, what each holds, what it gains.
 
-    python benchmarks/processes.py equal|bytes|memory|speed|killed|hosts --out FOLDER
+    python benchmarks/processes.py equal|model|bytes|memory|speed|killed|hosts --out FOLDER
 
-`equal`: images after 20 sweeps on 1, 2, 3 and 4 processes, compared bit by bit. `bytes`: what passes the loopback
-device in 40 more sweeps. `memory`: the largest process with 200 classes on 1, 2 and 4. `speed`: two processes of one
-thread against one of two, in turn. `killed`: torchrun with four processes, one of which is killed: how long until the
-others are gone, until the run goes on, and whether its images are those of an undisturbed one. `hosts`: the same with
-two and two in network namespaces, which know each other by their addresses alone; needs root and iproute2.
+`equal`: images after 20 sweeps on 1, 2, 3 and 4 processes, compared bit by bit. `model`: the seconds of `equal` against
+the model of docs/scaling.md, fitted on one process. `bytes`: what passes the loopback device in 40 more sweeps.
+`memory`: the largest process with 200 classes on 1, 2 and 4. `speed`: two processes of one thread against one of two, in
+turn. `killed`: torchrun with four processes, one of which is killed: how long until the others are gone, until the run
+goes on, and whether its images are those of an undisturbed one. `hosts`: the same with two and two in network
+namespaces, which know each other by their addresses alone; needs root and iproute2.
 
 `bytes` wants a loopback device that carries nothing else. Runs that are in FOLDER already are not repeated.
 """
@@ -23,7 +24,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import yaml
 from cells import DATA
+
+from accdd import config, data, engine, methods, networks, training
+from accdd.config import Settings
 
 COMMON = (
     "--ipc=1", "--set=network.width=32", "--set=score.seeds=0", "--set=loop.snapshots=0", "--set=pool.networks=2",
@@ -51,7 +56,7 @@ def launch(folder: Path, count: int, *options: str, threads: int = 1) -> dict[st
     """A run on `count` processes, unless it is there; seconds, bytes on the loopback, and GB of the largest process."""
     result = folder / "took.json"
     if result.exists():
-        return json.loads(result.read_text())
+        return launched(folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with socket.socket() as free:
@@ -110,6 +115,38 @@ def bytes_(out: Path) -> None:
                 for sweeps in (20, 60)
             )
             print(f"{host:16} {count} processes: {(many - few) / 40:10,.0f} bytes a sweep")
+
+
+def model(out: Path) -> None:
+    """Matching is divided by classes, training is not; what is counted of both, and the seconds of one process, say
+    what several would take. More processes than cores take turns."""
+    real = data.load(CIFAR)
+    cores = len(os.sched_getaffinity(0))
+    for host in ("IDC", "DSA", "DM"):
+        folder = out.parent / "equal" / host
+        recorded = yaml.safe_load((folder / "1" / "run" / "config.yaml").read_text())["resolved"]
+        settings = config.override(Settings(), config.flatten(recorded))
+        network = networks.architecture(settings.network, real.channels, real.size, real.num_classes)
+        problem = methods.problem(settings, real, network)
+        matching = sum(half.flops for half in engine.half_costs(problem, settings)) * real.num_classes
+        of_loop = settings.loop
+        recipe, seen = (settings.train, of_loop.train_images) if of_loop.train_images else (problem.recipe, None)
+        seen = (of_loop.train_epochs or 0) * real.num_classes * settings.ipc if seen is None else seen
+        step = training.step_cost(network, recipe, recipe.batch).flops / recipe.batch
+        trained = (of_loop.inner_steps - 1) / of_loop.inner_steps * seen * step
+        taken = {count: launched(folder / str(count))["seconds"] for count in (1, 2, 3, 4)}
+        share = matching / (matching + trained)
+        for count in (2, 3, 4):
+            largest = -(-real.num_classes // count) / real.num_classes
+            foretold = taken[1] * (share * largest + 1 - share) * max(1, -(-count // cores))
+            print(
+                f"{host:4} {count} processes: {share:.0%} of the work is matching; "
+                f"{foretold:.1f} s foretold, {taken[count]:.1f} s taken, of {taken[1]:.1f} s on one"
+            )
+
+
+def launched(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "took.json").read_text())
 
 
 def memory(out: Path) -> None:
@@ -221,7 +258,15 @@ def alive(pid: int) -> bool:
 def main() -> None:
     """Run what is missing, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    studies = {"equal": equal, "bytes": bytes_, "memory": memory, "speed": speed, "killed": killed, "hosts": hosts}
+    studies = {
+        "equal": equal,
+        "model": model,
+        "bytes": bytes_,
+        "memory": memory,
+        "speed": speed,
+        "killed": killed,
+        "hosts": hosts,
+    }
     parser.add_argument("study", choices=studies)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
