@@ -4,9 +4,9 @@
 
 `equal`: images after 20 sweeps on 1, 2, 3 and 4 processes, compared bit by bit. `model`: the seconds of `equal` against
 the model of docs/scaling.md, fitted on one process. `bytes`: what passes the loopback device in 40 more sweeps.
-`memory`: the largest process with 200 classes on 1, 2 and 4. `speed`: two processes of one thread against one of two, in
-turn. `killed`: torchrun with four processes, one of which is killed: how long until the others are gone, until the run
-goes on, and whether its images are those of an undisturbed one. `hosts`: the same with two and two in network
+`memory`: the largest process with 200 classes on 1, 2 and 4. `speed`: two processes of one thread against one of two,
+in turn. `killed`: torchrun with four processes, one of which is killed: how long until the others are gone, until the
+run goes on, and whether its images are those of an undisturbed one. `hosts`: the same with two and two in network
 namespaces, which know each other by their addresses alone; needs root and iproute2.
 
 `bytes` wants a loopback device that carries nothing else. Runs that are in FOLDER already are not repeated.
@@ -191,7 +191,7 @@ def hosts(out: Path) -> None:
         agents = [
             ["ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={card}", *TORCHRUN, "--nnodes=2",
              "--nproc-per-node=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={addresses[0]}:29511", "--rdzv-id=accdd",
-             f"--local-addr={address}"]
+             f"--local-addr={address}", f"--rdzv-conf=is_host={int(address == addresses[0])}"]
             for name, address, card in zip(names, addresses, cards, strict=True)
         ]  # fmt: skip
         with_one_killed(out / "two hosts", agents, out / "undisturbed")
