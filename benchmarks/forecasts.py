@@ -10,6 +10,7 @@ forecast counts it. Cells that are there are not made again.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -95,7 +96,7 @@ def main() -> None:
     print("| configuration | seconds foretold | taken | GB foretold | taken | MB of disk foretold | taken |")
     print("|---|---|---|---|---|---|---|")
     for name, flags in CASES.items():
-        folder = told.out / name
+        folder = told.out / re.sub(r"\W+", "-", name)
         if told.only not in name:
             continue
         if not (folder / "result.json").exists():

@@ -239,6 +239,18 @@ def test_what_is_compiled_is_kept_in_the_cache_of_the_user(tmp_path, monkeypatch
     assert execution.os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
 
 
+def test_what_is_compiled_is_kept_beside_a_cache_whose_name_the_compiler_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / "of John Smith"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    execution.prepare(torch.device("cpu"))
+    folder = Path(execution.os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert " " not in str(folder) and folder.is_dir() and folder.stat().st_mode & 0o077 == 0
+    execution.prepare(torch.device("cpu"))
+    assert execution.os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder), "one of a process"
+
+
 def test_on_a_cpu_freed_memory_is_kept_without_changing_a_result():
     before = noise(64, 64) @ noise(64, 64, seed=1)
     execution.prepare(CPU)

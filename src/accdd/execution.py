@@ -4,13 +4,16 @@ Nothing here knows what is computed. Plans follow from counted work and the kind
 memory), never from a stopwatch.
 """
 
+import atexit
 import contextlib
 import ctypes
 import dataclasses
 import functools
 import os
 import platform
+import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,13 +116,25 @@ def prepare(where: torch.device, max_memory: float | None = None) -> None:
     how much of a GPU's memory it may take, in gigabytes."""
     # What is compiled is kept for the next process. PyTorch's own place is a folder below /tmp that anybody could fill
     # with code to be run; it is fixed when the compiler is imported.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_folder() / "compiled"))
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_compiled_folder())
     if where.type == "cpu":
         _keep_freed_memory()
     if where.type == "cuda":
         total = torch.cuda.mem_get_info(where)[1]
         share = 1.0 if max_memory is None else min(1.0, max_memory * 1e9 / total)
         torch.cuda.set_per_process_memory_fraction(share, where)
+
+
+def _compiled_folder() -> Path:
+    """Where what is compiled is kept; for this process alone where accdd's cache lies in a folder with a space in its
+    name, which PyTorch takes for two words on the command line of the C++ compiler."""
+    folder = files.cache_folder() / "compiled"
+    if not re.search(r"\s", str(folder)):
+        return folder
+    private = tempfile.mkdtemp(prefix="accdd-compiled-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return Path(private)
 
 
 def precision(name: str, where: torch.device) -> str:
