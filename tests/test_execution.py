@@ -1,6 +1,7 @@
 """How the arithmetic is done: what work is counted, what is worth compiling for it, and what is refused."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
