@@ -27,7 +27,7 @@ from accdd.networks import Architecture, Forward
 from accdd.parallel import ALONE, Ranks
 from accdd.run import checkpoints, course
 from accdd.run.course import Work
-from accdd.targets import Bank, Target
+from accdd.targets import BLOCK, Bank, Target
 
 PROBED = 3
 """Steps of each kind that are timed, after a first one that compiles and warms up."""
@@ -91,20 +91,21 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
     probing = dataclasses.replace(
         settings, loop=dataclasses.replace(settings.loop, warm_up=0, steps=None, inner_steps=few)
     )
-    seconds, held = {"pool": 0.0}, 0
+    seconds, pools = {"pool": 0.0}, 0
     if settings.pool.use:
-        held = settings.pool.networks * len(settings.pool.epochs) * _bytes(architecture)
+        pools = settings.pool.networks * len(settings.pool.epochs) * _bytes(architecture)
         if not pool.entry(real, architecture, settings).exists():
             seconds["pool"] = _pool(real, architecture, settings)
-    missing = bank.missing(count) if count else 0
+    missing, held = bank.missing(count) if count else 0, pools
     begin: Callable[..., Iterator[loop.State]] = functools.partial(loop.distill, real, bank.problem, fresh, probing)
     if count:
         each, target = _target(real, bank, fresh, settings)
         seconds["targets"] = missing * each
+        held += 2 * min(missing, BLOCK) * bank.bytes_per_target  # a block, and its tensors put together to be written
         begin = functools.partial(loop.distill_on_targets, real, bank.problem, cast(Bank, _Always(target)), probing)
     seconds["distilling"] = _distilling(functools.partial(begin, work.plan, ranks=ranks), work, few)
     seconds["scoring"] = _scoring(work)
-    made = missing * bank.bytes_per_target + (held if seconds["pool"] else 0)
+    made = missing * bank.bytes_per_target + (pools if seconds["pool"] else 0)
     rounded = {name: round(each, 3) for name, each in seconds.items()}
     return Forecast(rounded, _peak(where) + held, made + _run_bytes(real, settings, architecture, ranks))
 
