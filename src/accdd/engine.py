@@ -227,7 +227,7 @@ class Halves(NamedTuple):
     synthetic: Callable[[Parameters, Parameters, Tensor, Tensor, Draw, Tensor], tuple[Tensor, Tensor]]
 
 
-@functools.lru_cache(maxsize=8)  # what is compiled for one problem, that is the same value, is compiled once
+@functools.lru_cache(maxsize=4)  # a forecast and its run, which have one problem, compile it once
 def halves(problem: Problem, plan: Plan) -> Halves:
     """The halves of a matching step as `plan` executes them; `problem` is in fp32."""
     executed, where = _executed(problem, plan), problem.mean.device
