@@ -108,7 +108,9 @@ def test_a_set_that_names_no_formation_is_uniform(saved: Path):
     assert load(saved).formation == "uniform"
 
 
-@pytest.mark.parametrize(("old", "new"), [('"idc"', '"dsa"'), ("0.1", "0.2"), ('"uniform"', '"multi"')])
+@pytest.mark.parametrize(
+    ("old", "new"), [('"idc"', '"dsa"'), ("0.1", "0.2"), ("0.1", "1e999"), ('"uniform"', '"multi"')]
+)
 def test_a_header_that_was_changed_is_refused_though_it_is_valid(saved: Path, old: str, new: str):
     text = (saved / HEADER).read_text()
     assert old in text

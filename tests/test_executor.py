@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Notes
+from helpers import Notes, network, settings
 
 import accdd
 from accdd import cache, execution, executor, files
+from accdd.augmented_models import pool
 from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.executor import ATTEMPTS, Task
@@ -110,7 +111,7 @@ def test_pools_targets_and_scores_on_workers_are_those_made_here(
     names = ("images", "labels", "test_images", "test_labels")
     np.savez(tmp_path / "stripes.npz", **{name: getattr(data, name).numpy() for name in names})
     source = str(tmp_path / "stripes.npz")
-    settings = {
+    small = {
         "network.width": 4, "network.depth": 2, "pool.networks": 2, "pool.epochs": 1, "targets.real_batch": 4,
         "train.batch": 64, "precision": "fp32", "compile": "never", "score.seeds": 0, "loop.steps": 3,
         "targets.count": 20,
@@ -121,8 +122,8 @@ def test_pools_targets_and_scores_on_workers_are_those_made_here(
     for how in ("inline", "local:2"):
         monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / how.replace(":", "")))
         notes = Notes()
-        made[how], _ = accdd.build_targets(source, settings=settings, executor=how, reporter=notes)
-        accdd.distill(source, out=tmp_path / f"run-{how[:5]}", settings=settings)
+        made[how], _ = accdd.build_targets(source, settings=small, executor=how, reporter=notes)
+        accdd.distill(source, out=tmp_path / f"run-{how[:5]}", settings=small)
         runs, networks = [tmp_path / f"run-{how[:5]}"], ["convnet/width=4/depth=2", "mlp"]
         scores[how] = accdd.evaluate(runs, networks=networks, seeds=2, epochs=2, executor=how, reporter=notes)
         told[how] = notes.said
@@ -140,7 +141,7 @@ def test_pools_targets_and_scores_on_workers_are_those_made_here(
     assert "pool-members" not in cached, "they are in the pool now"
     assert not list((tmp_path / "local2" / "executor").iterdir())
     again = Notes()
-    accdd.build_targets(source, settings=settings, executor="local:2", reporter=again)
+    accdd.build_targets(source, settings=small, executor="local:2", reporter=again)
     assert not any(line.startswith("Done: ") for line in again.said), "all is there"
 
 
@@ -149,3 +150,16 @@ def test_an_unknown_executor_is_refused_before_anything_is_made(data: Dataset, c
     with pytest.raises(InputError, match="--executor local:0 is unknown"):
         call(data, settings={"network.width": 4, "compile": "never"}, executor="local:0")
     assert not files.cache_folder().exists() or not list(files.cache_folder().glob("pools/*"))
+
+
+def test_a_damaged_network_that_was_trained_ahead_is_trained_again(data: Dataset):
+    given, shape = settings({"pool.networks": 2}), network()
+    expected = pool.build(data, shape, given, networks=[0]), pool.build(data, shape, given, networks=[1])
+    for number in (0, 1):
+        pool.build_member(data, shape, given, number)
+    file = pool.member_entry(data, shape, given, 1) / "0.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    found = pool.load_or_build(data, shape, given).models
+    for mine, theirs in zip(found, [*expected[0], *expected[1]], strict=True):
+        assert mine.network == theirs.network
+        assert all(torch.equal(value, theirs.parameters[name]) for name, value in mine.parameters.items())

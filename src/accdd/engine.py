@@ -27,7 +27,7 @@ from accdd.networks import Forward, Parameters, calibrated
 
 
 class Problem(NamedTuple):
-    """What stays the same over a run."""
+    """What stays the same over a run; its functions can be hashed, as functions are."""
 
     forward: Forward
     summary: Summary

@@ -3,7 +3,7 @@
 from accdd.artifact.distilled import Distilled
 from accdd.artifact.export import FORMATS, PICTURES, Exported, Rounding, as_decoded, export, refuse_taken, rounded
 from accdd.artifact.format import annotate, save
-from accdd.artifact.hub import Pushed, load, portable, push
+from accdd.artifact.hub import Pushed, load, push
 from accdd.artifact.imports import KINDS, import_set
 from accdd.artifact.merge import merge
 
@@ -21,7 +21,6 @@ __all__ = [
     "import_set",
     "load",
     "merge",
-    "portable",
     "push",
     "refuse_taken",
     "rounded",

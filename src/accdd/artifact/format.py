@@ -155,9 +155,7 @@ def _header_bytes(header: Header) -> bytes:
 def _checksum(tree: dict[str, Any]) -> str:
     """Of a header's entries but the checksum itself."""
     entries = {name: value for name, value in tree.items() if name != "checksum"}
-    return hashlib.sha256(
-        json.dumps(entries, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _set_folder(path: Path) -> Path:
@@ -190,7 +188,7 @@ def _read_header(file: Path) -> Header:
             f"{file}: the formation {reprlib.repr(formation)} is unknown; this accdd decodes by {', '.join(WHOLE)}. "
             f"Upgrade with 'pip install --upgrade accdd'."
         )
-    if tree.get("checksum", _checksum(tree)) != _checksum(tree):
+    if tree.get("checksum") not in (None, _checksum(tree)):
         raise InputError(
             f"{file}: its checksum is not that of its entries: it is damaged, or was edited. "
             "Expected it as it was written; whoever edited it on purpose leaves 'checksum' out."
@@ -245,6 +243,7 @@ def _parse(raw: bytes, file: Path) -> dict[str, Any]:
     """JSON without the tolerance of the standard library: no duplicate keys, no NaN, an object at the top."""
     try:
         tree = json.loads(raw.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant)
+        json.dumps(tree)  # as deep as can be written again, for its checksum
     except (ValueError, RecursionError) as error:
         raise _refused(file, f"is not the JSON expected ({error})") from None
     if not isinstance(tree, dict):

@@ -68,10 +68,13 @@ def load_or_build(
     def write(folder: Path) -> None:
         began = time.perf_counter()
         ahead.extend(member_entry(data, architecture, settings, network) for network in range(settings.pool.networks))
-        found = [member for path in ahead if path.exists() for member in _read(path, data).models]
-        apart = sum(_read(path, data).seconds for path in ahead if path.exists())
-        missing = [network for network, path in enumerate(ahead) if not path.exists()]
-        members = sorted([*found, *build(data, architecture, settings, report, missing)], key=_place)
+        found = {
+            n: _read(path, data) for n, path in enumerate(ahead) if path.exists() and not files.verify_folder(path)
+        }
+        missing = [network for network in range(settings.pool.networks) if network not in found]
+        trained = build(data, architecture, settings, report, missing)
+        members = sorted([*trained, *(member for each in found.values() for member in each.models)], key=_place)
+        apart = sum(each.seconds for each in found.values())
         _write(folder, members, time.perf_counter() - began + apart)
 
     folder = files.cached("pools", parts, write)

@@ -20,7 +20,7 @@ from torch import Tensor
 from accdd import augmented_models as models
 from accdd import engine, execution, loop, training
 from accdd.augmented_models import pool
-from accdd.config import InputError, Settings
+from accdd.config import InputError, Settings, Train
 from accdd.data import Dataset
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward
@@ -230,7 +230,7 @@ def _scoring(work: Work) -> float:
 
 
 def _step(
-    step: training.Step, architecture: Architecture, recipe: Any, real: Dataset, rows: Tensor, at_once: int
+    step: training.Step, architecture: Architecture, recipe: Train, real: Dataset, rows: Tensor, at_once: int
 ) -> float:
     """Seconds of a training step of some networks side by side, in short epochs on real images: as steps come in a run,
     with what is drawn for them."""
