@@ -46,6 +46,8 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/lint-imports --no-logo
 	@echo "== pytest: behaviour (without the slow tests)"
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	@echo "== pytest: the same results on a GPU, where there is one"
+	@$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 
 # In `make test` these are skipped where there is no browser.
 browser: $(VENV)/.installed-dev

@@ -6,6 +6,7 @@ Only one of them works at a time; which goes first alternates, so that a driftin
 
 import argparse
 import dataclasses
+import functools
 import json
 import multiprocessing
 import resource
@@ -73,6 +74,9 @@ def main(question: str, rows: Callable[[str], Sequence[Row]]) -> None:
     parser.add_argument("words", nargs="*", help="only rows whose names hold one of these")
     parser.add_argument("--precision", default="auto", help="of ours: auto, fp32 or bf16")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument(
+        "--together", action="store_true", help="make all rows ready at once, on a machine with cores and memory for it"
+    )
     arguments = parser.parse_args()
     where = execution.device("auto")
     execution.prepare(where)  # where compiled code is kept, which the processes of the rows inherit
@@ -85,8 +89,11 @@ def main(question: str, rows: Callable[[str], Sequence[Row]]) -> None:
     if not arguments.json:
         print(f"{head}large matrix product {product / 1e9:.0f} GFLOP/s\n{HEADER}", flush=True)
     results = []
-    for row in chosen:
-        results.append(measure(row, product))
+    ahead = [Sides(row) for row in chosen] if arguments.together else []
+    for sides in ahead:
+        sides.wait()
+    for sides in ahead or map(Sides, chosen):
+        results.append(measure(sides, product))
         if not arguments.json:
             print(results[-1], flush=True)
     if arguments.json:
@@ -104,15 +111,15 @@ def main(question: str, rows: Callable[[str], Sequence[Row]]) -> None:
         )
 
 
-def measure(row: Row, product: float) -> Measured:
+def measure(sides: "Sides", product: float) -> Measured:
     """Time a row's two sides in turn."""
-    ours = _Side(row.ours)
-    other = _Side(row.reference) if row.reference else None
+    row, ours, other = sides.row, sides.ours, sides.other
     try:
+        sides.wait()
         pairs = []
         for repeat in range(row.repeats):
-            sides = [ours, other] if repeat % 2 else [other, ours]
-            seconds = {side: side.time() for side in sides if side}
+            turns = [ours, other] if repeat % 2 else [other, ours]
+            seconds = {side: side.time() for side in turns if side}
             pairs.append((seconds[ours], seconds[other] if other else None))
         memory = (ours.memory(), other.memory() if other else None)
     finally:
@@ -129,10 +136,10 @@ def measure(row: Row, product: float) -> Measured:
 
 
 def matrix_product(where: torch.device, precision: str) -> float:
-    """Operations a second of a 2048 x 2048 matrix product, the best of five."""
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = (torch.randn(2048, 2048, device=where).to(kind) for _ in range(2))
-    return 2 * 2048**3 / min(_timed(lambda: left @ right, where) for _ in range(6))
+    """Operations a second of a large matrix product, the best of five: 2048 x 2048, on a GPU 8192 x 8192."""
+    kind, size = torch.bfloat16 if precision == "bf16" else torch.float32, 8192 if where.type == "cuda" else 2048
+    left, right = (torch.randn(size, size, device=where).to(kind) for _ in range(2))
+    return 2 * size**3 / min(_timed(lambda: left @ right, where) for _ in range(6))
 
 
 def _timed(work: Work, where: torch.device) -> float:
@@ -152,8 +159,11 @@ class _Side:
         self._process = context.Process(target=_serve, args=(prepare, theirs), daemon=True)
         self._process.start()
         theirs.close()
-        self.first: float = self._pipe.recv()
-        """Seconds of the first call."""
+
+    @functools.cached_property
+    def first(self) -> float:
+        """Seconds of the first call, which is waited for."""
+        return self._pipe.recv()
 
     def time(self) -> float:
         self._pipe.send("time")
@@ -166,6 +176,19 @@ class _Side:
     def close(self) -> None:
         self._process.terminate()
         self._process.join()
+
+
+class Sides:
+    """The processes of a row, which start at once."""
+
+    def __init__(self, row: Row) -> None:
+        self.row, self.ours = row, _Side(row.ours)
+        self.other = _Side(row.reference) if row.reference else None
+
+    def wait(self) -> None:
+        """Until both are ready to be timed."""
+        for side in filter(None, (self.ours, self.other)):
+            assert side.first
 
 
 def _serve(prepare: Callable[[], Work], pipe: Connection) -> None:

@@ -11,6 +11,14 @@ import torch
 from accdd.augmented_models import EarlyStageModel, pool
 from accdd.data import Dataset
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """On every machine the tests are those of a CPU, here and in what they start; those of a GPU have a run of their
+    own, `pytest -m gpu`."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 # Tensors are too small here to be shared out: more threads only wait for one another.
 torch.set_num_threads(1)
 

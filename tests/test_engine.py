@@ -3,10 +3,6 @@
 Gradients are compared by their cosine per class over several random batches, because rounding may turn single ReLUs.
 """
 
-import itertools
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +10,6 @@ from helpers import CPU, DISTANCES, FACTORS, FORMATIONS, Pool, assert_same, comp
 from helpers import problem as problem_of
 from torch import Tensor
 from torch._dynamo.utils import counters
-from torch.utils._pytree import tree_map_only
 
 from accdd import defaults, engine, loop, training
 from accdd.augmented_models import EarlyStage, pool
@@ -284,51 +279,3 @@ def test_a_compiled_training_step_agrees_with_the_plain_one_and_leaves_a_short_b
             torch.testing.assert_close(parameters, expected, rtol=1e-4, atol=1e-6)
         # One graph, made at the first step: none for the short batch, and none for another learning rate.
         assert [made - before for _, _, made in found] == [1, 1, 1]
-
-
-# CUDA ---------------------------------------------------------------------------------------------------------
-
-
-def on_cuda(test: Callable[..., None]) -> Callable[..., None]:
-    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
-    warns = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's compiler itself
-    return pytest.mark.gpu(pytest.mark.timeout(600)(warns(skip(test))))
-
-
-def moved(tensors: Any) -> Any:
-    return tree_map_only(Tensor, lambda value: value.cuda(), tensors)
-
-
-def on_gpu(data: Dataset, models: Pool, count: int) -> tuple[Problem, list[tuple[Any, ...]]]:
-    """A problem on the GPU, and what its sweeps are called with."""
-    problem = moved(problem_of(data, factor=2))
-    arguments = [
-        moved((models[index % 3].parameters, data.images, stored, drawn))
-        for index, (drawn, stored) in enumerate(draws(data, problem, count))
-    ]
-    return problem, arguments
-
-
-@on_cuda
-@pytest.mark.parametrize("classes", [1, 3])
-def test_a_compiled_sweep_on_cuda_agrees_with_the_plain_one(data: Dataset, models: Pool, classes: int):
-    problem, arguments = on_gpu(data, models, 6)
-    compiled = engine.sweeper(problem, Plan(compile_matching=True, classes=classes))
-    for given in arguments:
-        assert_agree(compiled(*given), engine.sweep(problem, *given), cosine=0.999, losses=1e-2)  # TF32
-
-
-@on_cuda
-def test_two_compiled_sweeps_on_cuda_do_not_share_their_results(data: Dataset, models: Pool):
-    problem, arguments = on_gpu(data, models, 4)
-    compiled = engine.sweeper(problem, Plan(compile_matching=True))
-    for _ in range(3):
-        compiled(*arguments[0])  # graphs are recorded in the first calls and replayed from then on
-    results = [compiled(*given) for given in arguments]
-    copies = [[each.clone() for each in result] for result in results]
-    for given in arguments:
-        compiled(*given)
-    for result, copy in zip(results, copies, strict=True):
-        assert_same(list(result), copy)
-    for one, other in itertools.combinations(results, 2):
-        assert not torch.equal(one[1], other[1])

@@ -85,7 +85,8 @@ COMPILED_SHARE, COMPILED_OPERATION_SHARE = 0.7, 0.2
 def device(name: str) -> torch.device:
     """`auto` is CUDA if there is one, then Apple's MPS, then the CPU; otherwise a PyTorch device name.
 
-    Processes that torchrun launched on one machine take its GPUs in turn, unless each is told which.
+    A GPU has its number, as tensors on it say it. Processes that torchrun launched on one machine take its GPUs in
+    turn, unless each is told which.
 
     Raises:
         InputError: no such device here.
@@ -97,8 +98,9 @@ def device(name: str) -> torch.device:
         available = ["mps", *available]
     if name == "auto":
         name = "cuda" if "cuda" in available else available[0]
-    if name == "cuda" and name in available and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    if name == "cuda" and name in available:
+        here = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count() if "LOCAL_RANK" in os.environ else None
+        return torch.device("cuda", torch.cuda.current_device() if here is None else here)
     if name not in available:
         raise InputError(f"Device '{name}' is not available here. Expected auto or one of: {', '.join(available)}.")
     return torch.device(name)

@@ -42,6 +42,10 @@ ROOM = 0.9
 """The share of what is free on the disk that a bank may take."""
 
 
+KEPT_FREE = 0.5
+"""The share of a GPU's memory that targets kept there leave free."""
+
+
 class Target(NamedTuple):
     """What a sweep is matched with."""
 
@@ -72,6 +76,7 @@ class Bank:
         chosen = settings.targets.folder
         self.folder = Path(chosen).expanduser() if chosen else files.cache_entry("targets", self._parts)
         self._open: dict[int, Any] = {}
+        self._kept: dict[tuple[int, int | None, int | None], Target] = {}
         if chosen and self.folder.exists():
             _refuse_another(self.folder, self._parts)
 
@@ -144,7 +149,10 @@ class Bank:
         return self.of(number, slice(None))
 
     def of(self, number: int, classes: slice) -> Target:
-        """The target for some classes alone, on the data's device."""
+        """The target for some classes alone, on the data's device; on a GPU it stays there while there is room."""
+        place = (number, classes.start, classes.stop)
+        if place in self._kept:
+            return self._kept[place]
         block, row = divmod(number, BLOCK)
         self._ensure(block)
         stored = self._open[block]
@@ -154,7 +162,12 @@ class Bank:
             value = stored.get_slice(key)
             own = value[row] if kind == "parameters" else value[row, classes]
             kinds[kind][name] = own.to(self._data.device)
-        return Target(**kinds)
+        target = Target(**kinds)
+        if self._data.device.type == "cuda":
+            if execution.free_memory(self._data.device) < KEPT_FREE * torch.cuda.mem_get_info(self._data.device)[1]:
+                self._kept.clear()
+            self._kept[place] = target
+        return target
 
     def _ensure(self, block: int, report: Report = lambda share: None) -> None:
         """Open a block, made first unless it is there and whole."""
