@@ -160,21 +160,53 @@ def sweeper(problem: Problem, plan: Plan) -> Sweeper:
         problem: the fixed pieces, in fp32.
         plan: how; see `choose_plan`.
     """
-    if not plan.compile_matching and plan.classes == 1:
+    where = problem.mean.device
+    if not plan.compile_matching and plan.classes == 1 and where.type != "cuda":
         executed = _executed(problem, plan)
         return lambda *args: sweep(executed, *args)
     real, synthetic = halves(problem, plan)
 
-    def planned(parameters: Parameters, real_images: Tensor, stored: Tensor, drawn: Sweep) -> tuple[Tensor, Tensor]:
+    def matched(
+        parameters: Parameters, pictures: Pictures, stored: Tensor, labels: Tensor, siamese: Draw, subset: Tensor
+    ) -> tuple[Tensor, Tensor]:
         def match(rows: Tensor) -> tuple[Tensor, Tensor]:
-            labels, siamese = drawn.labels[rows], augment.at(drawn.siamese, rows)
-            batch = execution.gather(real_images, drawn.real[rows], stored.device)
-            target = real(parameters, batch, labels, siamese)
-            return synthetic(parameters, target, stored[rows], labels, siamese, drawn.subset[rows])
+            own, drawn = labels[rows], augment.at(siamese, rows)
+            target = real(parameters, pictures(rows), own, drawn)
+            return synthetic(parameters, target, stored[rows], own, drawn, subset[rows])
 
-        return _over_chunks(match, len(stored), plan, stored.device)
+        return _over_chunks(match, len(stored), plan, where)
+
+    matching = _given_pictures(matched, where)
+
+    def planned(parameters: Parameters, real_images: Tensor, stored: Tensor, drawn: Sweep) -> tuple[Tensor, Tensor]:
+        given = (stored, drawn.labels, drawn.siamese, drawn.subset)
+        return matching(real_images, drawn.real, parameters, *given)
 
     return planned
+
+
+Pictures = Callable[[Tensor], Tensor]
+"""(places of classes among those that take part) -> their real batches, on the device."""
+
+
+def _given_pictures(matched: Callable[..., Any], where: torch.device) -> Callable[..., Any]:
+    """(images, rows of every class, parameters, *rest) -> `matched(parameters, pictures, *rest)`.
+
+    What is recorded for a GPU gets the batches of all classes as one tensor; elsewhere those of a chunk are gathered
+    when it is their turn, and take up no more memory.
+    """
+
+    def at_once(parameters: Parameters, batch: Tensor, *rest: Any) -> Any:
+        return matched(parameters, lambda chosen: batch[chosen], *rest)
+
+    recorded = execution.recorded(at_once, where)
+
+    def given(images: Tensor, rows: Tensor, parameters: Parameters, *rest: Any) -> Any:
+        if where.type == "cuda":
+            return recorded(parameters, execution.gather(images, rows, where), *rest)
+        return matched(parameters, lambda chosen: execution.gather(images, rows[chosen], where), *rest)
+
+    return given
 
 
 def real_sweeper(problem: Problem, plan: Plan) -> Callable[[Parameters, Tensor, Tensor, Draw], Parameters]:
@@ -182,14 +214,19 @@ def real_sweeper(problem: Problem, plan: Plan) -> Callable[[Parameters, Tensor, 
 
     `rows` are int64 (classes, real_batch); shapes are otherwise those of `sweep`, results begin with the classes.
     """
+    where = problem.mean.device
     real, _ = halves(problem, plan)
 
-    def planned(parameters: Parameters, real_images: Tensor, rows: Tensor, siamese: Draw) -> Parameters:
-        def half(labels: Tensor) -> Parameters:
-            batch = execution.gather(real_images, rows[labels], rows.device)
-            return real(parameters, batch, labels, augment.at(siamese, labels))
+    def matched(parameters: Parameters, pictures: Pictures, labels: Tensor, siamese: Draw) -> Parameters:
+        def half(own: Tensor) -> Parameters:
+            return real(parameters, pictures(own), labels[own], augment.at(siamese, own))
 
-        return _over_chunks(half, len(rows), plan, rows.device)
+        return _over_chunks(half, len(labels), plan, where)
+
+    matching = _given_pictures(matched, where)
+
+    def planned(parameters: Parameters, real_images: Tensor, rows: Tensor, siamese: Draw) -> Parameters:
+        return matching(real_images, rows, parameters, torch.arange(len(rows), device=where), siamese)
 
     return planned
 
@@ -203,18 +240,19 @@ def synthetic_sweeper(
     begin with the classes that take part, and returns what `sweep` does. What to match is as `real_sweeper` returns
     it, in any floating format.
     """
+    where = problem.mean.device
     _, synthetic = halves(problem, plan)
 
-    def planned(
+    def matched(
         parameters: Parameters, target: Parameters, stored: Tensor, labels: Tensor, siamese: Draw, subset: Tensor
     ) -> tuple[Tensor, Tensor]:
         def half(rows: Tensor) -> tuple[Tensor, Tensor]:
             own, drawn = augment.at(target, rows), augment.at(siamese, rows)
             return synthetic(parameters, own, stored[rows], labels[rows], drawn, subset[rows])
 
-        return _over_chunks(half, len(stored), plan, stored.device)
+        return _over_chunks(half, len(stored), plan, where)
 
-    return planned
+    return execution.recorded(matched, where)
 
 
 class Halves(NamedTuple):
@@ -247,7 +285,8 @@ def halves(problem: Problem, plan: Plan) -> Halves:
 
 def _over_chunks(half: Callable[[Tensor], Any], classes: int, plan: Plan, device: torch.device) -> Any:
     """`half` of the rows of each chunk, put together again; tensors begin with the classes."""
-    parts = [half(rows) for rows in row_chunks(classes, plan, device)]
+    works = [functools.partial(half, rows) for rows in row_chunks(classes, plan, device)]
+    parts = execution.branches(works, device)
     return tree_map(lambda *pieces: torch.cat(pieces)[:classes], *parts)
 
 

@@ -15,19 +15,21 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
 
 from accdd import files
 from accdd.config import InputError
+
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,10 @@ SMALL_FLOPS = 2e8
 """Below that, dispatch is most of an operation's time on a CPU."""
 COMPILED_SHARE, COMPILED_OPERATION_SHARE = 0.7, 0.2
 """What compiling leaves of the time of products with what surrounds them, and of the dispatch (RESULTS.md)."""
+
+
+BRANCHES = 10
+"""Pieces of work that overlap on a GPU, at most."""
 
 
 def device(name: str) -> torch.device:
@@ -225,15 +231,13 @@ def compiled(function: Callable[..., Any], where: torch.device) -> Callable[...,
     """`function` as one compiled graph for each set of shapes that it is called with.
 
     Its tensors must come as arguments, and it must not branch on their values. Where the compiler fails, it is said
-    once and `function` runs as it is. On a GPU launches are recorded once and replayed (CUDA graphs), so results are
-    copied out before the next replay overwrites them.
+    once and `function` runs as it is.
     """
     # Seconds of imports, only for those who compile.
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    mode = "reduce-overhead" if where.type == "cuda" else None
-    graph = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+    graph = torch.compile(function, fullgraph=True, dynamic=False)
     works = True
 
     @functools.wraps(function)
@@ -242,16 +246,87 @@ def compiled(function: Callable[..., Any], where: torch.device) -> Callable[...,
         if not works:
             return function(*args)
         try:
-            if where.type != "cuda":
-                return graph(*args)
-            torch.compiler.cudagraph_mark_step_begin()
-            return tree_map_only(Tensor, Tensor.clone, graph(*args))
+            return graph(*args)
         except (FailOnRecompileLimitHit, TorchDynamoException) as error:
             warnings.warn(f"PyTorch cannot compile this, so it runs slower: {str(error)[:500]}", stacklevel=2)
             works = False
             return function(*args)
 
     return run
+
+
+def recorded(function: Callable[..., Any], where: torch.device) -> Callable[..., Any]:
+    """On CUDA, the launches of `function` recorded once for each set of shapes and replayed from then on (CUDA graphs).
+
+    That leaves a few launches to the processor instead of hundreds, which would keep it busier than the GPU. What goes
+    for `compiled` functions goes for it, and it must not wait for the GPU. On other devices it is `function`.
+    """
+    if where.type != "cuda":
+        return function
+    recordings: dict[Any, _Recording] = {}
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        tensors, tree = tree_flatten(args)
+        key = tree, tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        if key not in recordings:
+            recordings[key] = _Recording(function, tensors, tree, where)
+        return recordings[key](tensors)
+
+    return run
+
+
+class _Recording:
+    """A function's launches, reading from and writing to memory of their own."""
+
+    def __init__(
+        self, function: Callable[..., Any], tensors: list[Tensor], tree: TreeSpec, where: torch.device
+    ) -> None:
+        self._inputs = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
+        args = tree_unflatten(self._inputs, tree)
+        current, side = torch.cuda.current_stream(where), torch.cuda.Stream(where)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):  # compile, and let libraries choose their algorithms
+            function(*args)
+        current.wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            results = function(*args)
+        self._results, self._tree = tree_flatten(results)
+
+    def __call__(self, tensors: list[Tensor]) -> Any:
+        _copy(self._inputs, tensors)
+        self._graph.replay()
+        copies = [torch.empty_like(result) for result in self._results]
+        _copy(copies, self._results)
+        return tree_unflatten(copies, self._tree)
+
+
+def _copy(into: list[Tensor], found: list[Tensor]) -> None:
+    """All tensors of a list, in one launch for each format."""
+    by_format: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, tensor in zip(into, found, strict=True):
+        targets, tensors = by_format.setdefault(target.dtype, ([], []))
+        targets.append(target)
+        tensors.append(tensor)
+    for targets, tensors in by_format.values():
+        torch._foreach_copy_(targets, tensors)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def branches(works: Sequence[Callable[[], Result]], where: torch.device) -> list[Result]:
+    """The results of independent pieces of work; while they are recorded, each is a branch that overlaps the others."""
+    if where.type != "cuda" or len(works) == 1 or not torch.cuda.is_current_stream_capturing():
+        return [work() for work in works]
+    current, results = torch.cuda.current_stream(where), []
+    streams = [torch.cuda.Stream(where) for _ in range(min(BRANCHES, len(works)))]
+    for stream in streams:
+        stream.wait_stream(current)
+    for number, work in enumerate(works):
+        with torch.cuda.stream(streams[number % len(streams)]):
+            results.append(work())
+    for stream in streams:
+        current.wait_stream(stream)
+    return results
 
 
 def chunk(count: int, largest: int) -> int:

@@ -137,10 +137,16 @@ def make_step(
         return tree_map_only(Tensor, lambda tensor: tensor[None], results)
 
     step = alone if count == 1 else torch.func.vmap(single)
-    if compiled_for is None or not ranks.alone:
+    if not ranks.alone:
         return step
+    if compiled_for is None:
+        return execution.recorded(step, where)
     graph = execution.compiled(step, where)
-    return lambda *args: (graph if args[1].shape[:2] == (count, compiled_for) else step)(*args)
+
+    def run(*args: Any) -> tuple[Trained, Tensor]:
+        return (graph if args[1].shape[:2] == (count, compiled_for) else step)(*args)
+
+    return execution.recorded(run, where)
 
 
 def planned_step(
