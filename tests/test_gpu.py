@@ -21,7 +21,7 @@ import accdd
 from accdd import defaults, engine, evaluation, execution, loop, networks, training
 from accdd.augmented_models import EarlyStage, pool
 from accdd.config import Train
-from accdd.data import Dataset
+from accdd.data import Dataset, build
 from accdd.engine import Problem, Sweep
 from accdd.evaluation import PROTOCOLS
 from accdd.execution import Plan
@@ -34,6 +34,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here"),
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of PyTorch's compiler itself
+    pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning"),
 ]
 
 TINY = {
@@ -101,14 +102,16 @@ def test_two_compiled_sweeps_do_not_share_their_results(data: Dataset, models: P
 
 
 @pytest.mark.parametrize("compiled", [None, 8], ids=["eager", "compiled"])
-@pytest.mark.parametrize("count", [1, 3])
-def test_training_steps_agree_with_those_of_the_cpu(data: Dataset, compiled: int | None, count: int):
+@pytest.mark.parametrize(("count", "mapped"), [(1, False), (3, False), (3, True)])
+def test_training_steps_agree_with_those_of_the_cpu(data: Dataset, compiled: int | None, count: int, mapped: bool):
     recipe = Train(batch=8, augment=("flip", "crop"), cutmix=0.5)
     order = torch.randperm(len(data.images))[None].expand(count, -1)
     losses = []
     for where, plan in ((CPU, None), (execution.device("cuda"), compiled)):
         real, shape = data.to(where), network(num_classes=5, width=8)
-        step = training.make_step(shape, recipe, data.mean, data.std, where, count=count, compiled_for=plan)
+        step = training.make_step(
+            shape, recipe, data.mean, data.std, where, count=count, mapped=mapped, compiled_for=plan
+        )
         began = training.begin([shape.initialise(Key(n), where) for n in range(count)])
         keys = [Key(n) for n in range(count)]
         steps = training.train(
@@ -148,12 +151,13 @@ def test_a_pool_is_the_same_networks_side_by_side_as_on_the_cpu(data: Dataset):
         assert_close({n: v.cpu() for n, v in right.parameters.items()}, left.parameters, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("name", ["convnet", "resnet10", "resnetap10", "densenet121", "vit_tiny"])
+@pytest.mark.parametrize("name", ["convnet", "resnet10", "resnet_ap10", "densenet121", "vit_tiny"])
 def test_networks_are_scored(name: str, data: Dataset):
-    real = data.to(execution.device("cuda"))
-    shape = networks.architecture(helpers.tiny(name), 3, 8, 5)
+    pixels, test = (images.repeat(1, 1, 2, 2) for images in (data.images, data.test_images))
+    large = build("waves", (pixels, data.labels), (test, data.test_labels)).to(execution.device("cuda"))
+    shape = networks.architecture(helpers.tiny(name), 3, 16, 5)
     found = evaluation.score(
-        "real", data.images, data.labels, real, shape, PROTOCOLS["quick"],
+        "real", pixels, data.labels, large, shape, PROTOCOLS["quick"],
         mean=data.mean, std=data.std, keys=evaluation.network_keys(Key(0), 2), epochs=2, compile="never",
         precision="bf16",
     )  # fmt: skip

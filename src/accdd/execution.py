@@ -70,18 +70,20 @@ class Cost:
 
 
 # Rates that only have to be right within a factor of two: they place break-even points and limit banks of targets.
-CPU_FLOPS, CUDA_FLOPS = 45e9, 15e12
+CPU_FLOPS, CUDA_FLOPS = 45e9, 8e12
 """Eager fp32 operations a second, of one CPU thread and of a data-centre GPU."""
-BF16_SPEED = 8
+BF16_SPEED, CUDA_BF16_SPEED = 8, 2
 """What matrix units for bf16 gain over that, with what surrounds the products (RESULTS.md)."""
-OPERATION_SECONDS = 10e-6
-"""Dispatch of one eager operation."""
+OPERATION_SECONDS, CUDA_OPERATION_SECONDS = 10e-6, 2e-6
+"""Dispatch of one eager operation; on a GPU, where launches are recorded, what one takes at least."""
 COMPILE_SECONDS = 30.0
 """For one function (half a matching step, or a training step), the first time."""
-SMALL_FLOPS = 2e8
-"""Below that, dispatch is most of an operation's time on a CPU."""
+SMALL_FLOPS, CUDA_SMALL_FLOPS = 2e8, 8e9
+"""Below that, dispatch is most of an operation's time on a CPU, and a GPU is not kept busy by one function."""
 COMPILED_SHARE, COMPILED_OPERATION_SHARE = 0.7, 0.2
 """What compiling leaves of the time of products with what surrounds them, and of the dispatch (RESULTS.md)."""
+CUDA_COMPILED_SHARE = 0.35
+"""The former on a GPU, where what surrounds the products takes longer than they do."""
 
 
 BRANCHES = 10
@@ -132,6 +134,9 @@ def prepare(where: torch.device, max_memory: float | None = None) -> None:
         total = torch.cuda.mem_get_info(where)[1]
         share = 1.0 if max_memory is None else min(1.0, max_memory * 1e9 / total)
         torch.cuda.set_per_process_memory_fraction(share, where)
+        # Convolutions multiply fp32 in TF32 by PyTorch's default, and other products do not; that is as it should be.
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+        torch.backends.cudnn.benchmark = True
 
 
 def _compiled_folder() -> Path:
@@ -178,14 +183,21 @@ def check(compile: str, where: torch.device) -> None:
 def seconds(cost: Cost, where: torch.device, precision: str) -> float:
     """A guess, good within a factor of two or three, at what one compiled call takes."""
     products, dispatch = _seconds(cost, where, precision)
-    return products * COMPILED_SHARE + dispatch * COMPILED_OPERATION_SHARE
+    return products * _compiled_share(where) + dispatch * COMPILED_OPERATION_SHARE
+
+
+def _compiled_share(where: torch.device) -> float:
+    return CUDA_COMPILED_SHARE if where.type == "cuda" else COMPILED_SHARE
 
 
 def _seconds(cost: Cost, where: torch.device, precision: str) -> tuple[float, float]:
     """Of products and of dispatch, uncompiled."""
-    rate = CUDA_FLOPS if where.type == "cuda" else CPU_FLOPS * torch.get_num_threads()
+    if where.type == "cuda":
+        rate = CUDA_FLOPS * (CUDA_BF16_SPEED if precision == "bf16" else 1)
+        return cost.flops / rate, cost.operations * CUDA_OPERATION_SECONDS
+    rate = CPU_FLOPS * torch.get_num_threads()
     if precision == "bf16":
-        rate *= BF16_SPEED if where.type == "cuda" or torch.cpu._is_amx_tile_supported() else 2
+        rate *= BF16_SPEED if torch.cpu._is_amx_tile_supported() else 2
     return cost.flops / rate, cost.operations * OPERATION_SECONDS
 
 
@@ -213,7 +225,7 @@ def worth_compiling(
     if compile != "auto":
         return compile == "always"
     products, dispatch = _seconds(cost, where, precision)
-    saved = products * (1 - COMPILED_SHARE) + dispatch * (1 - COMPILED_OPERATION_SHARE)
+    saved = products * (1 - _compiled_share(where)) + dispatch * (1 - COMPILED_OPERATION_SHARE)
     if budget is not None:
         calls = min(calls, budget / (products + dispatch))
     return can_compile(where) and saved * calls > functions * COMPILE_SECONDS
@@ -341,13 +353,18 @@ def chunks(count: int, size: int) -> Iterator[list[int]]:
 
 
 def at_once(count: int, cost: Cost, where: torch.device) -> int:
-    """How many of `count` like things, each of which costs `cost`, to do as one, in equal parts.
+    """How many of `count` like things, each of which costs `cost`, to do as one function, in equal parts.
 
-    On a CPU, which a single one keeps busy, only the smallest; on a CUDA GPU as many as fit in memory.
+    Only the smallest, as others are faster with convolutions of their own; on a CUDA GPU, as many as fit in memory.
     """
-    if where.type == "cuda":
-        return chunk(count, free_memory(where) // (2 * cost.bytes))
-    return count if cost.flops < SMALL_FLOPS else 1
+    if cost.flops >= (CUDA_SMALL_FLOPS if where.type == "cuda" else SMALL_FLOPS):
+        return 1
+    return chunk(count, free_memory(where) // (2 * cost.bytes)) if where.type == "cuda" else count
+
+
+def overlapping(count: int, cost: Cost, where: torch.device) -> int:
+    """How many of `count` like things, each a function of its own, to do at the same time: on a CPU one."""
+    return chunk(count, min(BRANCHES, free_memory(where) // (2 * cost.bytes))) if where.type == "cuda" else 1
 
 
 def free_memory(where: torch.device) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from accdd import augment, execution
 from accdd.augment import Draw
@@ -103,7 +103,7 @@ def single_step(forward: Forward, recipe: Train, mean: Tensor, std: Tensor, rank
     return step
 
 
-@functools.lru_cache(maxsize=64)  # what is compiled is compiled once in a process
+@functools.lru_cache(maxsize=16)  # what is compiled or recorded is so once in a process
 def make_step(
     architecture: Architecture,
     recipe: Train,
@@ -112,6 +112,7 @@ def make_step(
     where: torch.device,
     *,
     count: int = 1,
+    mapped: bool = True,
     precision: str = "fp32",
     compiled_for: int | None = None,
     ranks: Ranks = ALONE,
@@ -123,12 +124,14 @@ def make_step(
         mean, std: normalisation per channel.
         where: the device.
         count: networks.
+        mapped: whether all of them are one function (`vmap`), or each is one that on a GPU overlaps the others.
         precision: `fp32` or `bf16`.
         compiled_for: images of a batch for which it is one compiled graph; other shapes, such as a short last batch
             or fewer networks, run uncompiled. None compiles nothing.
         ranks: those that share every batch, of one network; nothing is compiled then.
     """
-    forward = Forward(architecture, precision, channels_last=bool(compiled_for) and count == 1)
+    mapped = mapped and count > 1
+    forward = Forward(architecture, precision, channels_last=bool(compiled_for) and not mapped)
     shift, scale = (torch.tensor(each, device=where) for each in (mean, std))
     single = single_step(forward, recipe, shift, scale, ranks)
 
@@ -136,17 +139,20 @@ def make_step(
         results = single(*tree_map_only(Tensor, lambda tensor: tensor[0], stacked))
         return tree_map_only(Tensor, lambda tensor: tensor[None], results)
 
-    step = alone if count == 1 else torch.func.vmap(single)
+    step = torch.func.vmap(single) if mapped else alone
     if not ranks.alone:
         return step
-    if compiled_for is None:
-        return execution.recorded(step, where)
-    graph = execution.compiled(step, where)
+    graph, at_once = execution.compiled(step, where) if compiled_for else step, count if mapped else 1
 
     def run(*args: Any) -> tuple[Trained, Tensor]:
-        return (graph if args[1].shape[:2] == (count, compiled_for) else step)(*args)
+        return (graph if args[1].shape[:2] == (at_once, compiled_for) else step)(*args)
 
-    return execution.recorded(run, where)
+    def overlapping(*args: Any) -> tuple[Trained, Tensor]:
+        own = [tree_map_only(Tensor, lambda tensor, n=n: tensor[n : n + 1], args) for n in range(len(args[1]))]
+        results = execution.branches([functools.partial(run, *each) for each in own], where)
+        return tree_map(lambda *parts: torch.cat(parts), *results)
+
+    return execution.recorded(run if mapped or count == 1 else overlapping, where)
 
 
 def planned_step(
@@ -170,15 +176,17 @@ def planned_step(
         compile, precision: as in the settings.
     """
     cost = step_cost(architecture, recipe, batch)
-    at_once = execution.at_once(networks, cost, where)
+    mapped = execution.at_once(networks, cost, where)
+    at_once = max(mapped, execution.overlapping(networks, cost, where))
     resolved = execution.precision(precision, where)
     pays = execution.worth_compiling(
-        compile, where, cost.side_by_side(at_once), steps * networks / at_once, precision=resolved
+        compile, where, cost.side_by_side(mapped), steps * networks / mapped, precision=resolved
     )
-    compiled_for = batch if pays else None
-    return make_step(
-        architecture, recipe, mean, std, where, count=at_once, precision=resolved, compiled_for=compiled_for
-    ), at_once
+    step = make_step(
+        architecture, recipe, mean, std, where, count=at_once, mapped=mapped > 1, precision=resolved,
+        compiled_for=batch if pays else None,
+    )  # fmt: skip
+    return step, at_once
 
 
 def step_cost(architecture: Architecture, recipe: Train, batch: int) -> Cost:
