@@ -33,8 +33,9 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here"),
     pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of PyTorch's compiler itself
-    pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning"),
+    # PyTorch's compiler warns of this and that; that it failed is still an error (the last filter is looked at first).
+    pytest.mark.filterwarnings("error:PyTorch cannot compile"),
+    pytest.mark.filterwarnings("ignore"),
 ]
 
 TINY = {

@@ -86,8 +86,8 @@ CUDA_COMPILED_SHARE = 0.35
 """The former on a GPU, where what surrounds the products takes longer than they do."""
 
 
-BRANCHES = 10
-"""Pieces of work that overlap on a GPU, at most."""
+BRANCHES = 5
+"""Pieces of work that overlap on a GPU, at most: more take up more memory and are no faster (RESULTS.md)."""
 
 
 def device(name: str) -> torch.device:
