@@ -33,9 +33,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here"),
     pytest.mark.timeout(600),
-    # PyTorch's compiler warns of this and that; that it failed is still an error (the last filter is looked at first).
-    pytest.mark.filterwarnings("error:PyTorch cannot compile"),
-    pytest.mark.filterwarnings("ignore"),
+    # PyTorch's compiler warns of this and that; that it failed is still an error.
+    pytest.mark.filterwarnings("ignore", "error:PyTorch cannot compile"),
 ]
 
 TINY = {
