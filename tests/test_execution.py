@@ -1,5 +1,6 @@
 """How the arithmetic is done: what work is counted, what is worth compiling for it, and what is refused."""
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,25 @@ def test_chunks_are_equal_cover_all_once_and_are_padded_with_the_last(total: int
 
 def test_a_bound_below_1_is_one_at_a_time():
     assert chunk(10, 0) == 1
+
+
+def test_on_a_gpu_as_many_overlap_as_fit_in_its_memory_and_are_worth_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(execution, "free_memory", lambda where: 8 * 10**9)
+    large = Cost(flops=10**10, operations=100, bytes=10**9)
+    assert execution.at_once(10, large, CUDA) == 1
+    assert execution.overlapping(10, large, CUDA) == 4 == execution.overlapping(4, large, CUDA)
+    small = Cost(flops=10**9, operations=100, bytes=10**8)
+    assert (execution.at_once(10, small, CUDA), execution.overlapping(10, small, CUDA)) == (10, 5)
+
+
+def test_elsewhere_nothing_is_recorded_and_work_is_done_in_its_order():
+    def double(x: Tensor) -> Tensor:
+        return 2 * x
+
+    assert execution.recorded(double, CPU) is double
+    done: list[int] = []
+    works = [functools.partial(lambda n: done.append(n) or n, n) for n in range(7)]
+    assert execution.branches(works, CPU) == done == list(range(7))
 
 
 # Precision ----------------------------------------------------------------------------------------------------

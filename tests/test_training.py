@@ -34,7 +34,8 @@ def train(
     order = order if order.ndim == 2 else order[None]
     keys = [Key(seed).at("epoch", 0) for seed in range(len(order))]
     given = {"images": data.images, "labels": data.labels, "lr": recipe.lr, "keys": keys} | changes
-    step = training.make_step(network(), recipe, data.mean, data.std, CPU, count=len(order))
+    mapped = given.pop("mapped", True)
+    step = training.make_step(network(), recipe, data.mean, data.std, CPU, count=len(order), mapped=mapped)
     done = training.train(
         step, trained, given["images"], given["labels"], order,
         recipe=recipe, lr=given["lr"], num_classes=2, keys=given["keys"],
@@ -176,15 +177,16 @@ def test_networks_begin_at_rest_and_are_found_again_one_by_one():
         assert alone[name].untyped_storage().data_ptr() == value.untyped_storage().data_ptr()  # no copies
 
 
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "each by itself"])
 @pytest.mark.parametrize("recipe", [PLAIN, RICH], ids=["plain", "augmented"])
-def test_networks_side_by_side_train_as_each_would_alone(data: Dataset, recipe: Train):
+def test_networks_side_by_side_train_as_each_would_alone(data: Dataset, recipe: Train, mapped: bool):
     """Three networks with their own orders, keys and learning rates, over two epochs with a short last batch."""
     lr = torch.tensor([0.01, 0.03, 0.002])
     together, alone = begin(3), [training.begin([each]) for each in training.networks(begin(3))]
     for epoch in range(2):
         orders = torch.stack([shuffled(19, seed=10 * epoch + index) for index in range(3)])
         keys = [Key(index).at("epoch", epoch) for index in range(3)]
-        together, losses = train(data, together, orders, recipe, lr=lr, keys=keys)
+        together, losses = train(data, together, orders, recipe, lr=lr, keys=keys, mapped=mapped)
         assert losses.shape == (3, 3)
         for index in range(3):
             changes = {"lr": lr[index].item(), "keys": [keys[index]]}
@@ -233,6 +235,7 @@ def test_only_networks_whose_steps_are_small_are_trained_side_by_side_on_a_cpu()
     )
     assert small.flops < execution.SMALL_FLOPS < large.flops
     assert (execution.at_once(5, small, CPU), execution.at_once(5, large, CPU)) == (5, 1)
+    assert execution.overlapping(5, large, CPU) == 1
 
 
 # Testing ------------------------------------------------------------------------------------------------------

@@ -139,6 +139,22 @@ def test_a_sweep_that_does_not_fit_is_repeated_with_half_the_classes_and_the_sam
     assert notes.said[-1] == "Out of memory after sweep 1: going on with 1 classes at once."
 
 
+def test_where_classes_overlap_fewer_do_when_they_do_not_fit():
+    tried: list[tuple[int, int]] = []
+
+    def begin(plan: Plan, progress: Progress, since: State | None) -> Iterator[State]:
+        tried.append((plan.classes, plan.overlapping))
+        if plan.overlapping > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from growing(progress, since)
+
+    notes = Notes()
+    plan = dataclasses.replace(PLAIN, classes=2, overlapping=5)
+    list(trouble.within_memory(begin, plan, notes.note)(lambda n: 0.0, None))
+    assert tried == [(2, 5), (1, 5), (1, 3), (1, 2)]
+    assert notes.said[-1] == "Out of memory after sweep 0: going on with 2 classes at once."
+
+
 def test_one_class_that_does_not_fit_is_an_error():
     def begin(plan: Plan, progress: Progress, since: State | None) -> Iterator[State]:
         raise torch.OutOfMemoryError("CUDA out of memory")

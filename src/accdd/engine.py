@@ -286,7 +286,7 @@ def halves(problem: Problem, plan: Plan) -> Halves:
 def _over_chunks(half: Callable[[Tensor], Any], classes: int, plan: Plan, device: torch.device) -> Any:
     """`half` of the rows of each chunk, put together again; tensors begin with the classes."""
     works = [functools.partial(half, rows) for rows in row_chunks(classes, plan, device)]
-    parts = execution.branches(works, device)
+    parts = execution.branches(works, device, plan.overlapping)
     return tree_map(lambda *pieces: torch.cat(pieces)[:classes], *parts)
 
 
@@ -360,6 +360,7 @@ def _matching_plan(
             precision=precision, functions=len(costs),
         ),
         classes=chunk,
+        overlapping=execution.overlapping(-(-classes // chunk), cost.side_by_side(chunk), where),
     )  # fmt: skip
 
 

@@ -44,6 +44,8 @@ class Plan:
     """Whether the training step of the network between sweeps is."""
     classes: int = 1
     """Classes matched at once; sweeps are cut into equal chunks of this many."""
+    overlapping: int = 1
+    """Chunks at the same time, on a GPU."""
 
 
 PLAIN = Plan()
@@ -325,12 +327,12 @@ def _copy(into: list[Tensor], found: list[Tensor]) -> None:
         torch._foreach_copy_(targets, tensors)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def branches(works: Sequence[Callable[[], Result]], where: torch.device) -> list[Result]:
-    """The results of independent pieces of work; while they are recorded, each is a branch that overlaps the others."""
+def branches(works: Sequence[Callable[[], Result]], where: torch.device, most: int = BRANCHES) -> list[Result]:
+    """The results of independent pieces of work; while they are recorded, `most` at a time overlap."""
     if where.type != "cuda" or len(works) == 1 or not torch.cuda.is_current_stream_capturing():
         return [work() for work in works]
     current, results = torch.cuda.current_stream(where), []
-    streams = [torch.cuda.Stream(where) for _ in range(min(BRANCHES, len(works)))]
+    streams = [torch.cuda.Stream(where) for _ in range(min(most, len(works)))]
     for stream in streams:
         stream.wait_stream(current)
     for number, work in enumerate(works):

@@ -62,13 +62,15 @@ def within_memory(
                     yield state
                 return
             except torch.OutOfMemoryError:
-                if current.classes == 1:
+                if current.classes * current.overlapping == 1:
                     raise
-                current = dataclasses.replace(current, classes=-(-current.classes // 2))
+                fewer = "classes" if current.classes > 1 else "overlapping"
+                current = dataclasses.replace(current, **{fewer: -(-getattr(current, fewer) // 2)})
             # After the exception has let go of what it held.
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
             sweep = 0 if last is None else last.sweep
-            note(f"Out of memory after sweep {sweep}: going on with {current.classes} classes at once.")
+            many = current.classes * current.overlapping
+            note(f"Out of memory after sweep {sweep}: going on with {many} classes at once.")
 
     return halving

@@ -48,7 +48,8 @@ def describe_plan(plan: Plan, where: torch.device) -> str:
         (False, True): "training compiled at its first step",
         (True, True): "matching and training compiled when they begin",
     }[plan.compile_matching, plan.compile_training]
-    at_once = "classes one by one" if plan.classes == 1 else f"{plan.classes} classes at once"
+    many = plan.classes * plan.overlapping
+    at_once = "classes one by one" if many == 1 else f"{many} classes at once"
     return f"On {execution.machine(where)}: {plan.precision}, {at_once}, {compiled}."
 
 
