@@ -8,7 +8,7 @@ import functools
 from harness import Row, Work, main
 from setting import Case, Matching, ReferenceMatching
 
-from accdd import augment, engine, execution
+from accdd import engine, execution
 
 
 def sweep(case: Case) -> Work:
@@ -23,19 +23,14 @@ def synthetic(case: Case) -> Work:
     """The synthetic half of all classes alone, for targets that are at hand."""
     execution.prepare(execution.device("auto"))
     given = Matching.of(case)
-    halves = engine.halves(given.problem, given.plan)
+    on_targets = case.settings(
+        compile="always", **{"targets.count": 300, "loop.inner_steps": 1, "loop.train_images": 0}
+    )
+    plan = engine.choose_plan(given.problem, given.real, on_targets)
     parameters, drawn = given.parameters, given.drawn
-    chunks = [
-        (labels, augment.at(drawn.siamese, labels))
-        for labels in engine.row_chunks(len(given.stored), given.plan, given.real.device)
-    ]
-    targets = [halves.real(parameters, given.real.images[drawn.real[own]], own, siamese) for own, siamese in chunks]
-
-    def work() -> None:
-        for (own, siamese), target in zip(chunks, targets, strict=True):
-            halves.synthetic(parameters, target, given.stored[own], own, siamese, drawn.subset[own])
-
-    return work
+    target = engine.real_sweeper(given.problem, plan)(parameters, given.real.images, drawn.real, drawn.siamese)
+    sweep = engine.synthetic_sweeper(given.problem, plan)
+    return lambda: sweep(parameters, target, given.stored, drawn.labels, drawn.siamese, drawn.subset)
 
 
 def flops(case: Case, *, whole: bool = True) -> int:
