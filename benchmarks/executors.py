@@ -1,9 +1,10 @@
 """A grid of 24 cells on every executor: the same table, seconds each, and no cell lost when a worker is killed.
 
-    python benchmarks/executors.py --out FOLDER [--executors inline local:2 slurm:cluster=local ray]
+    python benchmarks/executors.py --out FOLDER [--executors inline local:2 slurm:cluster=local,timeout_min=60 ray]
 
-slurm:cluster=local is submitit on this machine, ray a cluster of its own here; each is left out where its extra is
-not installed. Of every kind with workers, the grid is made a second time, with the first worker that is seen killed.
+slurm:cluster=local is submitit on this machine, which starts all cells at once, ray a cluster of its own here; each is
+left out where its extra is not installed. Of every kind with workers, the grid is made a second time, with the first
+worker that is seen killed.
 """
 
 import argparse
@@ -25,6 +26,7 @@ SETTINGS = {
     "score.seeds": 1, "score.epochs": 50, "images.step": "gradient",
 }  # fmt: skip
 SEEDS = 2
+EXECUTORS = ["inline", "local:2", "slurm:cluster=local,timeout_min=60", "ray"]
 
 
 def kill_one(over: threading.Event) -> None:
@@ -44,7 +46,9 @@ def main() -> None:
     """Make the grid with every executor, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="new folder")
-    parser.add_argument("--executors", nargs="+", default=["inline", "local:2", "slurm:cluster=local", "ray"])
+    parser.add_argument(
+        "--executors", nargs="+", default=["inline", "local:2", "slurm:cluster=local,timeout_min=60", "ray"]
+    )
     told = parser.parse_args()
     expected = None
     print("| executor | a worker is killed | seconds | cells | table |")

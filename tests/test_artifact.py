@@ -163,6 +163,11 @@ def test_info_that_could_not_be_read_back_is_refused(tmp_path: Path, value: Any)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_info_with_numbers_for_keys_is_read_back_with_text_for_them(tmp_path: Path):
+    save(a_set(counts={9: "nine", 10: "ten"}), tmp_path / "set")
+    assert load(tmp_path / "set").info["counts"] == {"9": "nine", "10": "ten"}
+
+
 # --- the value ----------------------------------------------------------------------------------------------------
 
 

@@ -171,7 +171,7 @@ def test_lighting_moves_colours_along_their_principal_directions_and_grey_not_at
     drawn = draw(("lighting",), (20_000,), SIZE, generator())
     directions = torch.tensor(augment.COLOUR_DIRECTIONS)
     along = drawn["lighting"] @ directions  # they are nearly orthonormal
-    expected = augment.LIGHTING * torch.tensor(augment.COLOUR_DEVIATIONS)
+    expected = augment.LIGHTING * torch.tensor(augment.COLOUR_VARIANCES)
     torch.testing.assert_close(along.std(0), expected, rtol=0.02, atol=1e-4)
     images = noise(2, 3, SIZE, SIZE)
     two = at(drawn, slice(2))

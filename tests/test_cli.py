@@ -340,7 +340,13 @@ def test_how_the_arithmetic_is_to_be_done_is_told_by_flags_and_recorded(place: P
     told = accdd(f"distill {place}/good.npz --out {tmp_path}/run {TINY} --compile never --precision {precision}")
     assert told.exit_code == 0, told.stderr
     assert f": {precision}, 2 classes at once, nothing compiled." in told.stderr
-    expected = {"precision": precision, "compile_matching": False, "compile_training": False, "classes": 2}
+    expected = {
+        "precision": precision,
+        "compile_matching": False,
+        "compile_training": False,
+        "classes": 2,
+        "overlapping": 1,
+    }
     assert json.loads((tmp_path / "run" / "env.json").read_text())["plan"] == expected
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (config["given"]["precision"], config["given"]["compile"]) == (precision, "never")

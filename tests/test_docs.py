@@ -25,7 +25,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import accdd
-from accdd import api, scoring, studies
+from accdd import ahead, api, scoring, studies
 from accdd.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -250,8 +250,8 @@ def shrink(replace: Callable[[Any, str, Any], None]) -> None:
     def smaller(learn: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given, settings=None, **more: learn(*given, settings={**(settings or {}), **SMALLER}, **more)
 
-    for name in ("distill", "build_pool", "build_targets"):
-        replace(api, name, smaller(getattr(api, name)))
+    for home, name in ((api, "distill"), (ahead, "build_pool"), (ahead, "build_targets")):
+        replace(home, name, smaller(getattr(home, name)))
     for name in ("ablate", "compare", "reproduce"):
         replace(studies, name, smaller(getattr(studies, name)))
     replace(scoring, "evaluate", lambda *given, **more: evaluate(*given, **more | {"epochs": 1}))

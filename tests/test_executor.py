@@ -23,6 +23,14 @@ def square(number: int, file: Path) -> None:
     files.write_text(file, str(number**2))
 
 
+class Squarer:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def square(self, file: Path) -> None:
+        square(self.number, file)
+
+
 def killed_once(number: int, file: Path) -> None:
     tried = file.with_suffix(".tried")
     if not tried.exists():
@@ -72,7 +80,7 @@ def test_tasks_that_fail_are_named_and_the_others_are_kept(tmp_path: Path):
     tasks[0] = tasks[0]._replace(function=fails, arguments=())
     tasks[1] = tasks[1]._replace(function=killed, arguments=(tasks[1].done,))
     tasks[1].done.parent.mkdir()
-    with pytest.raises(InputError, match=r"2 of 3 cells failed.*cell-0: ValueError: no such luck; cell-1: .*lost 3"):
+    with pytest.raises(InputError, match=r"2 of 3 tasks failed.*cell-0: ValueError: no such luck; cell-1: .*lost 3"):
         executor.run(tasks, "local:2")
     assert values(tasks[2:]) == [4]
     assert len(tasks[1].done.with_suffix(".tried").read_text()) == ATTEMPTS
@@ -87,6 +95,26 @@ def test_clusters_lose_no_task(package: str, how: str, tmp_path: Path, monkeypat
     tasks[1].done.parent.mkdir()
     executor.run(tasks, how)
     assert values(tasks) == [0, 1, 4]
+
+
+def test_of_what_a_job_of_submitit_raised_the_last_line_is_told():
+    dashes = "-" * 22
+    said = (
+        f"Job (task=0) failed during processing with trace:\n{dashes}\nTraceback (most recent call last):\n  File x\n"
+        f"ValueError: no such luck.\n\n{dashes}\nYou can check full logs with 'job.stderr(0)' at paths:\n  - /a.err"
+    )
+    assert executor._last_line(said) == "ValueError: no such luck"
+    assert executor._last_line("Job 3 has no output") == "Job 3 has no output"
+
+
+@pytest.mark.parametrize("package, how", [("submitit", "slurm:cluster=local,timeout_min=5"), ("ray", "ray:num_cpus=1")])
+def test_clusters_take_methods_of_objects(package: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the cells of a study are."""
+    pytest.importorskip(package, reason=f"the extra with {package} is not installed")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    file = tmp_path / "cell" / "done"
+    executor.run([Task("cell", Squarer(3).square, (file,), file)], how)
+    assert file.read_text() == "9"
 
 
 @pytest.mark.parametrize("how", ["local:0", "local:x", "local", "inline:2", "threads", "slurm:", ""])
@@ -143,6 +171,17 @@ def test_pools_targets_and_scores_on_workers_are_those_made_here(
     again = Notes()
     accdd.build_targets(source, settings=small, executor="local:2", reporter=again)
     assert not any(line.startswith("Done: ") for line in again.said), "all is there"
+
+
+@pytest.mark.parametrize("call", [accdd.build_pool, accdd.build_targets])
+def test_workers_that_make_something_else_are_noticed(
+    data: Dataset, call: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+):
+    """As those with another kind of device do, whose work has another place in the cache."""
+    monkeypatch.setattr(executor, "run", lambda tasks, how, note: [task.done.touch() for task in tasks])
+    small = {"network.width": 4, "pool.networks": 1, "pool.epochs": 1, "precision": "fp32"}
+    with pytest.raises(InputError, match=r"made something else than is wanted here \(cpu, fp32, torch"):
+        call((data.images.numpy(), data.labels.numpy()), settings=small, executor="local:2")
 
 
 @pytest.mark.parametrize("call", [accdd.build_pool, accdd.build_targets])

@@ -10,18 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accdd.api import (
-        Result,
-        build_pool,
-        build_targets,
-        distill,
-        forecast,
-        import_set,
-        load,
-        merge,
-        push,
-        resume,
-    )
+    from accdd.ahead import build_pool, build_targets
+    from accdd.api import Result, distill, forecast, import_set, load, merge, push, resume
     from accdd.artifact import Distilled
     from accdd.config import InputError, Settings
     from accdd.estimator import Distiller
@@ -37,8 +27,8 @@ _HOMES = {
     "Score": "accdd.evaluation",
     "Settings": "accdd.config",
     "ablate": "accdd.studies",
-    "build_pool": "accdd.api",
-    "build_targets": "accdd.api",
+    "build_pool": "accdd.ahead",
+    "build_targets": "accdd.ahead",
     "compare": "accdd.studies",
     "distill": "accdd.api",
     "evaluate": "accdd.scoring",

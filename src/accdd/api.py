@@ -1,4 +1,4 @@
-"""What Python users call: distill, evaluate, load. The command line calls the same functions."""
+"""What Python users call to make, go on with, load and publish sets. The command line calls the same functions."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -9,32 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from accdd import (
-    artifact,
-    config,
-    data,
-    defaults,
-    execution,
-    parallel,
-    presets,
-    report,
-    run,
-    scoring,
-)  # fmt: skip
-from accdd import augmented_models as models
-from accdd import executor as executors
+from accdd import artifact, config, execution, parallel, presets, report, run, scoring
 from accdd.artifact import Distilled
-from accdd.augmented_models import pool
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
-from accdd.executor import Task
 from accdd.networks import runs_code
 from accdd.parallel import ALONE, Everywhere, Ranks
 from accdd.run import Checkpoint, Quiet, Record, Reporter, Result, RunFolder, course, refusing, tracking
-from accdd.targets import Bank
-
-BLOCKS_AT_ONCE = 5
-"""Blocks of targets that one worker makes: fewer, and reading data would take longer than they do."""
 
 
 def load(path: str | Path) -> Distilled:
@@ -96,7 +77,7 @@ def distill(
         reporter = reporter if ranks.leads else Quiet()
         wanted, told = ranks.together(asked)
         ranks.leader(lambda: run.refuse_existing(Path(out), told) if out is not None else None)
-        real, resolved = ranks.together(lambda: _read(source, wanted, reporter))
+        real, resolved = ranks.together(lambda: course.read(source, wanted, reporter))
         ranks = _shard(ranks, resolved)
         work = ranks.together(lambda: course.prepare(source, real, resolved, reporter, wanted=wanted))
         work = work._replace(plan=ranks.leader(lambda: work.plan))  # that of another machine may be another
@@ -132,7 +113,7 @@ def forecast(
     given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
     wanted = config.override(Settings(), given)
     reporter = reporter or Quiet()
-    real, resolved = _read(source, wanted, reporter)
+    real, resolved = course.read(source, wanted, reporter)
     work = course.prepare(source, real, resolved, reporter, wanted=wanted)
     work.bank.check_room(work.settings.targets.count or 0)
     reporter.phase("probing")
@@ -177,7 +158,7 @@ def resume(
                 raise InputError(
                     f"The data of '{out}' was given as arrays. Expected it again: accdd.resume({str(out)!r}, data)."
                 )
-            found = _read(given, resolved, reporter)
+            found = course.read(given, resolved, reporter)
             if found[0].fingerprint != record.fingerprint:
                 raise InputError(
                     f"The data of '{out}' ({record.source}) has changed since the run began. Expected the same."
@@ -238,107 +219,7 @@ def import_set(path: str | Path, kind: str, **told: Any) -> Distilled:
     return artifact.import_set(path, kind, **told)
 
 
-def build_pool(
-    source: Any,
-    *,
-    preset: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    executor: str = "inline",
-    reporter: Reporter | None = None,
-) -> models.ModelPool:
-    """Train the early-stage models for some data ahead of time, or find them in the cache.
-
-    Args:
-        source, preset, settings, reporter: as for `distill`; settings of the learned images do not matter.
-        executor: what trains each network by itself: `inline` (here, some side by side where that is faster),
-            `local:K`, `slurm` or `ray` (see `accdd.executor`).
-
-    Raises:
-        InputError: something given is wrong, or networks were not trained; those that were are kept.
-        ArithmeticError: a network diverged.
-    """
-    reporter = reporter or Quiet()
-    given = {**presets.given(preset, settings or {}), "pool.use": True}
-    real, resolved = _read(source, config.override(Settings(), given), reporter)
-    architecture = course.architecture_for(resolved.network, real)
-    for line in run.describe(real, resolved, architecture)[:1]:
-        reporter.note(line)
-    if executor != "inline" and not pool.entry(real, architecture, resolved).exists():
-        reporter.phase("early-stage models")
-        tasks = [
-            Task(f"network {n}", _pool_member, (source, given, n), pool.member_entry(real, architecture, resolved, n))
-            for n in range(resolved.pool.networks)
-        ]
-        executors.run(tasks, executor, reporter.note)
-    built = course.early_stage_models(real, architecture, resolved, reporter)
-    assert built
-    return built
-
-
-def build_targets(
-    source: Any,
-    count: int | None = None,
-    *,
-    preset: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    executor: str = "inline",
-    reporter: Reporter | None = None,
-) -> tuple[Bank, int]:
-    """Make the target bank for some data ahead of time, or what is missing of it; the bank and how many it is to hold.
-
-    Args:
-        source, preset, settings, reporter: as for `distill`; settings of the learned images do not matter.
-        count: how many targets; short for `settings={"targets.count": count}`.
-        executor: what makes them, as for `build_pool`, in shares of `BLOCKS_AT_ONCE` blocks.
-
-    Raises:
-        InputError: something given is wrong, or the disk is too small.
-        ArithmeticError: a network diverged.
-    """
-    reporter = reporter or Quiet()
-    given = presets.given(preset, settings or {})
-    if count is not None:
-        given["targets.count"] = count
-    given.setdefault("targets.count", defaults.TARGETS)
-    # The only loop that targets are for.
-    given |= {"loop.inner_steps": 1, "loop.train_images": 0, "loop.train_epochs": 0, "loop.warm_up": 0}
-    wanted = config.override(Settings(), given)
-    if not (count := wanted.targets.count):
-        raise InputError(f"--count {count}: that makes no targets. Expected at least 1.")
-    real, resolved = _read(source, wanted, reporter)
-    work = course.prepare(source, real, resolved, reporter)
-    work.bank.check_room(count)
-    for line in (*run.describe(real, resolved, work.architecture)[:1], run.describe_bank(work.bank, count)):
-        reporter.note(line)
-    if executor != "inline" and work.bank.missing(count):
-        if resolved.pool.use:
-            build_pool(source, settings=given, executor=executor, reporter=reporter)
-        reporter.phase("targets")
-        places, tasks = work.bank.blocks(count), []
-        for first in range(0, len(places), BLOCKS_AT_ONCE):
-            share = list(places)[first : first + BLOCKS_AT_ONCE]
-            name, last = f"blocks {share[0]} to {share[-1]}", places[share[-1]]
-            tasks.append(Task(name, _target_blocks, (source, given, share), last))
-        executors.run(tasks, executor, reporter.note)
-    elif work.bank.missing(count):
-        work.pool()
-    course.build_bank(work.bank, count, reporter)
-    return work.bank, count
-
-
-# What several of the above need, and what workers of an executor carry out.
-
-
-def _pool_member(source: Any, given: Mapping[str, Any], network: int) -> None:
-    real, resolved = _read(source, config.override(Settings(), given), Quiet())
-    pool.build_member(real, course.architecture_for(resolved.network, real), resolved, network)
-
-
-def _target_blocks(source: Any, given: Mapping[str, Any], blocks: Sequence[int]) -> None:
-    real, resolved = _read(source, config.override(Settings(), given), Quiet())
-    work = course.prepare(source, real, resolved, Quiet())
-    for block in blocks:
-        work.bank.build_block(block)
+# What several of the above need.
 
 
 def _carry_out(
@@ -395,15 +276,3 @@ def _unfinished(out: str | Path, allowed: set[str]) -> tuple[RunFolder, Record, 
     if not allowed.issuperset(own):
         refusing.refuse_recorded_code(",".join(own), "--resume OUT --network")
     return folder, record, resolved
-
-
-def _read(source: Any, settings: Settings, reporter: Reporter) -> tuple[Dataset, Settings]:
-    """The data, where it is worked on, and the settings resolved for it; what is wrong with them is said before."""
-    where, _ = refusing.check(settings)
-    reporter.phase("reading data")
-    real = data.load(source, settings.data)
-    if settings.score.choose == "validation":
-        real = real.held_out(settings.score.validation)
-    real = real.to(where)
-    reporter.update(1.0)
-    return real, defaults.resolve(settings, real)

@@ -1,8 +1,9 @@
 """Differentiable augmentation (DSA, Zhao & Bilen, ICML 2021) and CutMix, split into drawing and applying.
 
-`draw` makes plain tensors of parameters on the CPU; `apply` is a pure function of images and those
-parameters, with no branch on a drawn value, so that one draw can be shared (siamese), sliced per step,
-batched over classes and compiled. Everything acts on normalised images: zeros that move in are the mean.
+`draw` makes plain tensors of parameters on the CPU; `augmented` is a pure function of images and those parameters,
+with no branch on a drawn value, so that one draw can be shared (siamese), sliced per step, batched over classes and
+compiled.
+`PHOTOGRAPHS` act on pixels from 0 to 1, everything else on normalised images: zeros that move in are the mean.
 """
 
 import math
@@ -33,9 +34,10 @@ ASPECT, WINDOWS = (3 / 4, 4 / 3), 10
 """Of a window, width to height; and how many are drawn until one fits, otherwise it is the whole image."""
 GREY = (0.299, 0.587, 0.114)
 """How red, green and blue add up to grey (ITU-R BT.601)."""
-COLOUR_DEVIATIONS = (0.2175, 0.0188, 0.0045)
+COLOUR_VARIANCES = (0.2175, 0.0188, 0.0045)
 COLOUR_DIRECTIONS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-"""Principal components of ImageNet's colours: variances as the field uses them, and directions as columns."""
+"""Principal components of ImageNet's colours: variances, used as if they were deviations as the field does, and
+directions as columns."""
 
 
 def check(names: Sequence[str]) -> None:
@@ -108,7 +110,7 @@ def draw(
         drawn["order"] = torch.rand(*shape, 3, generator=generator).argsort(-1)
     if "lighting" in names:
         strengths = LIGHTING * torch.randn(*shape, 3, generator=generator)
-        drawn["lighting"] = strengths * torch.tensor(COLOUR_DEVIATIONS) @ torch.tensor(COLOUR_DIRECTIONS).T
+        drawn["lighting"] = strengths * torch.tensor(COLOUR_VARIANCES) @ torch.tensor(COLOUR_DIRECTIONS).T
     return drawn
 
 
@@ -152,7 +154,8 @@ def augmented(images: Tensor, drawn: Draw, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def in_pixels(images: Tensor, drawn: Draw) -> Tensor:
-    """The part of `PHOTOGRAPHS`; nothing is cut off at 0 and 1. Arguments as for `augmented`; float (n, c, h, w)."""
+    """The part of `PHOTOGRAPHS`, float (n, c, h, w); `images` themselves where none is drawn. Nothing is cut off at 0
+    and 1. Arguments as for `augmented`."""
     if not {"window", "jitter", "lighting"} & set(drawn):
         return images
     images = images.float() / 255 if images.dtype == torch.uint8 else images
@@ -281,9 +284,8 @@ def _jittered(images: Tensor, factors: Tensor, which: Tensor) -> Tensor:
     """Brightness, contrast or saturation (`which` (k,), 0 to 2) times its factor (k, 3)."""
     grey = images.mean(1, keepdim=True)
     if images.shape[1] == 3:
-        grey = (images * torch.tensor(GREY, device=images.device, dtype=images.dtype)[:, None, None]).sum(
-            1, keepdim=True
-        )
+        red, green, blue = images.split(1, dim=1)
+        grey = GREY[0] * red + GREY[1] * green + GREY[2] * blue
     mean = grey.mean((2, 3), keepdim=True)
     kind = _per_image(which)
     towards = torch.where(kind == 0, torch.zeros_like(mean), torch.where(kind == 1, mean, grey))

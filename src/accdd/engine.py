@@ -161,12 +161,12 @@ def sweeper(problem: Problem, plan: Plan) -> Sweeper:
         plan: how; see `choose_plan`.
     """
     where = problem.mean.device
-    if not plan.compile_matching and plan.classes == 1 and where.type != "cuda":
+    if not plan.compile_matching and plan.classes == 1 and where.type != "cuda":  # there the plain one is recorded, too
         executed = _executed(problem, plan)
         return lambda *args: sweep(executed, *args)
     real, synthetic = halves(problem, plan)
 
-    def matched(
+    def match_all(
         parameters: Parameters, pictures: Pictures, stored: Tensor, labels: Tensor, siamese: Draw, subset: Tensor
     ) -> tuple[Tensor, Tensor]:
         def match(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,7 +176,7 @@ def sweeper(problem: Problem, plan: Plan) -> Sweeper:
 
         return _over_chunks(match, len(stored), plan, where)
 
-    matching = _given_pictures(matched, where)
+    matching = _given_pictures(match_all, where)
 
     def planned(parameters: Parameters, real_images: Tensor, stored: Tensor, drawn: Sweep) -> tuple[Tensor, Tensor]:
         given = (stored, drawn.labels, drawn.siamese, drawn.subset)
@@ -192,19 +192,28 @@ Pictures = Callable[[Tensor], Tensor]
 def _given_pictures(matched: Callable[..., Any], where: torch.device) -> Callable[..., Any]:
     """(images, rows of every class, parameters, *rest) -> `matched(parameters, pictures, *rest)`.
 
-    What is recorded for a GPU gets the batches of all classes as one tensor; elsewhere those of a chunk are gathered
-    when it is their turn, and take up no more memory.
+    The batches of a chunk are gathered when it is their turn. That can be recorded for a GPU where the images are, too;
+    from the CPU, batches of all classes are brought first.
     """
 
-    def at_once(parameters: Parameters, batch: Tensor, *rest: Any) -> Any:
+    def from_batches(batch: Tensor, parameters: Parameters, *rest: Any) -> Any:
         return matched(parameters, lambda chosen: batch[chosen], *rest)
 
-    recorded = execution.recorded(at_once, where)
+    @functools.lru_cache(maxsize=1)  # a run has one set of images, which its recording reads where they lie
+    def from_rows(images: Tensor) -> Callable[..., Any]:
+        def on_device(rows: Tensor, parameters: Parameters, *rest: Any) -> Any:
+            return matched(parameters, lambda chosen: images[rows[chosen]], *rest)
+
+        return execution.recorded(on_device, where)
+
+    brought = execution.recorded(from_batches, where)
 
     def given(images: Tensor, rows: Tensor, parameters: Parameters, *rest: Any) -> Any:
-        if where.type == "cuda":
-            return recorded(parameters, execution.gather(images, rows, where), *rest)
-        return matched(parameters, lambda chosen: execution.gather(images, rows[chosen], where), *rest)
+        if where.type != "cuda":
+            return matched(parameters, lambda chosen: execution.gather(images, rows[chosen], where), *rest)
+        if images.device == where:
+            return from_rows(images)(rows, parameters, *rest)
+        return brought(execution.gather(images, rows, where), parameters, *rest)
 
     return given
 
@@ -217,13 +226,13 @@ def real_sweeper(problem: Problem, plan: Plan) -> Callable[[Parameters, Tensor, 
     where = problem.mean.device
     real, _ = halves(problem, plan)
 
-    def matched(parameters: Parameters, pictures: Pictures, labels: Tensor, siamese: Draw) -> Parameters:
+    def match_all(parameters: Parameters, pictures: Pictures, labels: Tensor, siamese: Draw) -> Parameters:
         def half(own: Tensor) -> Parameters:
             return real(parameters, pictures(own), labels[own], augment.at(siamese, own))
 
         return _over_chunks(half, len(labels), plan, where)
 
-    matching = _given_pictures(matched, where)
+    matching = _given_pictures(match_all, where)
 
     def planned(parameters: Parameters, real_images: Tensor, rows: Tensor, siamese: Draw) -> Parameters:
         return matching(real_images, rows, parameters, torch.arange(len(rows), device=where), siamese)
@@ -243,7 +252,7 @@ def synthetic_sweeper(
     where = problem.mean.device
     _, synthetic = halves(problem, plan)
 
-    def matched(
+    def match_all(
         parameters: Parameters, target: Parameters, stored: Tensor, labels: Tensor, siamese: Draw, subset: Tensor
     ) -> tuple[Tensor, Tensor]:
         def half(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,7 +261,7 @@ def synthetic_sweeper(
 
         return _over_chunks(half, len(stored), plan, where)
 
-    return execution.recorded(matched, where)
+    return execution.recorded(match_all, where)
 
 
 class Halves(NamedTuple):

@@ -22,8 +22,9 @@ SMALLEST = 4
 class Distiller(BaseEstimator):
     """Turns labelled rows or images into a few learned ones per class, as a scikit-learn estimator.
 
-    Values are stretched from their range over the whole of X to 8 bits, as pixels have. Rows of features are laid out
-    in the smallest square image that holds them, which suits rows of pixels; for others there is `network.name=mlp`.
+    Values are stretched from their range over the whole of X to 8 bits, as pixels have; images of uint8 are taken as
+    they are. Rows of features are laid out in the smallest square image that holds them, which suits rows of pixels;
+    for others there is `network.name=mlp`.
 
     Args:
         ipc: learned images per class.
@@ -68,7 +69,7 @@ class Distiller(BaseEstimator):
             y: a class of each, (n,), of two or more.
 
         Raises:
-            InputError: X or y are of another kind (an `InputError` is a ValueError), or a setting is wrong.
+            ValueError: X or y are of another kind, or a setting is wrong (an `InputError`, which is one).
             ArithmeticError: the images diverged.
         """
         X, y = validate_data(self, X, y, allow_nd=True, ensure_min_samples=2)
@@ -115,7 +116,7 @@ def _pixels(X: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def _laid_out(X: np.ndarray) -> np.ndarray:
-    """(n, c, h, w)."""
+    """X as images (n, c, h, w), of its dtype; rows in the smallest square, padded with 0."""
     match X.shape:
         case (_, features):
             side = max(SMALLEST, math.isqrt(features - 1) + 1)

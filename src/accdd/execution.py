@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -273,7 +274,8 @@ def recorded(function: Callable[..., Any], where: torch.device) -> Callable[...,
     """On CUDA, the launches of `function` recorded once for each set of shapes and replayed from then on (CUDA graphs).
 
     That leaves a few launches to the processor instead of hundreds, which would keep it busier than the GPU. What goes
-    for `compiled` functions goes for it, and it must not wait for the GPU. On other devices it is `function`.
+    for `compiled` functions goes for it, and it must neither wait for the GPU nor bring anything to it. Inputs and
+    results of every set of shapes stay in memory as long as the function does. On other devices it is `function`.
     """
     if where.type != "cuda":
         return function
@@ -283,11 +285,32 @@ def recorded(function: Callable[..., Any], where: torch.device) -> Callable[...,
     def run(*args: Any) -> Any:
         tensors, tree = tree_flatten(args)
         key = tree, tuple((tensor.shape, tensor.dtype) for tensor in tensors)
-        if key not in recordings:
-            recordings[key] = _Recording(function, tensors, tree, where)
-        return recordings[key](tensors)
+        with _RECORDING, torch.cuda.device(where):
+            if key not in recordings:
+                recordings[key] = _Recording(function, tensors, tree, where)
+            return recordings[key](tensors)
 
     return run
+
+
+_RECORDING = threading.RLock()
+"""Held while launches are recorded or replayed: all share one memory for what is neither input nor result."""
+
+
+@functools.cache
+def _streams(where: torch.device) -> list[torch.cuda.Stream]:
+    """One to record in, and one for each branch; always the same, as memory is used again on its own stream alone."""
+    return [torch.cuda.Stream(where) for _ in range(1 + BRANCHES)]
+
+
+@functools.cache
+def _first_graph(where: torch.device) -> torch.cuda.CUDAGraph:
+    """What recordings share their memory with, which is safe as they are replayed one after the other; it stays, as
+    memory whose last graph has gone cannot be shared again."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=_streams(where)[0], capture_error_mode="thread_local"):
+        torch.zeros(1, device=where)
+    return graph
 
 
 class _Recording:
@@ -298,13 +321,13 @@ class _Recording:
     ) -> None:
         self._inputs = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
         args = tree_unflatten(self._inputs, tree)
-        current, side = torch.cuda.current_stream(where), torch.cuda.Stream(where)
+        current, side, pool = torch.cuda.current_stream(where), _streams(where)[0], _first_graph(where).pool()
         side.wait_stream(current)
         with torch.cuda.stream(side):  # compile, and let libraries choose their algorithms
             function(*args)
         current.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=pool, stream=side, capture_error_mode="thread_local"):
             results = function(*args)
         self._results, self._tree = tree_flatten(results)
 
@@ -332,14 +355,16 @@ def branches(works: Sequence[Callable[[], Result]], where: torch.device, most: i
     if where.type != "cuda" or len(works) == 1 or not torch.cuda.is_current_stream_capturing():
         return [work() for work in works]
     current, results = torch.cuda.current_stream(where), []
-    streams = [torch.cuda.Stream(where) for _ in range(min(most, len(works)))]
+    streams = _streams(where)[1:][: min(most, len(works))]
     for stream in streams:
         stream.wait_stream(current)
-    for number, work in enumerate(works):
-        with torch.cuda.stream(streams[number % len(streams)]):
-            results.append(work())
-    for stream in streams:
-        current.wait_stream(stream)
+    try:
+        for number, work in enumerate(works):
+            with torch.cuda.stream(streams[number % len(streams)]):
+                results.append(work())
+    finally:  # also when memory does not suffice: a recording cannot end with branches that have not come back
+        for stream in streams:
+            current.wait_stream(stream)
     return results
 
 
@@ -369,15 +394,19 @@ def overlapping(count: int, cost: Cost, where: torch.device) -> int:
     return chunk(count, min(BRANCHES, free_memory(where) // (2 * cost.bytes))) if where.type == "cuda" else 1
 
 
+def granted_memory(where: torch.device) -> int:
+    """Bytes of a CUDA device that this process may take in all."""
+    return int(torch.cuda.get_per_process_memory_fraction(where) * torch.cuda.mem_get_info(where)[1])
+
+
 def free_memory(where: torch.device) -> int:
     """Bytes that could be taken now on a device; on a CPU of what the system, and the container if any, grants.
 
     On Apple's MPS, which shares it, that of the CPU.
     """
     if where.type == "cuda":
-        free, total = torch.cuda.mem_get_info(where)
-        own = torch.cuda.get_per_process_memory_fraction(where) * total - torch.cuda.memory_reserved(where)
-        return max(0, min(free, int(own)))
+        free, _ = torch.cuda.mem_get_info(where)
+        return max(0, min(free, granted_memory(where) - torch.cuda.memory_reserved(where)))
     limits = []
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -4,6 +4,7 @@ A task tells by a file, which appears whole, that it is done; what is done is sk
 run again, at most `ATTEMPTS` times; one that raises is not, for it would raise again.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
+from accdd import files
 from accdd.config import InputError
 
 ATTEMPTS = 3
@@ -30,6 +32,25 @@ class Task(NamedTuple):
     arguments: tuple[Any, ...]
     done: Path
     """The file that it writes last."""
+
+
+@contextlib.contextmanager
+def marks() -> Iterator[Path]:
+    """A folder that all workers see, for the length of a block, in which tasks mark that they are done."""
+    shared = files.cache_folder() / "executor"
+    shared.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+def marked(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], mark: Path) -> Task:
+    """A task that writes no file of its own to tell by: it marks that it is done."""
+    return Task(name, _marking, (function, arguments, mark), mark)
+
+
+def _marking(function: Callable[..., Any], arguments: tuple[Any, ...], mark: Path) -> None:
+    function(*arguments)
+    files.write_text(mark, "")
 
 
 Ended = Iterator[tuple[Task, str | None]]
@@ -96,7 +117,7 @@ def run(tasks: Sequence[Task], executor: str, note: Callable[[str], None] = lamb
     if failed:
         listed = "; ".join(f"{name}: {error}" for name, error in failed.items())
         raise InputError(
-            f"{len(failed)} of {len(tasks)} cells failed, the others are kept. {listed}. "
+            f"{len(failed)} of {len(tasks)} tasks failed, the others are kept. {listed}. "
             "Expected the same command again when that is mended."
         )
 
@@ -150,7 +171,9 @@ def _work(said: Connection, threads: int, function: Callable[..., Any], argument
 
 
 def _slurm(tasks: Sequence[Task], submitit: Any, options: Mapping[str, Any]) -> Ended:
-    folder = Path(tempfile.mkdtemp(prefix=".submitit-", dir=tasks[0].done.parent.parent))  # all hosts see it
+    seen = tasks[0].done.parent.parent  # by all hosts
+    seen.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".submitit-", dir=seen))
     own = dict(options)
     try:
         queue = submitit.AutoExecutor(folder=folder, cluster=own.pop("cluster", None))
@@ -161,7 +184,7 @@ def _slurm(tasks: Sequence[Task], submitit: Any, options: Mapping[str, Any]) -> 
         try:
             job.result()
         except submitit.core.utils.FailedJobError as error:
-            yield task, _told(error)
+            yield task, _last_line(str(error))
         except submitit.core.utils.UncompletedJobError:
             yield task, None
         except Exception as error:  # the debug executor raises the task's own
@@ -173,7 +196,9 @@ def _slurm(tasks: Sequence[Task], submitit: Any, options: Mapping[str, Any]) -> 
 def _ray(tasks: Sequence[Task], ray: Any, options: Mapping[str, Any]) -> Ended:
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    jobs = {ray.remote(max_retries=0, **options)(task.function).remote(*task.arguments): task for task in tasks}
+    # A function of this file, as Ray takes no methods.
+    remote = ray.remote(max_retries=0, **options)(_call)
+    jobs = {remote.remote(task.function, task.arguments): task for task in tasks}
     while jobs:
         for job in ray.wait(list(jobs))[0]:
             task = jobs.pop(job)
@@ -196,6 +221,17 @@ def _options(executor: str, text: str) -> dict[str, Any]:
     if any(not key or not equals for key, equals, _ in pairs):
         raise InputError(f"--executor {executor}: expected key=value with commas between, as in slurm:timeout_min=60.")
     return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    function(*arguments)
+
+
+def _last_line(message: str) -> str:
+    """What a job raised, of submitit's message: a traceback between two lines of dashes, and where its logs are."""
+    raised = message.split("-----\n")[1] if message.count("-----\n") > 1 else message
+    lines = [line.strip() for line in raised.splitlines() if line.strip(" -")]
+    return (lines or [message])[-1].rstrip(". ")
 
 
 def _told(error: BaseException) -> str:

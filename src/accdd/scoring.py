@@ -2,21 +2,18 @@
 
 import dataclasses
 import itertools
-import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from accdd import artifact, config, evaluation, files, run
+from accdd import artifact, config, evaluation, run
 from accdd import executor as executors
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score
-from accdd.executor import Task
 from accdd.keys import Key
 from accdd.networks import Architecture, runs_code, settings_for
 from accdd.run import Quiet, Reporter, course, refusing
@@ -80,21 +77,22 @@ def evaluate(
     """
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
     asked = _Asked(
-        test, tuple(networks or ()), seeds, protocol, epochs, seed, device, compile, precision, snapshots, data,
-        tuple(baselines), whole, best_on_test, fresh,
+        test=test, networks=tuple(networks or ()), seeds=seeds, protocol=protocol, epochs=epochs, seed=seed,
+        device=device, compile=compile, precision=precision, snapshots=snapshots, data=data,
+        baselines=tuple(baselines), whole=whole, best_on_test=best_on_test, fresh=fresh,
     )  # fmt: skip
     reporter = reporter or Quiet()
     opened = _opened(listed, asked)
     if executor == "inline":
         return _scores(listed, opened, asked, range(seeds), reporter)
-    with tempfile.TemporaryDirectory(dir=_shared()) as place:
-        tasks = [
-            Task(name, _in_cache, (entry, asked._replace(networks=of), number, done := Path(place) / name), done)
-            for label, entry in zip(called(listed), listed, strict=True)
-            for of in ([(each,) for each in asked.networks] or [()])
-            for number in range(seeds)
-            for name in [re.sub(r"\W+", "-", f"{label}-{' '.join(of)}-{number}")]
-        ]
+    with executors.marks() as folder:
+        tasks = []
+        for label, entry in zip(called(listed), listed, strict=True):
+            for of in [(each,) for each in asked.networks] or [()]:
+                for number in range(seeds):
+                    name = " ".join(filter(None, (label, *of, f"network {number}")))
+                    arguments = (entry, asked._replace(networks=of), number)
+                    tasks.append(executors.marked(name, _in_cache, arguments, folder / str(len(tasks))))
         executors.run(tasks, executor, reporter.note)
     return _scores(listed, opened, asked._replace(fresh=False), range(seeds), reporter)
 
@@ -128,17 +126,9 @@ class _Asked(NamedTuple):
         return config.override(Settings(), changes)
 
 
-def _shared() -> Path:
-    """A folder that all workers see."""
-    folder = files.cache_folder() / "executor"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _in_cache(entry: str | Path | Distilled, asked: _Asked, number: int, done: Path) -> None:
+def _in_cache(entry: str | Path | Distilled, asked: _Asked, number: int) -> None:
     """Train one network of each score of a set, which is then found in the cache; a worker's task."""
     _scores([entry], _opened([entry], asked), asked, range(number, number + 1), Quiet())
-    files.write_text(done, "")
 
 
 def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Distilled]:

@@ -42,8 +42,8 @@ ROOM = 0.9
 """The share of what is free on the disk that a bank may take."""
 
 
-KEPT_FREE = 0.5
-"""The share of a GPU's memory that targets kept there leave free."""
+KEPT = 0.5
+"""The share of what is free on a GPU, when the first is wanted, that targets may take there."""
 
 
 class Target(NamedTuple):
@@ -77,6 +77,7 @@ class Bank:
         self.folder = Path(chosen).expanduser() if chosen else files.cache_entry("targets", self._parts)
         self._open: dict[int, Any] = {}
         self._kept: dict[tuple[int, int | None, int | None], Target] = {}
+        """Those on the GPU, by number and classes."""
         if chosen and self.folder.exists():
             _refuse_another(self.folder, self._parts)
 
@@ -126,19 +127,15 @@ class Bank:
         self.check_room(count)
         own = _blocks(count) if ranks.alone else _blocks(count)[ranks.rank :: ranks.count]
         for done, block in enumerate(own):
-            self._ensure(block, lambda share, done=done: report((done + share) / len(own)))
+            self.ensure(block, lambda share, done=done: report((done + share) / len(own)))
             report((done + 1) / len(own))
         ranks.together(lambda: None)  # all are there before any is used
         for block in _blocks(count):
-            self._ensure(block)
+            self.ensure(block)
 
     def blocks(self, count: int) -> dict[int, Path]:
         """Where each block of the first `count` targets is, or will be."""
         return {block: self._file(block) for block in _blocks(count)}
-
-    def build_block(self, block: int) -> None:
-        """Make one block, unless it is there and whole."""
-        self._ensure(block)
 
     def seconds(self, count: int) -> float:
         """What it took to make the first `count`, whenever that was."""
@@ -150,11 +147,11 @@ class Bank:
 
     def of(self, number: int, classes: slice) -> Target:
         """The target for some classes alone, on the data's device; on a GPU it stays there while there is room."""
-        place = (number, classes.start, classes.stop)
-        if place in self._kept:
-            return self._kept[place]
+        wanted = (number, classes.start, classes.stop)
+        if wanted in self._kept:
+            return self._kept[wanted]
         block, row = divmod(number, BLOCK)
-        self._ensure(block)
+        self.ensure(block)
         stored = self._open[block]
         kinds: dict[str, dict[str, Tensor]] = {"parameters": {}, "gradients": {}, "siamese": {}}
         for key in stored.keys():
@@ -163,14 +160,22 @@ class Bank:
             own = value[row] if kind == "parameters" else value[row, classes]
             kinds[kind][name] = own.to(self._data.device)
         target = Target(**kinds)
-        if self._data.device.type == "cuda":
-            if execution.free_memory(self._data.device) < KEPT_FREE * torch.cuda.mem_get_info(self._data.device)[1]:
-                self._kept.clear()
-            self._kept[place] = target
+        outdated = [each for each in self._kept if each[0] < number - 2 * (self._settings.targets.count or 0)]
+        for each in outdated:  # replaced, with `targets.refresh`
+            del self._kept[each]
+        if len(self._kept) < self._room:
+            self._kept[wanted] = target
         return target
 
-    def _ensure(self, block: int, report: Report = lambda share: None) -> None:
-        """Open a block, made first unless it is there and whole."""
+    @functools.cached_property
+    def _room(self) -> int:
+        """How many targets a GPU keeps; none elsewhere."""
+        if self._data.device.type != "cuda":
+            return 0
+        return int(KEPT * execution.free_memory(self._data.device) / self.bytes_per_target)
+
+    def ensure(self, block: int, report: Report = lambda share: None) -> None:
+        """Make a block unless it is there and whole, and open it."""
         if block in self._open:
             return
 

@@ -124,11 +124,12 @@ def make_step(
         mean, std: normalisation per channel.
         where: the device.
         count: networks.
-        mapped: whether all of them are one function (`vmap`), or each is one that on a GPU overlaps the others.
+        mapped: whether all of them are one function (`vmap`), or each is one that on a GPU overlaps
+            the others; elsewhere they come one after the other.
         precision: `fp32` or `bf16`.
         compiled_for: images of a batch for which it is one compiled graph; other shapes, such as a short last batch
             or fewer networks, run uncompiled. None compiles nothing.
-        ranks: those that share every batch, of one network; nothing is compiled then.
+        ranks: those that share every batch, of one network; nothing is compiled or recorded then.
     """
     mapped = mapped and count > 1
     forward = Forward(architecture, precision, channels_last=bool(compiled_for) and not mapped)
@@ -142,17 +143,18 @@ def make_step(
     step = torch.func.vmap(single) if mapped else alone
     if not ranks.alone:
         return step
-    graph, at_once = execution.compiled(step, where) if compiled_for else step, count if mapped else 1
+    graph = execution.compiled(step, where) if compiled_for else step
+    of_a_call = count if mapped else 1
 
     def run(*args: Any) -> tuple[Trained, Tensor]:
-        return (graph if args[1].shape[:2] == (at_once, compiled_for) else step)(*args)
+        return (graph if args[1].shape[:2] == (of_a_call, compiled_for) else step)(*args)
 
-    def overlapping(*args: Any) -> tuple[Trained, Tensor]:
+    def in_branches(*args: Any) -> tuple[Trained, Tensor]:
         own = [tree_map_only(Tensor, lambda tensor, n=n: tensor[n : n + 1], args) for n in range(len(args[1]))]
         results = execution.branches([functools.partial(run, *each) for each in own], where)
         return tree_map(lambda *parts: torch.cat(parts), *results)
 
-    return execution.recorded(run if mapped or count == 1 else overlapping, where)
+    return execution.recorded(run if mapped or count == 1 else in_branches, where)
 
 
 def planned_step(

@@ -143,7 +143,7 @@ def _write(distilled: Distilled, folder: Path, preview: Image.Image) -> None:
 def _header_bytes(header: Header) -> bytes:
     tree = {name: getattr(header, name) for name in Header.__dataclass_fields__}
     try:
-        tree["checksum"] = _checksum(tree)
+        tree["checksum"] = _checksum(json.loads(json.dumps(tree)))  # as it will be read: keys become text
         raw = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise InputError(f"The distilled set's info and class names must be JSON: {error}.") from None

@@ -22,7 +22,6 @@ from accdd.config import InputError
 PREFIX = "hf:"
 _NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
-_OWN = {HEADER, TENSORS, "README.md", "preview.png"}
 _BESIDE = {".gitattributes"}
 """What the hub itself puts into a repository."""
 
@@ -52,7 +51,7 @@ def load(path: str | Path) -> Distilled:
 
     repository, _, revision = named.removeprefix(PREFIX).partition("@")
     _check_name(repository)
-    with _said(f"'{named}' cannot be fetched"):
+    with _hub_errors(f"'{named}' cannot be fetched"):
         folder = huggingface_hub.snapshot_download(
             repository, repo_type="dataset", revision=revision or None, allow_patterns=[HEADER, TENSORS]
         )
@@ -93,7 +92,7 @@ def push(distilled: Distilled, repository: str, *, licence: str, private: bool =
         PICTURES["hf"](shared, folder)
         (folder / "README.md").write_text(card.card(shared, card.Hub(repository, licence)), encoding="utf-8")
         paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-        with _said(f"'{repository}' cannot be published"):
+        with _hub_errors(f"'{repository}' cannot be published"):
             _refuse_another(hub, repository)
             hub.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
             done = hub.upload_folder(
@@ -137,7 +136,7 @@ def _refuse_another(hub: Any, repository: str) -> None:
 
 
 @contextmanager
-def _said(what: str) -> Iterator[None]:
+def _hub_errors(what: str) -> Iterator[None]:
     """Whatever the hub's client raises is for the user: no network, no such name, no leave to write."""
     try:
         yield

@@ -155,10 +155,10 @@ def pool(
             "network.name": network, "device": device, "precision": precision, "compile": compile,
         }  # fmt: skip
         settings = settings_from(config, set_, flags)
-        from accdd import api
+        from accdd import ahead
 
         with progress(quiet) as reporter:
-            models = api.build_pool(data, preset=preset, settings=settings, executor=executor, reporter=reporter)
+            models = ahead.build_pool(data, preset=preset, settings=settings, executor=executor, reporter=reporter)
         rows = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in models.models]
         if as_json:
             print_json(pool=str(models.folder), seconds=models.seconds, models=rows)
@@ -194,10 +194,10 @@ def targets(
             "compile": compile,
         }  # fmt: skip
         settings = settings_from(config, set_, flags)
-        from accdd import api
+        from accdd import ahead
 
         with progress(quiet) as reporter:
-            bank, number = api.build_targets(
+            bank, number = ahead.build_targets(
                 data, preset=preset, settings=settings, executor=executor, reporter=reporter
             )
         seconds, size = bank.seconds(number), number * bank.bytes_per_target

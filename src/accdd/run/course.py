@@ -21,7 +21,7 @@ from accdd.execution import Plan
 from accdd.formation import decoded_by
 from accdd.networks import Architecture, settings_for
 from accdd.parallel import ALONE, Ranks
-from accdd.run import words
+from accdd.run import refusing, words
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.choosing import best_on_validation
 from accdd.run.folder import RunFolder
@@ -62,6 +62,18 @@ class Work(NamedTuple):
     bank: Bank
     pool: Callable[[], models.ModelPool | None]
     """The early-stage models, trained or found when they are first asked for."""
+
+
+def read(source: Any, settings: Settings, reporter: Reporter) -> tuple[Dataset, Settings]:
+    """The data, where it is worked on, and the settings resolved for it; what is wrong with them is said before."""
+    where, _ = refusing.check(settings)
+    reporter.phase("reading data")
+    real = data.load(source, settings.data)
+    if settings.score.choose == "validation":
+        real = real.held_out(settings.score.validation)
+    real = real.to(where)
+    reporter.update(1.0)
+    return real, defaults.resolve(settings, real)
 
 
 def prepare(

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,10 @@ SHORT = 60.0
 """Seconds below which, by a guess, a run is not worth probing."""
 TESTED = 1000
 """Test images that one test is timed on."""
+SMALLER = (
+    "Expected more, or less work at once: --set train.batch=32, a smaller match.real_batch or targets.real_batch, "
+    "match.classes=1, pool.networks or data.size."
+)
 
 
 class Forecast(NamedTuple):
@@ -64,12 +69,15 @@ def foretell(work: Work, ranks: Ranks = ALONE) -> Forecast | None:
     limit = work.settings.max_memory
     if not ranks.alone or (limit is None and _guessed(work) < SHORT):
         return None
-    expected = forecast(work, ranks)
+    try:
+        expected = forecast(work, ranks)
+    except torch.OutOfMemoryError:
+        if limit is None:
+            return None  # the run may get by with fewer classes at once, and what scores it comes after it is saved
+        raise InputError(f"This run takes more GPU memory than --max-memory {limit:g}. {SMALLER}") from None
     if limit is not None and expected.memory > limit * 1e9:
         raise InputError(
-            f"This run takes {expected.memory / 1e9:.2f} GB at its peak, more than --max-memory {limit:g}. Expected "
-            "more, or less work at once: --set train.batch=32, a smaller match.real_batch or targets.real_batch, "
-            "match.classes=1, pool.networks or data.size."
+            f"This run takes {expected.memory / 1e9:.2f} GB at its peak, more than --max-memory {limit:g}. {SMALLER}"
         )
     return expected
 
@@ -282,9 +290,10 @@ def _run_bytes(real: Dataset, settings: Settings, architecture: Architecture, ra
 
 def _peak(where: torch.device) -> int:
     if where.type == "cuda":
-        return torch.cuda.max_memory_allocated(where)
+        return torch.cuda.max_memory_reserved(where)  # what recorded launches keep is not allocated
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

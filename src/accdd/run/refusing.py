@@ -11,7 +11,12 @@ from accdd.networks import find, runs_code, settings_for
 
 
 def check(settings: Settings) -> tuple[torch.device, Protocol]:
-    """What can be found wrong before any data is read."""
+    """The device and the protocol that settings name, of a process that is made ready for that device.
+
+    Raises:
+        InputError: no such method, network, protocol or device, or nothing can be compiled for it; all that can be
+            found wrong before any data is read.
+    """
     methods.named(settings.method)
     find(settings.network.name)
     for name in settings.score.networks:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from accdd import api, config, data, defaults, evaluation, execution, executor, files, presets, run, scoring
+from accdd import ahead, api, config, data, defaults, evaluation, execution, executor, files, presets, run, scoring
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score
@@ -135,7 +135,7 @@ class Study:
             for cell, file in zip(cells, last, strict=True)
         ]
         for shared in self._shared([cell for cell, task in zip(cells, tasks, strict=True) if not task.done.exists()]):
-            api.build_pool(
+            ahead.build_pool(
                 self.source, preset=self.preset, settings=shared.settings, executor=self.executor,
                 reporter=self.reporter,
             )  # fmt: skip
