@@ -35,7 +35,7 @@ def kill_one(over: threading.Event) -> None:
         listed = subprocess.run(["ps", "-eo", "pid,etimes,args"], capture_output=True, text=True).stdout.splitlines()
         for pid, seconds, *words in (line.split() for line in listed[1:]):
             line = " ".join(words)
-            works = "spawn_main" in line or "submitit.core._submit" in line or line.startswith("ray::")
+            works = "spawn_main" in line or "submitit.core._submit" in line or line.startswith("ray::_call")
             if works and "IDLE" not in line and int(seconds) >= 3:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
