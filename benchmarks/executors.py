@@ -39,6 +39,7 @@ def kill_one(over: threading.Event) -> None:
             if works and "IDLE" not in line and int(seconds) >= 3:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
+                    print(f"killed: {line[:60]}", file=sys.stderr)
                     return
 
 
