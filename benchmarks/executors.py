@@ -47,9 +47,7 @@ def main() -> None:
     """Make the grid with every executor, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="new folder")
-    parser.add_argument(
-        "--executors", nargs="+", default=["inline", "local:2", "slurm:cluster=local,timeout_min=60", "ray"]
-    )
+    parser.add_argument("--executors", nargs="+", default=EXECUTORS)
     told = parser.parse_args()
     expected = None
     print("| executor | a worker is killed | seconds | cells | table |")

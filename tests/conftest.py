@@ -55,3 +55,15 @@ def data() -> Dataset:
 def early_models(data: Dataset) -> tuple[EarlyStageModel, ...]:
     """Three networks after one epoch."""
     return pool.build(data, helpers.network(), helpers.settings({"pool.networks": 3}))
+
+
+@pytest.fixture(scope="session")
+def waves() -> Dataset:
+    """Five classes."""
+    return helpers.several(5)
+
+
+@pytest.fixture(scope="session")
+def wave_models(waves: Dataset) -> tuple[EarlyStageModel, ...]:
+    """Three networks for the waves after one epoch."""
+    return pool.build(waves, helpers.network(num_classes=5), helpers.settings({"pool.networks": 3}))

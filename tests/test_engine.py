@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from accdd import defaults, engine, loop, training
-from accdd.augmented_models import EarlyStage, pool
+from accdd.augmented_models import EarlyStage
 from accdd.config import Train
 from accdd.data import Dataset
 from accdd.engine import Problem, Sweep, Sweeper
@@ -26,24 +26,15 @@ factors = pytest.mark.parametrize("factor", FACTORS)
 chunked = pytest.mark.parametrize("classes", [2, 3, 5])  # of five: padded by one, padded by one, all at once
 
 
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return several(5)
-
-
-@pytest.fixture(scope="module")
-def models(data: Dataset) -> Pool:
-    """Three early-stage models."""
-    return pool.build(data, network(num_classes=5), settings({"pool.networks": 3}))
-
-
-def draws(data: Dataset, problem: Problem, count: int, ipc: int = 2, real_batch: int = 6) -> list[tuple[Sweep, Tensor]]:
+def draws(
+    waves: Dataset, problem: Problem, count: int, ipc: int = 2, real_batch: int = 6
+) -> list[tuple[Sweep, Tensor]]:
     """The draws of some sweeps, each with stored images of its own."""
     changes = {"ipc": ipc, "match.real_batch": real_batch, "loop.inner_steps": count, "match.synthetic_batch": 7}
-    given = defaults.resolve(settings(changes), data)
-    drawn = loop.draw(data, problem, given, Key(0).at("step", 0))
+    given = defaults.resolve(settings(changes), waves)
+    drawn = loop.draw(waves, problem, given, Key(0).at("step", 0))
     random = torch.Generator().manual_seed(0)
-    shape = (data.num_classes, ipc, 3, data.size, data.size)
+    shape = (waves.num_classes, ipc, 3, waves.size, waves.size)
     return [(sweep, torch.rand(shape, generator=random)) for sweep in drawn]
 
 
@@ -63,15 +54,15 @@ def assert_agree(
 @factors
 @chunked
 def test_classes_at_once_are_matched_as_one_by_one(
-    data: Dataset, models: Pool, distance: str, factor: int, classes: int
+    waves: Dataset, wave_models: Pool, distance: str, factor: int, classes: int
 ):
     """Measured over eight batches: gradients within 1e-6 of their largest entry, losses within 3e-7 of themselves."""
-    problem = problem_of(data, distance=distance, factor=factor)
+    problem = problem_of(waves, distance=distance, factor=factor)
     sweep = engine.sweeper(problem, Plan(classes=classes))
-    for index, (drawn, stored) in enumerate(draws(data, problem, 4)):
-        parameters = models[index % 3].parameters
-        expected = engine.sweep(problem, parameters, data.images, stored, drawn)
-        found = sweep(parameters, data.images, stored, drawn)
+    for index, (drawn, stored) in enumerate(draws(waves, problem, 4)):
+        parameters = wave_models[index % 3].parameters
+        expected = engine.sweep(problem, parameters, waves.images, stored, drawn)
+        found = sweep(parameters, waves.images, stored, drawn)
         assert_agree(found, expected)
         largest = expected[1].abs().max().item()
         torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5 * largest)
@@ -81,13 +72,13 @@ def test_classes_at_once_are_matched_as_one_by_one(
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("formation", FORMATIONS)
 def test_every_formation_is_matched_at_once_as_one_by_one(
-    data: Dataset, models: Pool, formation: str, factor: int, classes: int
+    waves: Dataset, wave_models: Pool, formation: str, factor: int, classes: int
 ):
-    problem = problem_of(data, factor=factor, formation=formation, bound=7)  # (7 - 2) // 4 = 1 image at factor 2
+    problem = problem_of(waves, factor=factor, formation=formation, bound=7)  # (7 - 2) // 4 = 1 image at factor 2
     sweep = engine.sweeper(problem, Plan(classes=classes))
-    for index, (drawn, stored) in enumerate(draws(data, problem, 4)):
+    for index, (drawn, stored) in enumerate(draws(waves, problem, 4)):
         assert drawn.subset.shape == (5, 5 if formation == "bounded" else 7)
-        given = (models[index % 3].parameters, data.images, stored, drawn)
+        given = (wave_models[index % 3].parameters, waves.images, stored, drawn)
         expected, found = engine.sweep(problem, *given), sweep(*given)
         assert_agree(found, expected)
         torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5 * expected[1].abs().max().item())
@@ -96,14 +87,14 @@ def test_every_formation_is_matched_at_once_as_one_by_one(
 
 @distances
 def test_images_after_20_sweeps_are_the_same_for_any_number_of_classes_at_once(
-    data: Dataset, models: Pool, distance: str
+    waves: Dataset, wave_models: Pool, distance: str
 ):
     """Measured: at most 1.1e-5 of how far the images moved (l1)."""
     changes = {"match.distance": distance, "images.factor": 2, "loop.steps": 5, "loop.inner_steps": 4}
-    given = defaults.resolve(settings(changes | {"loop.train_images": 16}), data)
-    problem = problem_of(data, distance=distance, factor=2)
+    given = defaults.resolve(settings(changes | {"loop.train_images": 16}), waves)
+    problem = problem_of(waves, distance=distance, factor=2)
     plans = [PLAIN, *(Plan(classes=classes) for classes in (2, 5))]
-    runs = [list(loop.distill(data, problem, EarlyStage(models), given, plan)) for plan in plans]
+    runs = [list(loop.distill(waves, problem, EarlyStage(wave_models), given, plan)) for plan in plans]
     start, learned = runs[0][0].images, runs[0][-1].images
     moved = (learned - start).abs().max().item()
     assert moved > 1e-3
@@ -113,41 +104,41 @@ def test_images_after_20_sweeps_are_the_same_for_any_number_of_classes_at_once(
         torch.testing.assert_close(states[-1].images, learned, rtol=0, atol=1e-4 * moved)
 
 
-def test_a_plain_plan_is_the_definition_to_the_last_bit(data: Dataset, models: Pool):
-    problem = problem_of(data, factor=2)
-    for drawn, stored in draws(data, problem, 3):
-        given = (models[0].parameters, data.images, stored, drawn)
+def test_a_plain_plan_is_the_definition_to_the_last_bit(waves: Dataset, wave_models: Pool):
+    problem = problem_of(waves, factor=2)
+    for drawn, stored in draws(waves, problem, 3):
+        given = (wave_models[0].parameters, waves.images, stored, drawn)
         assert_same(engine.sweeper(problem, PLAIN)(*given), engine.sweep(problem, *given))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
-def test_a_plan_without_compilation_gives_the_same_bytes_twice(data: Dataset, models: Pool, classes: int):
-    problem, plan = problem_of(data), Plan(classes=classes)
-    given = defaults.resolve(settings({"loop.train_images": 16, "loop.inner_steps": 3}), data)
-    first, second = (list(loop.distill(data, problem, EarlyStage(models), given, plan)) for _ in range(2))
+def test_a_plan_without_compilation_gives_the_same_bytes_twice(waves: Dataset, wave_models: Pool, classes: int):
+    problem, plan = problem_of(waves), Plan(classes=classes)
+    given = defaults.resolve(settings({"loop.train_images": 16, "loop.inner_steps": 3}), waves)
+    first, second = (list(loop.distill(waves, problem, EarlyStage(wave_models), given, plan)) for _ in range(2))
     assert_same(first, second)
 
 
-def test_the_last_chunk_is_padded_and_what_pads_it_is_dropped(data: Dataset):
+def test_the_last_chunk_is_padded_and_what_pads_it_is_dropped(waves: Dataset):
     found = [rows.tolist() for rows in engine.row_chunks(5, Plan(classes=3), CPU)]
     assert found == [[0, 1, 2], [3, 4, 4]]
-    problem = problem_of(data)
-    ((drawn, stored),) = draws(data, problem, 1)
+    problem = problem_of(waves)
+    ((drawn, stored),) = draws(waves, problem, 1)
     losses, slopes = engine.sweeper(problem, Plan(classes=3))(
-        network(num_classes=5).initialise(Key(0)), data.images, stored, drawn
+        network(num_classes=5).initialise(Key(0)), waves.images, stored, drawn
     )
     assert losses.shape == (5,) and slopes.shape == stored.shape
 
 
 @chunked
-def test_halves_take_and_give_what_begins_with_the_classes(data: Dataset, classes: int):
-    problem, plan = problem_of(data), Plan(classes=classes)
+def test_halves_take_and_give_what_begins_with_the_classes(waves: Dataset, classes: int):
+    problem, plan = problem_of(waves), Plan(classes=classes)
     parameters = network(num_classes=5).initialise(Key(0))
-    ((drawn, stored),) = draws(data, problem, 1)
+    ((drawn, stored),) = draws(waves, problem, 1)
     real, synthetic = engine.halves(problem, plan)
     labels = torch.arange(classes)
     siamese = {name: value[labels] for name, value in drawn.siamese.items()}
-    target = real(parameters, data.images[drawn.real[labels]], labels, siamese)
+    target = real(parameters, waves.images[drawn.real[labels]], labels, siamese)
     assert {name: value.shape for name, value in target.items()} == {
         name: (classes, *value.shape) for name, value in parameters.items() if value.ndim == 4
     }
@@ -158,29 +149,29 @@ def test_halves_take_and_give_what_begins_with_the_classes(data: Dataset, classe
 # bf16 ---------------------------------------------------------------------------------------------------------
 
 
-def wide(data: Dataset, distance: str) -> Problem:
+def wide(waves: Dataset, distance: str) -> Problem:
     """Rounding averages out over filters and images; with four filters it would turn too many ReLUs."""
-    shape = network(num_classes=data.num_classes, width=32)
-    return problem_of(data, distance=distance)._replace(forward=Forward(shape))
+    shape = network(num_classes=waves.num_classes, width=32)
+    return problem_of(waves, distance=distance)._replace(forward=Forward(shape))
 
 
 @distances
 @pytest.mark.parametrize("classes", [1, 3])
 def test_bf16_points_where_fp32_points(distance: str, classes: int):
     """Measured over four batches of three classes: cosines from 0.996 (l1, for mse and cosine 0.997), losses 1.2 %."""
-    data = several(3, per_class=32)
-    problem = wide(data, distance)
+    waves = several(3, per_class=32)
+    problem = wide(waves, distance)
     sweep = engine.sweeper(problem, Plan(precision="bf16", classes=classes))
-    for index, (drawn, stored) in enumerate(draws(data, problem, 2, ipc=8, real_batch=32)):
+    for index, (drawn, stored) in enumerate(draws(waves, problem, 2, ipc=8, real_batch=32)):
         parameters = problem.forward.architecture.initialise(Key(index))
-        expected = engine.sweep(problem, parameters, data.images, stored, drawn)
-        found = sweep(parameters, data.images, stored, drawn)
+        expected = engine.sweep(problem, parameters, waves.images, stored, drawn)
+        found = sweep(parameters, waves.images, stored, drawn)
         assert not torch.equal(found[1], expected[1])
         assert {value.dtype for value in found} == {torch.float32}
         assert_agree(found, expected, cosine=0.99, losses=0.05)
 
 
-def test_in_bf16_what_is_compared_and_how_stays_fp32(data: Dataset, models: Pool):
+def test_in_bf16_what_is_compared_and_how_stays_fp32(waves: Dataset, wave_models: Pool):
     seen: list[torch.dtype] = []
 
     def watching(real: Parameters, synthetic: Parameters) -> Tensor:
@@ -189,9 +180,11 @@ def test_in_bf16_what_is_compared_and_how_stays_fp32(data: Dataset, models: Pool
         seen.extend(each.dtype for each in (*real.values(), *synthetic.values(), value))
         return value
 
-    problem = problem_of(data)._replace(distance=watching)
-    ((drawn, stored),) = draws(data, problem, 1)
-    losses, slopes = engine.sweeper(problem, Plan(precision="bf16"))(models[0].parameters, data.images, stored, drawn)
+    problem = problem_of(waves)._replace(distance=watching)
+    ((drawn, stored),) = draws(waves, problem, 1)
+    losses, slopes = engine.sweeper(problem, Plan(precision="bf16"))(
+        wave_models[0].parameters, waves.images, stored, drawn
+    )
     assert set(seen) == {losses.dtype, slopes.dtype} == {torch.float32}
     logits = Forward(network(), "bf16")(network().initialise(Key(0)), torch.rand(2, 3, 8, 8))
     assert logits.dtype == torch.float32
@@ -206,18 +199,18 @@ def graphs() -> int:
 
 
 @pytest.fixture(scope="module")
-def compiled(data: Dataset) -> Sweeper:
+def compiled(waves: Dataset) -> Sweeper:
     """Two graphs, compiled at the first sweep."""
-    return engine.sweeper(problem_of(data, factor=2), Plan(compile_matching=True))
+    return engine.sweeper(problem_of(waves, factor=2), Plan(compile_matching=True))
 
 
 @compiles
 def test_a_compiled_sweep_agrees_with_the_plain_one_and_is_compiled_once(
-    data: Dataset, models: Pool, compiled: Sweeper
+    waves: Dataset, wave_models: Pool, compiled: Sweeper
 ):
-    problem = problem_of(data, factor=2)
-    for index, (drawn, stored) in enumerate(draws(data, problem, 6)):
-        given = (models[index % 3].parameters, data.images, stored, drawn)
+    problem = problem_of(waves, factor=2)
+    for index, (drawn, stored) in enumerate(draws(waves, problem, 6)):
+        given = (wave_models[index % 3].parameters, waves.images, stored, drawn)
         assert_agree(compiled(*given), engine.sweep(problem, *given))
         if index == 0:
             after_the_first = graphs()
@@ -225,48 +218,50 @@ def test_a_compiled_sweep_agrees_with_the_plain_one_and_is_compiled_once(
 
 
 @compiles
-def test_a_compiled_half_decodes_by_several_factors(data: Dataset, models: Pool):
-    problem = problem_of(data, factor=2, formation="bounded", bound=7)
+def test_a_compiled_half_decodes_by_several_factors(waves: Dataset, wave_models: Pool):
+    problem = problem_of(waves, factor=2, formation="bounded", bound=7)
     plain, graph = (engine.halves(problem, Plan(compile_matching=now)) for now in (False, True))
     label = torch.arange(1)
-    for drawn, stored in draws(data, problem, 3):
+    for drawn, stored in draws(waves, problem, 3):
         siamese = {name: value[label] for name, value in drawn.siamese.items()}
-        target = plain.real(models[0].parameters, data.images[drawn.real[label]], label, siamese)
-        given = (models[0].parameters, target, stored[label], label, siamese, drawn.subset[label])
+        target = plain.real(wave_models[0].parameters, waves.images[drawn.real[label]], label, siamese)
+        given = (wave_models[0].parameters, target, stored[label], label, siamese, drawn.subset[label])
         assert_agree(graph.synthetic(*given), plain.synthetic(*given))
 
 
 @compiles
-def test_what_a_compiled_sweep_returned_is_not_written_over_by_the_next(data: Dataset, models: Pool, compiled: Sweeper):
-    problem = problem_of(data, factor=2)
-    (first_drawn, first), (drawn, stored) = draws(data, problem, 2)
-    results = compiled(models[0].parameters, data.images, first, first_drawn)
+def test_what_a_compiled_sweep_returned_is_not_written_over_by_the_next(
+    waves: Dataset, wave_models: Pool, compiled: Sweeper
+):
+    problem = problem_of(waves, factor=2)
+    (first_drawn, first), (drawn, stored) = draws(waves, problem, 2)
+    results = compiled(wave_models[0].parameters, waves.images, first, first_drawn)
     before = [result.clone() for result in results]
-    compiled(models[1].parameters, data.images, stored, drawn)
+    compiled(wave_models[1].parameters, waves.images, stored, drawn)
     assert_same(list(results), before)
 
 
 @compiles
-def test_a_compiled_half_of_several_classes_agrees_with_the_plain_one(data: Dataset, models: Pool):
-    problem = problem_of(data)
+def test_a_compiled_half_of_several_classes_agrees_with_the_plain_one(waves: Dataset, wave_models: Pool):
+    problem = problem_of(waves)
     labels = torch.arange(2)
     plain, graph = (engine.halves(problem, Plan(compile_matching=now, classes=2)) for now in (False, True))
-    for drawn, stored in draws(data, problem, 3):
+    for drawn, stored in draws(waves, problem, 3):
         siamese = {name: value[labels] for name, value in drawn.siamese.items()}
-        target = plain.real(models[0].parameters, data.images[drawn.real[labels]], labels, siamese)
-        given = (models[0].parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
+        target = plain.real(wave_models[0].parameters, waves.images[drawn.real[labels]], labels, siamese)
+        given = (wave_models[0].parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
         assert_agree(graph.synthetic(*given), plain.synthetic(*given))
 
 
 @compiles
-def test_a_compiled_training_step_agrees_with_the_plain_one_and_leaves_a_short_batch_uncompiled(data: Dataset):
+def test_a_compiled_training_step_agrees_with_the_plain_one_and_leaves_a_short_batch_uncompiled(waves: Dataset):
     recipe = Train(batch=8, augment=("color", "crop"), cutmix=0.5)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))[None, :19]  # batches of 8, 8 and 3
 
     def train(compiled_for: int | None, lr: float) -> list[tuple[Parameters, Tensor, int]]:
-        step = training.make_step(network(num_classes=5), recipe, data.mean, data.std, CPU, compiled_for=compiled_for)
+        step = training.make_step(network(num_classes=5), recipe, waves.mean, waves.std, CPU, compiled_for=compiled_for)
         steps = training.train(
-            step, training.begin([network(num_classes=5).initialise(Key(0))]), data.images, data.labels, order,
+            step, training.begin([network(num_classes=5).initialise(Key(0))]), waves.images, waves.labels, order,
             recipe=recipe, lr=lr, num_classes=5, keys=[Key(0)],
         )  # fmt: skip
         return [(trained.parameters, loss, graphs()) for trained, loss in steps]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 
 from accdd import data as real_data
-from accdd import defaults, engine, execution, methods, networks
+from accdd import defaults, engine, execution, methods, networks, recording
 from accdd.config import InputError, Settings, override
 from accdd.data import Dataset, build
 from accdd.execution import Cost, Plan, chunk, chunks, count, worth_compiling
@@ -220,10 +220,10 @@ def test_elsewhere_nothing_is_recorded_and_work_is_done_in_its_order():
     def double(x: Tensor) -> Tensor:
         return 2 * x
 
-    assert execution.recorded(double, CPU) is double
+    assert recording.recorded(double, CPU) is double
     done: list[int] = []
     works = [functools.partial(lambda n: done.append(n) or n, n) for n in range(7)]
-    assert execution.branches(works, CPU) == done == list(range(7))
+    assert recording.branches(works, CPU) == done == list(range(7))
 
 
 # Precision ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CPU, Pool, assert_same, network, settings, several
+from helpers import CPU, Pool, assert_same, network, settings
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -43,29 +43,19 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return several(5)
-
-
-@pytest.fixture(scope="module")
-def models(data: Dataset) -> Pool:
-    return pool.build(data, network(num_classes=5), settings({"pool.networks": 3}))
-
-
 def moved(tensors: Any) -> Any:
     return tree_map_only(Tensor, lambda value: value.cuda(), tensors)
 
 
-def calls(data: Dataset, models: Pool, count: int) -> tuple[Problem, list[tuple[Any, ...]]]:
+def calls(waves: Dataset, wave_models: Pool, count: int) -> tuple[Problem, list[tuple[Any, ...]]]:
     """A problem and what its sweeps are called with, on the CPU."""
-    problem = helpers.problem(data, factor=2)
-    given = defaults.resolve(settings({"ipc": 2, "match.real_batch": 6, "loop.inner_steps": count}), data)
-    drawn: list[Sweep] = loop.draw(data, problem, given, Key(0).at("step", 0))
+    problem = helpers.problem(waves, factor=2)
+    given = defaults.resolve(settings({"ipc": 2, "match.real_batch": 6, "loop.inner_steps": count}), waves)
+    drawn: list[Sweep] = loop.draw(waves, problem, given, Key(0).at("step", 0))
     random = torch.Generator().manual_seed(0)
-    shape = (data.num_classes, 2, 3, data.size, data.size)
+    shape = (waves.num_classes, 2, 3, waves.size, waves.size)
     stored = [torch.rand(shape, generator=random) for _ in drawn]
-    return problem, [(models[n % 3].parameters, data.images, stored[n], drawn[n]) for n in range(count)]
+    return problem, [(wave_models[n % 3].parameters, waves.images, stored[n], drawn[n]) for n in range(count)]
 
 
 def assert_agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], cosine: float, losses: float) -> None:
@@ -77,16 +67,18 @@ def assert_agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("classes", [1, 3, 5])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_sweep_agrees_with_that_of_the_cpu(data: Dataset, models: Pool, compiled: bool, classes: int, precision: str):
-    problem, arguments = calls(data, models, 4)
+def test_a_sweep_agrees_with_that_of_the_cpu(
+    waves: Dataset, wave_models: Pool, compiled: bool, classes: int, precision: str
+):
+    problem, arguments = calls(waves, wave_models, 4)
     sweep = engine.sweeper(moved(problem), Plan(precision, compile_matching=compiled, classes=classes))
     close = {"fp32": (0.999, 1e-2), "bf16": (0.9, 0.2)}[precision]
     for given in arguments:
         assert_agree(sweep(*moved(given)), engine.sweep(problem, *given), *close)
 
 
-def test_two_compiled_sweeps_do_not_share_their_results(data: Dataset, models: Pool):
-    problem, arguments = calls(data, models, 4)
+def test_two_compiled_sweeps_do_not_share_their_results(waves: Dataset, wave_models: Pool):
+    problem, arguments = calls(waves, wave_models, 4)
     arguments = moved(arguments)
     compiled = engine.sweeper(moved(problem), Plan(compile_matching=True))
     for _ in range(3):
@@ -103,14 +95,14 @@ def test_two_compiled_sweeps_do_not_share_their_results(data: Dataset, models: P
 
 @pytest.mark.parametrize("compiled", [None, 8], ids=["eager", "compiled"])
 @pytest.mark.parametrize(("count", "mapped"), [(1, False), (3, False), (3, True)])
-def test_training_steps_agree_with_those_of_the_cpu(data: Dataset, compiled: int | None, count: int, mapped: bool):
+def test_training_steps_agree_with_those_of_the_cpu(waves: Dataset, compiled: int | None, count: int, mapped: bool):
     recipe = Train(batch=8, augment=("flip", "crop"), cutmix=0.5)
-    order = torch.randperm(len(data.images))[None].expand(count, -1)
+    order = torch.randperm(len(waves.images))[None].expand(count, -1)
     losses = []
     for where, plan in ((CPU, None), (execution.device("cuda"), compiled)):
-        real, shape = data.to(where), network(num_classes=5, width=8)
+        real, shape = waves.to(where), network(num_classes=5, width=8)
         step = training.make_step(
-            shape, recipe, data.mean, data.std, where, count=count, mapped=mapped, compiled_for=plan
+            shape, recipe, waves.mean, waves.std, where, count=count, mapped=mapped, compiled_for=plan
         )
         began = training.begin([shape.initialise(Key(n), where) for n in range(count)])
         keys = [Key(n) for n in range(count)]
@@ -124,13 +116,13 @@ def test_training_steps_agree_with_those_of_the_cpu(data: Dataset, compiled: int
 @pytest.mark.parametrize("targets", [0, 10])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_sweeps_of_every_method_agree_with_those_of_the_cpu(
-    method: str, targets: int, data: Dataset, tmp_path: Path
+    method: str, targets: int, waves: Dataset, tmp_path: Path
 ):
     loops = {"loop.inner_steps": 1, "loop.train_images": 0} if targets else {}
     given = {**TINY, **loops, "method": method, "targets.count": targets, "precision": "fp32", "compile": "never",
              "score.seeds": 0, "ipc": 2}  # fmt: skip
     given |= {"images.factor": 2} if method == "idc" else {}
-    arrays = (data.images.numpy(), data.labels.numpy())
+    arrays = (waves.images.numpy(), waves.labels.numpy())
     start, here, there = (
         accdd.distill(arrays, settings=given | {"device": device, "loop.steps": steps}).distilled.images
         for device, steps in (("cpu", 0), ("cpu", 3), ("cuda", 3))
@@ -140,10 +132,10 @@ def test_the_first_sweeps_of_every_method_agree_with_those_of_the_cpu(
     assert (here - there).abs().max() < 0.1 * change + 1e-4
 
 
-def test_a_pool_is_the_same_networks_side_by_side_as_on_the_cpu(data: Dataset):
+def test_a_pool_is_the_same_networks_side_by_side_as_on_the_cpu(waves: Dataset):
     given = settings({"pool.networks": 3, "precision": "fp32"})
     one, other = (
-        pool.build(data.to(where), network(num_classes=5), given) for where in (CPU, execution.device("cuda"))
+        pool.build(waves.to(where), network(num_classes=5), given) for where in (CPU, execution.device("cuda"))
     )
     for left, right in zip(one, other, strict=True):
         assert right.parameters["convs.0.weight"].is_cuda
@@ -152,23 +144,23 @@ def test_a_pool_is_the_same_networks_side_by_side_as_on_the_cpu(data: Dataset):
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet10", "resnet_ap10", "densenet121", "vit_tiny"])
-def test_networks_are_scored(name: str, data: Dataset):
-    pixels, test = (images.repeat(1, 1, 2, 2) for images in (data.images, data.test_images))
-    large = build("waves", (pixels, data.labels), (test, data.test_labels)).to(execution.device("cuda"))
+def test_networks_are_scored(name: str, waves: Dataset):
+    pixels, test = (images.repeat(1, 1, 2, 2) for images in (waves.images, waves.test_images))
+    large = build("waves", (pixels, waves.labels), (test, waves.test_labels)).to(execution.device("cuda"))
     shape = networks.architecture(helpers.tiny(name), 3, 16, 5)
     found = evaluation.score(
-        "real", pixels, data.labels, large, shape, PROTOCOLS["quick"],
-        mean=data.mean, std=data.std, keys=evaluation.network_keys(Key(0), 2), epochs=2, compile="never",
+        "real", pixels, waves.labels, large, shape, PROTOCOLS["quick"],
+        mean=waves.mean, std=waves.std, keys=evaluation.network_keys(Key(0), 2), epochs=2, compile="never",
         precision="bf16",
     )  # fmt: skip
     assert len(found.accuracies) == 2
 
 
 @pytest.mark.parametrize("targets", [0, 10])
-def test_a_whole_run_with_everything_compiled(targets: int, data: Dataset, tmp_path: Path):
-    """Networks, targets, sweeps, a resumed run and scores, all as one compiled graph each."""
+def test_a_whole_run_with_everything_compiled(targets: int, waves: Dataset, tmp_path: Path):
+    """Networks, targets, sweeps, and scores, all as one compiled graph each."""
     arrays = tmp_path / "data.npz"
-    save(arrays, data)
+    save(arrays, waves)
     given: dict[str, Any] = {**TINY, "compile": "always", "device": "cuda", "targets.count": targets, "ipc": 1}
     given |= {"loop.train_images": 0 if targets else 16, "loop.inner_steps": 1 if targets else 3}
     out = tmp_path / "run"
@@ -179,9 +171,9 @@ def test_a_whole_run_with_everything_compiled(targets: int, data: Dataset, tmp_p
     assert_same(loaded.images, result.distilled.images)
 
 
-def test_the_forecast_of_a_run(data: Dataset, tmp_path: Path):
+def test_the_forecast_of_a_run(waves: Dataset, tmp_path: Path):
     arrays = tmp_path / "data.npz"
-    save(arrays, data)
+    save(arrays, waves)
     expected = accdd.forecast(arrays, settings={**TINY, "device": "cuda", "targets.count": 10})
     assert expected.memory > 0 and expected.seconds["distilling"] > 0
 
@@ -199,14 +191,14 @@ def test_a_gpus_memory_is_kept_within_the_limit():
     assert execution.machine(where) and execution.precision("auto", where) in ("bf16", "fp32")
 
 
-def test_targets_stay_on_the_gpu(data: Dataset, models: Pool):
+def test_targets_stay_on_the_gpu(waves: Dataset, wave_models: Pool):
     where = execution.device("cuda")
     changes = {"targets.count": 10, "targets.real_batch": 6, "loop.train_images": 0, "loop.inner_steps": 1}
-    given = defaults.resolve(settings(changes), data)
-    bank = Bank(data.to(where), moved(helpers.problem(data)), lambda key: moved(EarlyStage(models)(key)), given)
+    given = defaults.resolve(settings(changes), waves)
+    bank = Bank(waves.to(where), moved(helpers.problem(waves)), lambda key: moved(EarlyStage(wave_models)(key)), given)
     first = bank[3]
     assert first.parameters["convs.0.weight"].is_cuda and bank[3] is first
 
 
-def save(path: Path, data: Dataset) -> None:
-    np.savez(path, images=data.images.numpy(), labels=data.labels.numpy())
+def save(path: Path, waves: Dataset) -> None:
+    np.savez(path, images=waves.images.numpy(), labels=waves.labels.numpy())

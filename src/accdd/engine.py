@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
-from accdd import augment, execution, formation, selection, training
+from accdd import augment, execution, formation, recording, selection, training
 from accdd.augment import Draw
 from accdd.config import Settings, Train
 from accdd.data import Dataset
@@ -204,9 +204,9 @@ def _given_pictures(matched: Callable[..., Any], where: torch.device) -> Callabl
         def on_device(rows: Tensor, parameters: Parameters, *rest: Any) -> Any:
             return matched(parameters, lambda chosen: images[rows[chosen]], *rest)
 
-        return execution.recorded(on_device, where)
+        return recording.recorded(on_device, where)
 
-    brought = execution.recorded(from_batches, where)
+    brought = recording.recorded(from_batches, where)
 
     def given(images: Tensor, rows: Tensor, parameters: Parameters, *rest: Any) -> Any:
         if where.type != "cuda":
@@ -261,7 +261,7 @@ def synthetic_sweeper(
 
         return _over_chunks(half, len(stored), plan, where)
 
-    return execution.recorded(match_all, where)
+    return recording.recorded(match_all, where)
 
 
 class Halves(NamedTuple):
@@ -295,7 +295,7 @@ def halves(problem: Problem, plan: Plan) -> Halves:
 def _over_chunks(half: Callable[[Tensor], Any], classes: int, plan: Plan, device: torch.device) -> Any:
     """`half` of the rows of each chunk, put together again; tensors begin with the classes."""
     works = [functools.partial(half, rows) for rows in row_chunks(classes, plan, device)]
-    parts = execution.branches(works, device, plan.overlapping)
+    parts = recording.branches(works, device, plan.overlapping)
     return tree_map(lambda *pieces: torch.cat(pieces)[:classes], *parts)
 
 

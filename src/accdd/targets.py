@@ -41,7 +41,6 @@ FEWEST = 50
 ROOM = 0.9
 """The share of what is free on the disk that a bank may take."""
 
-
 KEPT = 0.5
 """The share of what is free on a GPU, when the first is wanted, that targets may take there."""
 

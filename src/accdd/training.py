@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
-from accdd import augment, execution
+from accdd import augment, execution, recording
 from accdd.augment import Draw
 from accdd.config import Train
 from accdd.execution import Cost
@@ -151,10 +151,10 @@ def make_step(
 
     def in_branches(*args: Any) -> tuple[Trained, Tensor]:
         own = [tree_map_only(Tensor, lambda tensor, n=n: tensor[n : n + 1], args) for n in range(len(args[1]))]
-        results = execution.branches([functools.partial(run, *each) for each in own], where)
+        results = recording.branches([functools.partial(run, *each) for each in own], where)
         return tree_map(lambda *parts: torch.cat(parts), *results)
 
-    return execution.recorded(run if mapped or count == 1 else in_branches, where)
+    return recording.recorded(run if mapped or count == 1 else in_branches, where)
 
 
 def planned_step(
