@@ -94,33 +94,66 @@ def table(cells: Sequence[Cell], out: Path) -> None:
         print(f"{name:60} {statistics.fmean(values):5.1f}{deviation} (n = {len(values)})")
 
 
-def picture(cells: Sequence[Cell], out: Path, file: Path) -> None:
-    """Accuracy over seconds of distilling, a panel per data set, a line per combination."""
+Draw = Callable[[Sequence[Cell], Path, Path], None]
+"""(cells, folder of results, picture to write) -> None"""
+
+
+def over_numbers(cells: Sequence[Cell], out: Path, file: Path) -> None:
+    """Accuracy over what cells are numbered by, as in 'real-batch/32': a panel for each kind."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = list(dict.fromkeys(cell.name.split("/")[1] for cell in cells))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.4), squeeze=False, layout="constrained")
-    for axis, panel in zip(axes[0], panels, strict=True):
+    kinds = list(dict.fromkeys(cell.name.split("/")[0] for cell in cells))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 3.2), squeeze=False, layout="constrained")
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        found = {}
         for cell in cells:
-            result = out / cell.name / "scores.json"
-            if cell.name.split("/")[1] != panel or not result.exists():
-                continue
-            scores = json.loads(result.read_text())["scores"]
-            seconds = [max(float(score["set"].split("@")[2].rstrip("s")), 10.0) for score in scores]
-            axis.plot(seconds, [score["mean"] for score in scores], marker="o", ms=3, label=cell.name.split("/")[2])
-        axis.set(
-            xscale="log", title=panel, xlabel="seconds of distilling (start drawn at 10)", ylabel="test accuracy, %"
-        )
+            own, _, number = cell.name.partition("/")
+            if own == kind and (result := out / cell.name / cell.result).exists():
+                found[int(number)] = json.loads(result.read_text())["scores"][0]
+        means, deviations = ([score[name] or 0 for score in found.values()] for name in ("mean", "std"))
+        axis.errorbar(list(found), means, deviations, marker="o", ms=4, capsize=3)
+        first = next(iter(found.values()))
+        axis.set(xscale="log", xlabel=kind.replace("-", " "), ylabel="accuracy on held-out images, %")
+        axis.set_title(f"{first['protocol']}, n = {first['n']} networks on one set", fontsize=8)
+        axis.set_xticks(list(found), [f"{number:,}" for number in found])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    file.parent.mkdir(exist_ok=True)
     figure.savefig(file, dpi=130)
 
 
-def main(doc: str, studies: Mapping[str, Callable[[], list[Cell]]], pictures: Mapping[str, Path]) -> None:
+def over_time(cells: Sequence[Cell], out: Path, file: Path) -> None:
+    """Accuracy over seconds and over sweeps of distilling: a column per data set, a line per combination."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = list(dict.fromkeys(cell.name.split("/")[1] for cell in cells))
+    rows = (("seconds", 2, 10.0), ("sweeps", 1, 1.0))  # what is drawn over, its place in a name, where a start is drawn
+    size = 4.6 * len(columns), 3.4 * len(rows)
+    figure, axes = plt.subplots(
+        len(rows), len(columns), figsize=size, sharey="col", squeeze=False, layout="constrained"
+    )
+    for (over, place, start), row in zip(rows, axes, strict=True):
+        for axis, column in zip(row, columns, strict=True):
+            for cell in cells:
+                result = out / cell.name / "scores.json"
+                if cell.name.split("/")[1] != column or not result.exists():
+                    continue
+                scores = json.loads(result.read_text())["scores"]
+                moments = [max(float(score["set"].split("@")[place].rstrip("s")), start) for score in scores]
+                axis.plot(moments, [each["mean"] for each in scores], marker="o", ms=3, label=cell.name.split("/")[2])
+            label = f"{over} of distilling (start drawn at {start:g})"
+            axis.set(xscale="log", title=column, xlabel=label, ylabel="test accuracy, %")
+            axis.grid(alpha=0.3)
+            axis.legend(fontsize=8)
+    figure.savefig(file, dpi=130)
+
+
+def main(doc: str, studies: Mapping[str, Callable[[], list[Cell]]], pictures: Mapping[str, tuple[Draw, str]]) -> None:
     """Run the missing cells of a study, then print what there is, and draw it where a picture is asked for."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=studies)
@@ -135,4 +168,5 @@ def main(doc: str, studies: Mapping[str, Callable[[], list[Cell]]], pictures: Ma
             list(pool.map(lambda cell, stage=stage: stage(cell, arguments.out), cells))
     table(cells, arguments.out)
     if arguments.study in pictures and not arguments.no_scores:
-        picture(cells, arguments.out, ROOT / pictures[arguments.study])
+        draw, file = pictures[arguments.study]
+        draw(cells, arguments.out, ROOT / "docs" / file)

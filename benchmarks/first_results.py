@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from cells import DATA, Cell, main
+from cells import DATA, Cell, main, over_time
 
 
 def parity() -> list[Cell]:
@@ -116,4 +116,4 @@ STUDIES = {
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", STUDIES, pictures={"combinations": Path("docs/first-results.png")})
+    main(__doc__ or "", STUDIES, pictures={"combinations": (over_time, "first-results.png")})

@@ -6,13 +6,14 @@
 the training data of CIFAR-10 (JPEG), never on its test images. One cell at a time: their seconds count.
 """
 
+import itertools
 import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from cells import DATA, Cell, main
+from cells import DATA, Cell, main, over_numbers, over_time
 
 from accdd import data
 
@@ -30,10 +31,12 @@ def held_out() -> Path:
         aside = torch.cat([rows[torch.randperm(len(rows), generator=generator)[:500]] for rows in real.class_index])
         kept = torch.ones(len(real.images), dtype=torch.bool)
         kept[aside] = False
+        unfinished = path.with_suffix(".unfinished.npz")
         np.savez(
-            path, images=real.images[kept].numpy(), labels=real.labels[kept].numpy(),
+            unfinished, images=real.images[kept].numpy(), labels=real.labels[kept].numpy(),
             test_images=real.images[aside].numpy(), test_labels=real.labels[aside].numpy(),
         )  # fmt: skip
+        unfinished.replace(path)
     return path
 
 
@@ -87,6 +90,11 @@ def real_batch() -> list[Cell]:
     ]
 
 
+def numbers() -> list[Cell]:
+    """`count` and `real_batch` in one picture."""
+    return count() + real_batch()
+
+
 FEW, MANY = [0.5, 1, 1.5, 2], [1, 1.5, 2, 2.5, 3, 3.5, 4]
 POOLS = {"0.5": [0.5], "1": [1], "2": [2], "0.5 to 2": FEW, "1 to 4": MANY, "4": [4], "10": [10]}
 MAGNITUDES = {"0": [0, 0], "0.01 to 0.09": [0.01, 0.09], "0.1 to 0.2": [0.1, 0.2]}
@@ -107,6 +115,16 @@ def snapshots() -> list[Cell]:
         for name, m in LARGER.items()
     ]  # fmt: skip
     return ages + moved + further
+
+
+def magnitude() -> list[Cell]:
+    """How far models of two epochs are moved: 1,000 sweeps on 300; networks, targets and starts anew for every set."""
+    moved = {name: {**MAGNITUDES, **LARGER}[name] for name in ("0.01 to 0.09", "0.1 to 0.2", "0.2 to 0.3")}
+    return [
+        screened(f"magnitude/IPC {ipc}, {name}/{seed}", f"--ipc={ipc}", "--targets=300", "--steps=1000",
+                 "--set=pool.epochs=2", f"--set=perturb.magnitude={m}", f"--seed={seed}", f"--set=pool.seed={seed}")
+        for seed, ipc, (name, m) in itertools.product(range(3), (1, 10), moved.items())
+    ]  # fmt: skip
 
 
 def mini_batch() -> list[Cell]:
@@ -135,11 +153,17 @@ def headline() -> list[Cell]:
     ]  # fmt: skip
 
 
+PUBLISHED = {
+    "cifar10-jpeg": ["--set=images.lr=5e-3"],
+    "fashion-mnist": ["--set=match.distance=l1", "--set=images.lr=1e-4", "--set=loop.train_images=500"],
+}
+"""What IDC's own settings for a data set change in those of AccDD for CIFAR-10."""
 METHODS = {
-    "IDC": ["--preset=paper", "--no-early-stage", "--no-perturb"],
-    "AccDD": ["--preset=paper"],
-    "new draw every sweep": ["--targets=0"],
-    "targets": ["--targets=300"],
+    "IDC": lambda data: ["--preset=paper", "--no-early-stage", "--no-perturb", *PUBLISHED[data]],
+    "AccDD": lambda data: ["--preset=paper", *(PUBLISHED[data] if data == "fashion-mnist" else ())],
+    "new draw every sweep": lambda data: ["--targets=0"],
+    "new draw, normalised steps": lambda data: ["--targets=0", "--set=images.step=normalised"],
+    "targets": lambda data: ["--targets=300"],
 }
 
 
@@ -148,11 +172,11 @@ def methods() -> list[Cell]:
     return [
         Cell(
             f"methods/{data}/{name}",
-            [str(DATA / data), "--ipc=1", "--factor=2", "--set=network.width=32", *flags, "--budget=5m",
+            [str(DATA / data), "--ipc=1", "--factor=2", "--set=network.width=32", *flags(data), "--budget=5m",
              "--steps=1000000", "--set=score.seeds=0"],
             ["--snapshots", "--seeds=2", "--epochs=300"],
         )
-        for data in ("cifar10-jpeg", "fashion-mnist")
+        for data in PUBLISHED
         for name, flags in METHODS.items()
     ]  # fmt: skip
 
@@ -179,7 +203,9 @@ def refresh() -> list[Cell]:
 
 if __name__ == "__main__":
     studies = {
-        "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "snapshots": snapshots,
-        "mini-batch": mini_batch, "refresh": refresh, "headline": headline, "methods": methods, "transfer": transfer,
+        "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "numbers": numbers,
+        "snapshots": snapshots, "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh,
+        "headline": headline, "methods": methods, "transfer": transfer,
     }  # fmt: skip
-    main(__doc__ or "", studies, pictures={"methods": Path("docs/targets.png")})
+    pictures = {"methods": (over_time, "targets.png"), "numbers": (over_numbers, "target-numbers.png")}
+    main(__doc__ or "", studies, pictures)

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import helpers
@@ -13,10 +15,13 @@ import torch
 from helpers import assert_same
 
 import accdd
-from accdd import engine, evaluation, scoring
+from accdd import engine, evaluation, files, scoring
+from accdd.ahead import build_targets
+from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.execution import PLAIN
 from accdd.keys import Key
+from accdd.run import words
 
 TINY = {"pool.networks": 1, "pool.epochs": 1, "network.width": 4, "train.batch": 8, "loop.steps": 2}
 SCORED = {**TINY, "score.seeds": 2, "score.epochs": 1}
@@ -73,6 +78,22 @@ def test_arrays_become_a_result_with_verdict_and_scores_beside_random(scored: ac
     assert scored.verdict.startswith("NO BETTER THAN RANDOM") == (own.mean <= random.mean)
     assert all(seconds >= 0 for seconds in scored.seconds.values())
     assert set(scored.seconds) == {"pool", "distilling", "scoring"}
+
+
+@pytest.mark.parametrize(
+    ("means", "loud"),
+    [((60, 50), ""), ((50, 50), "NO BETTER THAN RANDOM IMAGES: "), ((60, 50, 70, 55), ""),
+     ((60, 50, 40, 55), "NO BETTER THAN RANDOM IMAGES on mlp: ")],
+)  # fmt: skip
+def test_a_set_that_is_no_better_than_random_images_on_any_network_says_so_loudly(means: tuple[int, ...], loud: str):
+    names = [(network, kind) for network in ("convnet", "mlp") for kind in ("distilled", "random")]
+    scores = [
+        evaluation.Score(kind, network, "quick", 10, (mean, mean), 1.0)
+        for (network, kind), mean in zip(names, means, strict=False)
+    ]
+    said = words.verdict(helpers.stripes(), Settings(ipc=2), scores, 5, {"distilling": 1.0})
+    assert said.startswith(f"{loud}4 images (2 per class) of ")
+    assert ("mlp to" in said) == (len(means) > 2)
 
 
 def test_what_a_run_returns_is_what_it_wrote(scored: accdd.Result):
@@ -225,7 +246,7 @@ def test_a_set_remembers_the_path_of_its_data(arrays: tuple[np.ndarray, np.ndarr
 
 
 def test_data_that_changed_since_the_set_was_made_is_not_tested_on(
-    arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+    arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "stripes.npz"
     np.savez(path, images=arrays[0], labels=arrays[1])
@@ -233,14 +254,31 @@ def test_data_that_changed_since_the_set_was_made_is_not_tested_on(
     images = arrays[0].copy()
     images[0, 0, 0, 0] ^= 1
     np.savez(path, images=images, labels=arrays[1])
-    with pytest.raises(accdd.InputError, match="has changed since the set was made"):
-        accdd.evaluate(result.distilled, seeds=1, epochs=1)
+    monkeypatch.chdir(tmp_path)
+    for test in (None, path, "stripes.npz", "./stripes.npz"):  # however it is typed
+        with pytest.raises(accdd.InputError, match="has changed since the set was made"):
+            accdd.evaluate(result.distilled, test=test, seeds=1, epochs=1)
+
+
+def test_a_full_disk_is_said_before_any_network_is_trained(
+    arrays: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    told = {**UNSCORED, "targets.count": 10, "loop.inner_steps": 1, "loop.train_images": 0}
+    for begin in (
+        lambda: accdd.distill(arrays, settings=told), lambda: accdd.forecast(arrays, 1, settings=told),
+        lambda: build_targets(arrays, 10, settings=told),
+    ):  # fmt: skip
+        with pytest.raises(accdd.InputError, match="10 targets need"):
+            begin()
+    assert not (files.cache_folder() / "pools").exists()
 
 
 def test_other_data_without_a_test_split_is_tested_on_whole(arrays: tuple[np.ndarray, np.ndarray]):
     result = accdd.distill(arrays, settings=UNSCORED)
     other = (255 - arrays[0], arrays[1])
     assert len(evaluation.test_data(result.distilled, other).test_labels) == len(arrays[1])
+    assert "no test split: all tested on" in evaluation.test_data(result.distilled, other).notes
     own = evaluation.test_data(result.distilled, arrays)
     assert 0 < len(own.test_labels) < len(arrays[1])  # the rest was learned from
 

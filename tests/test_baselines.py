@@ -221,7 +221,7 @@ def test_evaluate_scores_baselines_and_the_whole_set_beside_each_set(run: Path):
     assert all(each["beside"] == own["set"] == str(run) and each["n"] == 2 for each in others)
     assert [each["protocol"] for each in others] == ["idc, 1 epochs"] * 5 + ["whole"] and "beside" not in own
     assert own["bytes"] == 4 * (4 * 192 + 8) and others[0]["bytes"] == 4 * (192 + 8)
-    assert [each["baseline"] for each in record["comparisons"]] == names
+    assert [each["other"] for each in record["comparisons"]] == names
     assert record["comparisons"][0]["difference"] == pytest.approx(own["mean"] - others[0]["mean"], abs=0.02)
     (robust,) = record["label_robustness"]
     assert robust["hlr"] == pytest.approx((others[-1]["mean"] - own["mean"]) / 100, abs=1e-3)

@@ -165,6 +165,7 @@ DISTILL = [
     ("a folder for a configuration", "{p}/good.npz --config {p}", "'{p}' cannot be read"),
     ("an unknown key in it", "{p}/good.npz --config {p}/unknown.yaml", "'pool.epoch'; Did you mean 'pool.epochs'?"),
     ("targets below 0", "{p}/good.npz --targets -1", "'targets.count' = -1; greater than or equal to 0"),
+    ("targets in words", "{p}/good.npz --targets many", "--targets many is no number; --targets 300, or auto"),
     ("targets and training", "{p}/good.npz --targets 9 --inner-steps 5", "--targets 9; inner_steps 5; --targets 0"),
     ("a folder that is no bank", "{p}/good.npz --set targets.folder={p}/full", "'{p}/full' is no target bank; new"),
     ("a schedule of its own", "{p}/good.npz --set images.schedule=step", "'constant' or 'cosine'"),
@@ -357,10 +358,19 @@ def test_how_the_arithmetic_is_to_be_done_is_told_by_flags_and_recorded(place: P
     assert (scored.exit_code, pooled.exit_code) == (0, 0)
 
 
+def test_targets_of_a_preset_can_be_left_to_accdd_again(place: Path, tmp_path: Path):
+    flags = f"{TINY} --targets auto"
+    made = accdd(f"distill {place}/good.npz --preset fast --out {tmp_path}/run {flags}")
+    assert made.exit_code == 0, made.stderr
+    resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["resolved"]
+    assert resolved["targets"]["count"] == 0  # a single sweep is not worth a bank
+
+
 def test_targets_made_ahead_serve_runs_with_other_images(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     flags = f"{TINY.partition('--steps 1')[2]} --set targets.real_batch=4"
     made = accdd(f"targets {place}/good.npz --count 10 {flags} --json")
     assert made.exit_code == 0, made.stderr
+    assert re.search(r"10 targets, 0\.\d\d GB, in \S+, 10 to be made", made.stderr)
     about = json.loads(made.stdout)
     assert about["targets"] == 10 and about["bytes"] > 0 and Path(about["bank"]).is_dir()
     monkeypatch.setattr("accdd.targets.Bank.make", None)  # nothing more is made

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pickle
+import re
+import runpy
 import struct
 import subprocess
 import sys
@@ -207,15 +209,25 @@ def test_an_image_that_needs_no_rounding_is_told_so(tmp_path: Path):
     assert made.rounding and made.rounding.largest < 1e-4
 
 
-def test_the_example_trains_on_pictures_and_knows_nothing_of_accdd(tmp_path: Path):
-    images = torch.zeros(20, 1, 8, 8)
-    images[torch.arange(20), 0, torch.arange(20) // 4, torch.arange(20) % 8] = 1
-    ten = a_set(classes=10, channels=1, factor=1, images=images, class_names=tuple(map(str, range(10))))
-    export(ten, "png", tmp_path / "out")
+def test_the_example_trains_on_pictures_as_well_as_on_the_set_and_knows_nothing_of_accdd(tmp_path: Path):
+    digits = data.load("digits")
+    rows = torch.cat([own[:5] for own in digits.class_index])
+    noise = 0.1 * torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = (digits.images[rows] / 255 + noise).clamp(0, 1)  # no multiples of 1/255, as learned pixels are none
+    names = tuple(map(str, range(10)))
+    few = Distilled(images=images, labels=digits.labels[rows], class_names=names, mean=(0.5,), std=(0.5,), factor=1)
+    export(few, "png", tmp_path / "out")
+    whole = digits.test_images / 255, digits.test_labels
+    export(dataclasses.replace(few, images=whole[0], labels=whole[1]), "png", tmp_path / "test")
     assert "import accdd" not in EXAMPLE.read_text()
-    ran = subprocess.run([sys.executable, EXAMPLE, tmp_path / "out", "60"], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, EXAMPLE, tmp_path / "out", tmp_path / "test" / "train"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
-    assert "accuracy 100 %" in ran.stdout
+    told = re.search(r"test accuracy (\S+) % of 359", ran.stdout)
+    example = runpy.run_path(str(EXAMPLE))
+    predict = example["train"](few.images[:, 0], few.labels)
+    expected = 100 * (predict(whole[0][:, 0]) == whole[1]).float().mean()
+    assert told and abs(float(told[1]) - expected) < 1 and expected > 60
 
 
 def test_export_on_the_command_line_tells_what_rounding_cost(tmp_path: Path):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,20 @@ def test_a_host_of_another_package_is_found_by_its_entry_point(tmp_path: Path, m
         methods.named("strange")
 
 
+def test_hosts_share_targets_where_they_ask_the_same_of_real_images():
+    asked = {name: methods.asked_of_real_images(name) for name in METHODS}
+    assert asked == {"idc": "idc", "idc-i": "idc", "dsa": "dsa", "dc": "dsa", "dm": "dm"}
+
+
+def test_another_version_of_a_foreign_host_has_targets_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    install(tmp_path, monkeypatch, "stranger:HOST", "from accdd.methods import DM as HOST\n")
+    before = methods.asked_of_real_images("stranger")
+    assert before == methods.asked_of_real_images("stranger") != "dm"
+    (tmp_path / "stranger.py").write_text("from accdd.methods import DC as HOST  # the second\n")
+    monkeypatch.delitem(sys.modules, "stranger")
+    assert methods.asked_of_real_images("stranger") != before
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [("stranger:NOTHING", "cannot be loaded: AttributeError"), ("nowhere:HOST", "cannot be loaded: ModuleNotFound"),
@@ -286,11 +301,15 @@ def test_a_host_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         methods.named("stranger")
 
 
-def test_the_example_host_compares_means_and_deviations(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples" / "host"))
+def test_the_example_host_compares_means_and_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = Path(__file__).parents[1] / "examples" / "host"
+    told = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]["accdd.methods"]
+    install(tmp_path, monkeypatch, told["moments"])
+    monkeypatch.syspath_prepend(str(folder))
     import moments  # pyright: ignore[reportMissingImports]
 
     assert isinstance(moments.MOMENTS, Method)
+    assert methods.named("stranger") is moments.MOMENTS
     data = stripes()
     forward = methods.problem(resolved(data, {}), data, network()).forward
     parameters: Parameters = network().initialise(Key(0))

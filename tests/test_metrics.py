@@ -95,14 +95,24 @@ def test_sets_are_compared_with_what_stands_beside_them_and_with_nothing_else():
         made("b", 50, 50), made("random", 40, 40, beside="b"),
     ]  # fmt: skip
     found = comparisons(scores, KEY)
-    assert [(each.set, each.baseline, each.difference) for each in found] == [
-        ("a", "random", 29.5), ("a", "whole", -19), ("b", "random", 10)
+    assert [(each.set, each.other, each.difference) for each in found] == [
+        ("a", "random", 29.5), ("a", "whole", -19), ("b", "random", 10), ("a", "b", 11)
     ]  # fmt: skip
+    assert found[-1].interval == (10, 12)
     assert found[0].interval == (29, 30) and found[1].protocol == "idc against whole"
     assert str(found[0]) == "a - random: +29.5 points [+29.0, +30.0] (convnet, n = 2, protocol idc)"
     (robust,) = label_robustness(scores)  # b has no whole set beside it
     assert (robust.hlr, robust.ior) == (0.19, 0.295)
     assert robust.lrs == pytest.approx(label_robust_score(0.19, 0.295), abs=1e-4)
+
+
+def test_of_snapshots_the_last_is_compared_and_sets_on_other_networks_are_not():
+    scores = [
+        made("a@0@0.0s", 20, 20), made("a@8@1.5s", 60, 60), made("random", 40, 40, beside="a"),
+        made("b", 30, 30, network="mlp"), made("c", 30, 30, tested="other images"),
+    ]  # fmt: skip
+    (found,) = comparisons(scores, KEY)
+    assert (found.set, found.other, found.difference) == ("a@8@1.5s", "random", 20)
 
 
 def test_one_network_has_a_difference_without_an_interval():
@@ -117,11 +127,13 @@ NAMED = [made('a, "b" | 5_%', 50, 60, best_on_test=(55.0, 70.0)), made("plain", 
 def test_a_csv_is_read_again_as_it_was():
     header, first, second = csv.reader(table(NAMED, "csv").splitlines())
     assert header == [
-        "set", "network", "protocol", "epochs", "n", "accuracy, last epoch", "deviation", "best on test",
-        "its deviation", "bytes",
+        "set", "network", "protocol", "epochs", "n", "accuracy, last epoch", "deviation", "95 % interval",
+        "best on test", "its deviation", "bytes",
     ]  # fmt: skip
-    assert first == ['a, "b" | 5_%', "convnet", "idc", "1000", "2", "55.00", "7.07", "62.50", "10.61", ""]
-    assert second == ["plain", "convnet", "idc", "1000", "1", "51.00", "", "", "", "100"]
+    assert first == [
+        'a, "b" | 5_%', "convnet", "idc", "1000", "2", "55.00", "7.07", "50.00 to 60.00", "62.50", "10.61", "",
+    ]  # fmt: skip
+    assert second == ["plain", "convnet", "idc", "1000", "1", "51.00", "", "", "", "", "100"]
 
 
 def test_markdown_and_latex_show_what_means_something_to_them():
@@ -130,7 +142,7 @@ def test_markdown_and_latex_show_what_means_something_to_them():
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1 and len(lines) == 4
     latex = table(NAMED, "latex")
     assert 'a, "b" | 5\\_\\% & convnet & idc & 1000 & 2 & 55.00 & 7.07 &' in latex
-    assert latex.count("&") == 3 * 9 and latex.count(r"\\" + "\n") == 3
+    assert latex.count("&") == 3 * 10 and latex.count(r"\\" + "\n") == 3
 
 
 def test_every_table_says_protocol_n_and_deviation_whatever_is_in_it():

@@ -194,8 +194,66 @@ def test_evaluate_keeps_scores_for_the_page(tmp_path: Path, monkeypatch: pytest.
     assert [each["accuracies"] for each in kept[2:]] == [score["accuracies"] for score in scores]
     shown = Page(Path("run/report.html").read_text())
     assert {"By class", "Over time"} <= set(shown.text("h3")) and "herding" in shown.text("th")
-    told = command("evaluate run/distilled --epochs 1 --seeds 1 --keep")
-    assert told.exit_code == 2 and "'run/distilled' is no finished run" in told.stderr
+    of_set = accdd.load("run").info["kept"]
+    assert [each["set"] for each in of_set] == ["distilled"] and of_set[0]["accuracies"] == kept[0]["accuracies"]
+    assert "idc, no flip, 1 epochs" in html.unescape(Path("run/distilled/README.md").read_text())
+
+
+def test_scores_of_an_imported_set_are_kept_with_what_it_was_tested_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.save([images, torch.arange(10)], "old.pt")
+    assert command("import old.pt set --from idc --factor 1").exit_code == 0
+    flags = "--networks convnet/width=4 --epochs 1 --seeds 2 --baselines random --data digits"
+    told = command(f"evaluate set --test digits {flags} --keep --json")
+    assert told.exit_code == 0, told.stderr
+    scores = json.loads(told.stdout)["scores"]
+    seen = reading.read("set")
+    assert [row.accuracies for row in seen.rows] == [tuple(score["accuracies"]) for score in scores]
+    shown = Page(Path("set/report.html").read_text())
+    assert "idc, no flip, 1 epochs, tested on digits" in shown.text("td") and "Not scored." not in shown.text("p")
+    assert "augment=()" in Path("set/report.html").read_text()  # nothing is recommended for it
+    told = command("evaluate set --epochs 1 --seeds 1 --keep")
+    assert told.exit_code == 2 and "Expected --test DATA" in told.stderr
+
+
+def test_runs_that_have_no_images_yet_are_compared_all_the_same(made: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(made / "config.yaml", tmp_path / name)
+    told = command(f"report {tmp_path}/a {tmp_path}/b --out {tmp_path}/both.html")
+    assert told.exit_code == 0, told.output
+    assert "not scored" in (tmp_path / "both.html").read_text()
+
+
+def test_a_pipe_in_a_stranger_s_folder_is_not_waited_for(run: Path):
+    for file in (run / "nearest.safetensors", next((run / "snapshots").iterdir())):
+        file.unlink()
+        os.mkfifo(file)
+    seen = reading.read(run)
+    assert sum("is no file" in problem for problem in seen.problems) == 2
+    assert page.render(seen)
+
+
+def test_what_a_page_does_not_show_is_said_with_the_flag_that_adds_it(made: Path):
+    seen = dataclasses.replace(reading.read(made), source="pictures", name="my run")
+    said = " ".join(Page(page.render(seen)).text("p"))
+    assert "Not asked for so far: herding, the whole set, other networks" in said
+    advice = "accdd evaluate 'my run' --baselines random,herding --whole --networks NAMES --keep"
+    assert advice in html.unescape(page.render(seen))
+    for without in ({"finished": False}, {"source": None}):  # arrays are not found again
+        assert "Not asked for" not in page.render(dataclasses.replace(seen, **without))
+
+
+def test_what_a_run_sees_of_fitting_its_bank_too_closely_is_on_its_page(tmp_path: Path):
+    tiny = "--set pool.networks=1 --set pool.epochs=0.1 --set network.width=4 --set score.seeds=0"
+    flags = "--targets 10 --set targets.real_batch=4 --set targets.refresh=0.5 --steps 20"
+    told = command(f"distill digits {flags} {tiny} --out {tmp_path}/run")
+    assert told.exit_code == 0, told.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [line["overfit"] for line in lines if "overfit" in line][-1]
+    said = " ".join(Page((tmp_path / "run" / "report.html").read_text()).text("p"))
+    assert f"At sweep 20 the loss on targets that were never used was {last:.2f} times" in said
 
 
 def test_accuracy_by_class_adds_up_to_the_whole(made: Path):
@@ -294,7 +352,8 @@ def test_headings_landmarks_alternatives_and_labels(made: Path):
             if tag in ("input", "select"):
                 assert "label" in within
             if tag == "button":
-                assert attributes.get("aria-label") or "".join(text).strip()
+                named = "title" in attributes  # by the alternative of the image within
+                assert named or attributes.get("aria-label") or "".join(text).strip()
             if tag == "section":
                 assert attributes["aria-labelledby"] in names
             if tag == "th":
@@ -554,7 +613,7 @@ def test_the_whole_set_and_the_network_s_shape_stand_beside_each_run(made: Path)
     seen = rescored(reading.read(made), "quick, no flip")
     whole = dataclasses.replace(seen.others[0], set="whole", protocol="whole, no flip")
     shown = Page(comparison.render(["a"], [dataclasses.replace(seen, rows=(*seen.rows, whole))]))
-    assert "whole, %" in shown.text("th")
+    assert "whole, by a protocol of its own, %" in shown.text("th")
     assert any(cell.startswith("convnet/width=4") for cell in shown.text("td"))
 
 

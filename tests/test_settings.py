@@ -239,6 +239,59 @@ def test_an_unknown_method_is_refused():
 # Presets ------------------------------------------------------------------------------------------------------
 
 
+FACTS = {
+    "idc-mnist": {"match.distance": "l1", "images.lr": 1e-4, "images.base_size": 28, "loop.train_images": 500,
+                  "match.augment": ["color", "crop"], "train.cutmix": 0.0, "data.mean": [0.1307], "images.factor": 2},
+    "idc-i-mnist": {"images.factor": 1, "images.lr": 1e-4, "images.base_size": 28},
+    "idc-fashion-mnist": {"match.distance": "l1", "images.lr": 1e-4, "images.base_size": 32, "loop.train_images": 500},
+    "idc-svhn": {"match.distance": "mse", "images.lr": 5e-3, "loop.train_images": 500, "loop.steps": 2000},
+    "idc-i-svhn": {"images.factor": 1, "images.lr": 5e-3},
+    "idc-cifar10": {"match.distance": "mse", "images.lr": 5e-3, "loop.train_images": 2000, "loop.steps": 2000,
+                    "loop.inner_steps": 100, "images.factor": 2, "pool.use": False, "perturb.use": False},
+    "idc-imagenet-10": {"match.distance": "l1", "images.lr": 3e-3, "images.base_size": 224, "loop.train_images": 500,
+                        "loop.steps": 500, "loop.warm_up": 10.0, "train.cutmix": 1.0, "images.factor": 3,
+                        "network.name": "resnet_ap10"},
+    "idc-i-imagenet-10": {"images.factor": 1, "images.start": "random"},
+    "idc-imagenet-100": {"images.lr": 1e-3, "train.lr": 0.1, "train.weight_decay": 1e-4, "train.batch": 128,
+                         "pool.networks": 10, "pool.epochs": [5.0], "loop.warm_up": 0},
+    "accdd-cifar10": {"images.lr": 1e-2, "pool.networks": 5, "pool.epochs": [2.0], "loop.steps": 400,
+                      "perturb.magnitude": [0.01, 0.09]},
+    "accdd-cifar100-20x": {"loop.steps": 100},
+    "accdd-imagenet-10-10x": {"loop.steps": 50, "pool.epochs": [10.0], "loop.warm_up": 0.0, "images.lr": 3e-3},
+    "accdd-imagenet-100-20x": {"loop.steps": 25, "images.lr": 1e-3, "train.lr": 0.1},
+    "dc-cifar10": {"method": "dc", "images.lr": 0.1, "loop.steps": 1000, "loop.inner_steps": 10,
+                   "loop.train_epochs": 50, "network.width": 128},
+    "dsa-svhn": {"method": "dsa", "images.lr": 0.1, "data.std": [0.1980, 0.2010, 0.1970]},
+    "dm-cifar10": {"method": "dm", "images.lr": 1.0, "loop.steps": 20000, "loop.inner_steps": 1},
+    "fast": {"targets.count": 300, "loop.inner_steps": 1},
+    "paper": {"images.lr": 1e-2, "loop.steps": 400, "loop.inner_steps": 100, "loop.train_images": 2000,
+              "pool.networks": 5, "pool.epochs": [2.0], "perturb.use": True},
+}  # fmt: skip
+"""Of the papers' tables and released code, at ten images per class."""
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_presets_say_what_the_papers_say(name: str):
+    changes = PRESETS[name].changes(10)
+    assert {key: changes[key] for key in FACTS[name]} == FACTS[name]
+
+
+def test_presets_carry_what_was_published():
+    published = {name: row.published for name, row in PRESETS.items()}
+    assert published["idc-i-imagenet-10"] == {10: 61.4, 20: 65.5}
+    assert published["idc-i-imagenet-100"] == {10: 29.2, 20: 34.5}
+    assert published["idc-cifar10"] == {1: 50.6, 10: 67.5, 50: 74.5}
+    assert published["accdd-cifar100"] == {1: 29.8, 10: 45.6, 50: 52.6}
+    assert published["dm-cifar10"] == {1: 26.0, 10: 48.9, 50: 63.0}
+    assert published["dc-svhn"] == {1: 31.2, 10: 76.1, 50: 82.3}
+
+
+def test_a_preset_of_a_paper_is_scored_on_the_network_it_matches():
+    settings = resolve(override(Settings(), PRESETS["idc-imagenet-10"].changes(10)), sized(224))
+    assert settings.score.networks == ("resnet_ap10",)
+    assert resolve(override(Settings(), {"score.networks": ["mlp"]}), sized(32)).score.networks == ("mlp",)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_valid_and_resolves_to_what_it_says(name: str):
     changes = PRESETS[name].changes(10)

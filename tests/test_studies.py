@@ -204,6 +204,8 @@ WRONG = [
     ("nothing to vary", "", "Nothing is varied; --study pre-training|models"),
     ("an unknown key", "--over pool.network=1,2", "Unknown setting 'pool.network'; mean 'pool.networks'?"),
     ("an unknown study", "--study model", "Unknown study 'model'; Did you mean 'models'?"),
+    ("a key beside", "--over ipc=1,2 pool.network=1,2", "Unknown setting 'pool.network'; mean 'pool.networks'?"),
+    ("a key beside twice", "--over ipc=1,2 ipc=3", "--over has 'ipc' twice"),
     ("no values", "--over pool.networks=", "--over pool.networks= lists no values; pool.networks=1,2,5"),
     ("no =", "--over pool.networks", "lists no values; KEY=VALUE,VALUE"),
     ("no YAML", "--over pool.networks=[1,2", "lists no values; KEY=VALUE,VALUE"),
@@ -256,6 +258,20 @@ def test_what_is_wrong_with_a_comparison_is_said_before_anything_is_written(
 ):
     told = command(f"compare {source} --out {tmp_path}/out {flags}")
     assert told.exit_code == 2 and words in told.stderr and not (tmp_path / "out").exists(), told.stderr
+
+
+def test_a_heat_map_shows_what_a_network_was_scored_on_and_no_more():
+    from matplotlib.figure import Figure
+
+    def row(ipc: int, network: str, *values: float) -> Row:
+        return Row({"ipc": ipc, "score.networks": [network]}, network, "quick", 1, len(values), values, 1.0)
+
+    found = [row(1, "convnet", 50, 52), row(1, "mlp", 40), row(2, "convnet", 60, 61), row(2, "mlp", 45)]
+    figure = Figure()
+    pictures.heat_maps(figure, found, ["ipc", "score.networks"])
+    left, right = (axis for axis in figure.axes if axis.get_title())
+    assert [text.get_text() for text in left.texts] == ["51.0\n± 1.4", "60.5\n± 0.7"]
+    assert [text.get_text() for text in right.texts] == ["40.0", "45.0"]
 
 
 # Comparison -----------------------------------------------------------------------------------------------------

@@ -118,6 +118,12 @@ def test_a_bank_of_its_own_folder_is_refused_where_it_does_not_fit(data: Dataset
         bank(data, early_models, {**own, "pool.seed": 3})
     with pytest.raises(InputError, match=r"data: "):
         bank(stripes(per_class=13), early_models, own)
+    with pytest.raises(InputError, match=r"network\.width: 4 there, 5 wanted"):
+        bank(data, early_models, {**own, "network.width": 5})
+    for version in ("accdd.targets.VERSION", "accdd.augmented_models.pool.SCHEME"):
+        with pytest.MonkeyPatch.context() as later, pytest.raises(InputError, match="99 wanted"):
+            later.setattr(version, 99)
+            bank(data, early_models, own)
     (tmp_path / "bank" / "bank.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         bank(data, early_models, own)
@@ -155,9 +161,58 @@ def test_a_full_disk_is_said_before_anything_is_made(
     full = bank(data, early_models)
     assert 0.5 < full.bytes_per_target / _measured(data, early_models) < 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=25 * full.bytes_per_target))
-    with pytest.raises(InputError, match=r"--targets 20 or fewer"):
+    with pytest.raises(InputError, match=r"Expected 20 or fewer"):
         bank(data, early_models, {"pool.seed": 9}).build(1000)
     assert not bank(data, early_models, {"pool.seed": 9}).folder.exists()
+
+
+def test_room_is_asked_for_the_targets_that_a_refresh_looks_at(
+    data: Dataset, early_models: Pool, monkeypatch: pytest.MonkeyPatch
+):
+    told = {"targets.count": 2 * BLOCK, "pool.seed": 9}
+    room = int(2.5 * BLOCK * bank(data, early_models).bytes_per_target)  # 0.9 of which is enough for 22
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=room))
+    bank(data, early_models, told).check_room(2 * BLOCK)
+    refreshed = bank(data, early_models, {**told, "targets.refresh": 0.1})
+    with pytest.raises(InputError, match=r"20 targets need .* Expected 10 or fewer"):
+        refreshed.check_room(2 * BLOCK)
+    refreshed.check_room(BLOCK)
+
+
+def test_a_target_is_made_alike_however_many_are_missing(
+    data: Dataset, early_models: Pool, monkeypatch: pytest.MonkeyPatch
+):
+    planned: list[int] = []
+    original = engine.choose_real_plan
+    monkeypatch.setattr(engine, "choose_real_plan", lambda *args: planned.append(args[-1]) or original(*args))
+    for count in (BLOCK, 2 * BLOCK, 9 * BLOCK):
+        bank(data, early_models, {"targets.count": count}).build(2 * BLOCK)
+        bank(data, early_models, {"targets.count": count}).make(77)
+    assert len({*planned}) == 1
+    assert len(planned) > 3
+
+
+def test_a_sweep_on_targets_never_asks_the_real_half(
+    data: Dataset, early_models: Pool, monkeypatch: pytest.MonkeyPatch
+):
+    made = bank(data, early_models)
+    made.build(BLOCK)
+
+    def asked(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(engine, "real_half", asked)
+    monkeypatch.setattr(Bank, "make", asked)
+    states = list(distill_on_targets(data, problem(data), bank(data, early_models), resolved(data)))
+    assert len(states) == 31
+
+
+def test_only_the_drawn_synthetic_images_of_a_sweep_move(data: Dataset, early_models: Pool):
+    told = {"ipc": 4, "images.factor": 1, "match.synthetic_batch": 2, "loop.steps": 1}
+    given = resolved(data, told)
+    start, end = distill_on_targets(data, problem(data), bank(data, early_models, told), given)
+    moved = (end.images != start.images).flatten(2).any(-1)
+    assert moved.sum(1).tolist() == [2, 2]
 
 
 def _measured(data: Dataset, pool: Pool) -> float:

@@ -55,6 +55,8 @@ def main() -> None:
     real = data.load(told.data)
     settings = {"data.name": real.name, "score.seeds": 0}  # without the name, digits would be mirrored
     settings |= settings_from(None, told.set, {})
+    if not 1 <= told.steps <= real.num_classes:
+        parser.error(f"--steps {told.steps}: expected 1 to {real.num_classes}, the number of classes")
     share = real.num_classes // told.steps
     memories, rows = [], []
     for step in range(told.steps):

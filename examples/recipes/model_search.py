@@ -12,6 +12,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import torch
 from scipy.stats import kendalltau
 
 import accdd
@@ -30,14 +31,15 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
     parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--images", type=int, help="of the training images, the first so many (default: all)")
+    parser.add_argument("--images", type=int, help="of the training images, so many drawn at random (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="networks of each kind trained on each set")
     parser.add_argument("--epochs", type=int, help="on the small sets, instead of the protocol's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="settings of accdd distill")
     told = parser.parse_args()
 
     real = data.load(told.data)
-    known = real.images[: told.images].numpy(), real.labels[: told.images].numpy()
+    drawn = torch.randperm(len(real.images), generator=torch.Generator().manual_seed(0))[: told.images]
+    known = real.images[drawn].numpy(), real.labels[drawn].numpy()
     arrays = (*known, real.test_images.numpy(), real.test_labels.numpy())
     settings = {"data.name": real.name, "score.seeds": 0}  # without the name, digits would be mirrored
     settings |= settings_from(None, told.set, {})

@@ -84,7 +84,8 @@ def build_targets(
     given = presets.given(preset, settings or {})
     if count is not None:
         given["targets.count"] = count
-    given.setdefault("targets.count", defaults.TARGETS)
+    if given.get("targets.count") is None:
+        given["targets.count"] = defaults.TARGETS
     # The only loop that targets are for.
     given |= {"loop.inner_steps": 1, "loop.train_images": 0, "loop.train_epochs": 0, "loop.warm_up": 0}
     wanted = config.override(Settings(), given)

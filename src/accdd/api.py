@@ -70,7 +70,7 @@ def distill(
 
     if out is not None and parallel.restarted() and (Path(out) / "config.yaml").exists():
         wanted, _ = asked()
-        own = (wanted.network.name, *wanted.score.networks)
+        own = (wanted.network.name, *(wanted.score.networks or ()))
         return resume(out, source, network=own, track=track, reporter=reporter)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(parallel.joined())
@@ -272,7 +272,7 @@ def _unfinished(out: str | Path, allowed: set[str]) -> tuple[RunFolder, Record, 
     if (folder.path / "evaluation.json").exists():
         raise InputError(f"'{out}' holds a finished run. Expected an unfinished one; 'accdd report' writes its page.")
     resolved = config.override(Settings(), config.flatten(record.resolved))
-    own = [name for name in dict.fromkeys((resolved.network.name, *resolved.score.networks)) if runs_code(name)]
+    own = [name for name in dict.fromkeys((resolved.network.name, *(resolved.score.networks or ()))) if runs_code(name)]
     if not allowed.issuperset(own):
         refusing.refuse_recorded_code(",".join(own), "--resume OUT --network")
     return folder, record, resolved

@@ -253,8 +253,9 @@ class Score:
 
     protocol: str = "quick"
     """A name from `accdd.evaluation.PROTOCOLS`; `accdd evaluate` scores by `idc` unless told otherwise."""
-    networks: tuple[str, ...] = ("convnet",)
-    """Networks trained from scratch on the distilled set: names as of `network.name`, or as convnet/width=32."""
+    networks: tuple[str, ...] | None = None
+    """Networks trained from scratch on the distilled set: names as of `network.name`, or as convnet/width=32; None is
+    the one that it was matched with."""
     seeds: int = Field(default=2, ge=0)
     """Fresh networks per score; 0 skips scoring."""
     epochs: int | None = Field(default=None, ge=1)

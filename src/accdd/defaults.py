@@ -11,7 +11,7 @@ from accdd.methods import Method
 NORMALISED_LR = 0.01
 """Chosen at 32 pixels and one image per class, and best at ten, too (RESULTS.md); other sizes are not measured."""
 TARGETS = 300
-"""Fewer are fitted too closely; 1000 and 3000 were better by no more than the noise (RESULTS.md)."""
+"""Fewer are fitted too closely; more were better by no more than the noise, or not at all (RESULTS.md)."""
 STEPS, BUDGET = 2000, 600.0
 """Where a run ends, in outer steps or seconds, when nothing is said."""
 BOUNDED_FROM = 20
@@ -42,8 +42,10 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     pixels = dataclasses.replace(
         settings.data, size=data.size, mean=settings.data.mean or data.mean, std=settings.data.std or data.std
     )
+    score = settings.score
+    score = dataclasses.replace(score, networks=(network.name,) if score.networks is None else score.networks)
     return dataclasses.replace(
-        settings, data=pixels, network=network, images=images, match=match, targets=bank, loop=loop
+        settings, data=pixels, network=network, images=images, match=match, targets=bank, loop=loop, score=score
     )
 
 

@@ -115,7 +115,10 @@ def run(tasks: Sequence[Task], executor: str, note: Callable[[str], None] = lamb
         if task.name not in failed and not task.done.exists():
             failed[task.name] = f"its worker was lost {ATTEMPTS} times (killed, or out of memory?)"
     if failed:
-        listed = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        alike: dict[str, list[str]] = {}
+        for name, error in failed.items():
+            alike.setdefault(error, []).append(name)
+        listed = "; ".join(f"{', '.join(names)}: {error}" for error, names in alike.items())
         raise InputError(
             f"{len(failed)} of {len(tasks)} tasks failed, the others are kept. {listed}. "
             "Expected the same command again when that is mended."

@@ -192,7 +192,7 @@ def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, ran
     recipe, epochs = settings.train, settings.loop.warm_up
     if not epochs:
         return lambda trained, key: trained
-    step = _train_step(data, problem, settings, recipe, plan, len(data.images), ranks)
+    step = train_step(data, problem, settings, recipe, plan, len(data.images), ranks)
 
     def warm_up(trained: Trained, key: Key) -> Trained:
         for epoch in range(math.ceil(epochs)):
@@ -233,12 +233,12 @@ def training_between(
         seen = data.num_classes * engine.decoded(problem, settings.ipc)
     else:
         return lambda trained, images, key: trained
-    step = _train_step(data, problem, settings, recipe, plan, seen, ranks)
+    step = train_step(data, problem, settings, recipe, plan, seen, ranks)
     return on_real if loop.train_images else on_synthetic
 
 
-def _train_step(
-    data: Dataset, problem: Problem, settings: Settings, recipe: Train, plan: Plan, seen: int, ranks: Ranks
+def train_step(
+    data: Dataset, problem: Problem, settings: Settings, recipe: Train, plan: Plan, seen: int, ranks: Ranks = ALONE
 ) -> training.Step:
     """The training step of one network that sees `seen` images an epoch."""
     return training.make_step(

@@ -9,6 +9,7 @@ A method of another package is a `Method` value that it names as an entry point 
 """
 
 import dataclasses
+import importlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from accdd.engine import Problem
 from accdd.formation import FORMATIONS, Formation
 from accdd.matching import DISTANCES, Summary, convolutions, embedding, gradient, weights
 from accdd.networks import Architecture, Forward
+from accdd.networks.external import version_of
 
 ENTRY_POINTS = "accdd.methods"
 
@@ -134,6 +136,20 @@ def named(name: str) -> Method:
     if not isinstance(method, Method):
         raise InputError(f"The method '{name}' ({found.value}) is {method!r}. Expected an accdd.methods.Method.")
     return method
+
+
+def asked_of_real_images(name: str) -> str | list[str]:
+    """The part of a bank's key that stands for what a method computes of real images.
+
+    Methods of accdd that ask the same of real images, as DSA and DC do, share a name; of another package's, the code of
+    its module decides, too.
+    """
+    method = named(name)
+    if name not in METHODS:
+        modules = [entry.module for entry in entry_points(group=ENTRY_POINTS) if entry.name == name]
+        return [name, *(version_of(importlib.import_module(module)) for module in modules)]
+    same = (other for other, each in METHODS.items() if (each.summary, each.frozen) == (method.summary, method.frozen))
+    return next(same)
 
 
 def sweeps_and_epochs(ipc: int) -> tuple[int, int]:

@@ -82,22 +82,22 @@ def idc(
 def idc_mnist(ipc: int) -> Changes:
     """IDC on MNIST: with multi-formation no cutout and no CutMix."""
     plain: Changes = {"match.augment": ["color", "crop"], "train.cutmix": 0.0}
-    return idc(ipc, data=MNIST, distance="l1", lr=1e-4, base_size=28) | plain
+    return _idc_mnist(ipc) | plain
 
 
-def idc_imagenet(ipc: int, *, epochs: float, lr: float) -> Changes:
+def idc_imagenet(ipc: int, *, epochs: float, lr: float, factor: int = 3) -> Changes:
     """IDC on ImageNet-10: every fresh network is trained for ten epochs before its first sweep."""
-    shape: Changes = {"distance": "l1", "base_size": 224, "factor": 3, "steps": 500}
+    shape: Changes = {"distance": "l1", "base_size": 224, "factor": factor, "steps": 500}
     changes = idc(ipc, data=IMAGENET, network=PHOTOGRAPHS, lr=lr, **shape)
     return changes | {"train.cutmix": 1.0, "loop.warm_up": epochs}
 
 
-def idc_imagenet100(ipc: int) -> Changes:
+def idc_imagenet100(ipc: int, *, factor: int = 3) -> Changes:
     """IDC on ImageNet-100: networks from 10 of 5 epochs. Published in 5 parts of 20 classes, which saves memory."""
     early: Changes = {"pool.use": True, "pool.networks": 10, "pool.epochs": [5.0]}
     early |= {"pool.lr_scales": [1.0], "pool.augment": [["color", "crop"]]}
     recipe: Changes = {"train.lr": 0.1, "train.weight_decay": 1e-4, "train.batch": 128}
-    return idc_imagenet(ipc, epochs=0, lr=1e-3) | early | recipe
+    return idc_imagenet(ipc, epochs=0, lr=1e-3, factor=factor) | early | recipe
 
 
 def accdd(ipc: int, host: Callable[[int], Changes], *, steps: int, epochs: float, lr: float) -> Changes:
@@ -163,6 +163,8 @@ def fast(ipc: int) -> Changes:
 
 # Rows. -----------------------------------------------------------------------------------------------------------
 
+_idc_mnist = functools.partial(idc, data=MNIST, distance="l1", lr=1e-4, base_size=28)
+_idc_svhn = functools.partial(idc, data=SVHN)
 _idc_fashion = functools.partial(idc, data=FASHION_MNIST, distance="l1", lr=1e-4)
 _idc_cifar = functools.partial(idc, data=CIFAR10, train_images=2000)
 _idc_imagenet10 = functools.partial(idc_imagenet, epochs=10.0, lr=3e-3)
@@ -191,18 +193,27 @@ PRESETS: dict[str, Preset] = {
     "accdd-cifar10-20x": Preset(functools.partial(_accdd_cifar, steps=100), ZHANG, {10: 65.1}, f"1.15 {READ_OFF}"),
     "accdd-cifar100": Preset(functools.partial(_accdd_cifar, steps=400), ZHANG, {1: 29.8, 10: 45.6, 50: 52.6}),
     "accdd-cifar100-10x": Preset(functools.partial(_accdd_cifar, steps=200), ZHANG, {1: 29.4, 10: 45.2}),
+    "accdd-cifar100-20x": Preset(functools.partial(_accdd_cifar, steps=100), ZHANG),
     "accdd-imagenet-10": Preset(functools.partial(_accdd_imagenet10, steps=100), ZHANG),
+    "accdd-imagenet-10-10x": Preset(functools.partial(_accdd_imagenet10, steps=50), ZHANG),
+    "accdd-imagenet-10-20x": Preset(functools.partial(_accdd_imagenet10, steps=25), ZHANG),
     "accdd-imagenet-100": Preset(functools.partial(_accdd_imagenet100, steps=100), ZHANG),
+    "accdd-imagenet-100-10x": Preset(functools.partial(_accdd_imagenet100, steps=50), ZHANG),
+    "accdd-imagenet-100-20x": Preset(functools.partial(_accdd_imagenet100, steps=25), ZHANG),
     "idc-mnist": Preset(idc_mnist, KIM, {1: 94.2, 10: 98.4, 50: 99.1}),
     "idc-fashion-mnist": Preset(_idc_fashion, KIM, {1: 81.0, 10: 86.0, 50: 86.2}),
-    "idc-svhn": Preset(functools.partial(idc, data=SVHN), KIM, {1: 68.5, 10: 87.5, 50: 90.1}),
+    "idc-svhn": Preset(_idc_svhn, KIM, {1: 68.5, 10: 87.5, 50: 90.1}),
     "idc-cifar10": Preset(_idc_cifar, KIM, {1: 50.6, 10: 67.5, 50: 74.5}, f"22.4 {READ_OFF}"),
     "idc-cifar100": Preset(_idc_cifar, KIM, {10: 45.1}),
     "idc-imagenet-10": Preset(_idc_imagenet10, KIM, {10: 72.8, 20: 76.6}),
     "idc-imagenet-100": Preset(idc_imagenet100, KIM, {10: 46.7, 20: 53.7}),
+    "idc-i-mnist": Preset(functools.partial(_idc_mnist, factor=1), KIM),
     "idc-i-fashion-mnist": Preset(functools.partial(_idc_fashion, factor=1), KIM, {1: 70.7, 10: 85.3, 50: 89.1}),
     "idc-i-cifar10": Preset(functools.partial(_idc_cifar, factor=1), KIM, {1: 36.7, 10: 58.3, 50: 69.5}),
     "idc-i-cifar100": Preset(functools.partial(_idc_cifar, factor=1), KIM, {10: 36.6}),
+    "idc-i-svhn": Preset(functools.partial(_idc_svhn, factor=1), KIM),
+    "idc-i-imagenet-10": Preset(functools.partial(_idc_imagenet10, factor=1), KIM, {10: 61.4, 20: 65.5}),
+    "idc-i-imagenet-100": Preset(functools.partial(idc_imagenet100, factor=1), KIM, {10: 29.2, 20: 34.5}),
     "dc-mnist": Preset(functools.partial(dc, data=MNIST), ZHAO, {1: 91.7, 10: 97.4, 50: 98.8}),
     "dc-fashion-mnist": Preset(functools.partial(dc, data=FASHION_MNIST), ZHAO, {1: 70.5, 10: 82.3, 50: 83.6}),
     "dc-svhn": Preset(functools.partial(dc, data=SVHN), ZHAO, {1: 31.2, 10: 76.1, 50: 82.3}),

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from accdd import artifact, config, evaluation, run
+from accdd import artifact, config, evaluation, networks, run
 from accdd import executor as executors
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -144,10 +145,13 @@ def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Dis
     for name in asked.baselines:
         config.choose("baseline", name, evaluation.BASELINES)
     opened = [entry if isinstance(entry, Distilled) else artifact.load(entry) for entry in listed]
-    for distilled in opened if not asked.networks else ():
-        refusing.refuse_recorded_code(
-            config.override(settings, evaluation.recorded(distilled, "network")).network.name, "--networks"
-        )
+    for distilled in opened:
+        matched = config.override(settings, evaluation.recorded(distilled, "network")).network
+        if not asked.networks:
+            refusing.refuse_recorded_code(matched.name, "--networks")
+        for name in asked.networks or (matched.name,):
+            _, channels, size, _ = distilled.images.shape
+            networks.architecture(settings_for(name, matched), channels, size, distilled.num_classes)
     return opened
 
 
@@ -156,61 +160,84 @@ def _scores(
     reporter: Reporter,
 ) -> list[Score]:  # fmt: skip
     """The scores of some of the networks, by their numbers below `asked.seeds`."""
-    settings = asked.settings
-    where, rule = refusing.check(settings)
-    keys = evaluation.network_keys(Key(asked.seed), asked.seeds)[which.start : which.stop]
-    options = {
-        "best_on_test": asked.best_on_test, "compile": asked.compile, "precision": asked.precision,
-        "fresh": asked.fresh, "report": reporter.update,
-    }  # fmt: skip
     scores: list[Score] = []
+    said: set[str] = set()
     for entry, label, distilled in zip(listed, called(listed), opened, strict=True):
-        tested = evaluation.test_data(distilled, asked.test).to(where)
-        real = evaluation.training_data(distilled, asked.data).to(where) if asked.baselines or asked.whole else None
-        if real:
-            tested = evaluation.apart(real, tested)
-        if real and asked.baselines:
-            evaluation.check_enough(real, distilled.ipc)
-        name = str(evaluation.origin(distilled).get("name") or tested.name)
-        case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
-        made_with = config.override(settings, evaluation.recorded(distilled, "network"))
-        names = asked.networks or (made_with.network.name,)
-        scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
-        rows: dict[str, Tensor] = {}
-        if real:
-            rows = _choose(asked.baselines, real, distilled, scored[names[0]], settings, asked.seeds, reporter)
-        for name, architecture in scored.items():
-            suited = evaluation.suited(rule, case._replace(network=architecture.name))
-            for version_label, images, labels in _versions(entry, label, distilled, asked.snapshots):
-                reporter.phase(f"{Path(version_label).name} on {name}")
-                found = evaluation.score(
-                    version_label, images, labels, tested, architecture, suited,
-                    mean=distilled.mean, std=distilled.std, keys=keys, epochs=asked.epochs,
-                    content=evaluation.digest(images, labels), **options,
-                )  # fmt: skip
-                stored = evaluation.storage(distilled.images, distilled.labels)
-                scores.append(dataclasses.replace(found, network=name, bytes=stored))
-            if not real:
-                continue
-            others: list[Score] = []
-            for baseline, chosen in rows.items():
-                own = chosen[which.start : which.stop]
-                reporter.phase(f"{baseline} on {name}")
-                others.append(
-                    evaluation.beside(
-                        baseline, real, own, tested, architecture, suited, keys=keys, epochs=asked.epochs, **options
-                    )
-                )
-            if asked.whole:
-                reporter.phase(f"the whole set on {name}")
-                others.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
-                reporter.update(1.0)
-            scores += [dataclasses.replace(each, network=name, beside=label) for each in others]
+        tested, real = _real(distilled, asked, refusing.check(asked.settings)[0])
+        about = "; ".join((f"Tested on {tested.name}: {len(tested.test_images):,} images", *tested.notes)) + "."
+        if asked.test is not None and about not in said:
+            reporter.note(about)
+        said.add(about)
+        scores += _scores_of(entry, label, distilled, tested, real, asked, which, reporter)
     if found := sum(score.found or 0 for score in scores):
         reporter.note(
             f"{found} of {sum(score.n for score in scores)} networks were trained before; --fresh trains anew."
         )
     return scores
+
+
+def _scores_of(
+    entry: str | Path | Distilled, label: str, distilled: Distilled, tested: Dataset, real: Dataset | None,
+    asked: _Asked, which: range, reporter: Reporter,
+) -> list[Score]:  # fmt: skip
+    """Those of one set on each network, each followed by those of the real images beside it."""
+    settings = asked.settings
+    rule = evaluation.PROTOCOLS[settings.score.protocol]
+    keys = evaluation.network_keys(Key(asked.seed), asked.seeds)[which.start : which.stop]
+    options = {
+        "best_on_test": asked.best_on_test, "compile": asked.compile, "precision": asked.precision,
+        "fresh": asked.fresh, "report": reporter.update,
+    }  # fmt: skip
+    name = str(evaluation.origin(distilled).get("name") or tested.name)
+    case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
+    made_with = config.override(settings, evaluation.recorded(distilled, "network"))
+    names = asked.networks or (made_with.network.name,)
+    scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
+    rows: dict[str, Tensor] = {}
+    if real:
+        rows = _choose(asked.baselines, real, distilled, scored[names[0]], settings, asked.seeds, reporter)
+    about = evaluation.digest(tested.test_images, tested.test_labels)
+    scores: list[Score] = []
+    for name, architecture in scored.items():
+        suited = evaluation.suited(rule, case._replace(network=architecture.name))
+        for version_label, images, labels in _versions(entry, label, distilled, asked.snapshots):
+            reporter.phase(f"{Path(version_label).name} on {name}")
+            found = evaluation.score(
+                version_label, images, labels, tested, architecture, suited,
+                mean=distilled.mean, std=distilled.std, keys=keys, epochs=asked.epochs,
+                content=evaluation.digest(images, labels), **options,
+            )  # fmt: skip
+            stored = evaluation.storage(distilled.images, distilled.labels)
+            scores.append(dataclasses.replace(found, network=name, bytes=stored, tested=about))
+        if not real:
+            continue
+        beside: list[Score] = []
+        for baseline, chosen in rows.items():
+            own = chosen[which.start : which.stop]
+            reporter.phase(f"{baseline} on {name}")
+            beside.append(
+                evaluation.beside(
+                    baseline, real, own, tested, architecture, suited, keys=keys, epochs=asked.epochs, **options
+                )
+            )
+        if asked.whole:
+            reporter.phase(f"the whole set on {name}")
+            beside.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
+            reporter.update(1.0)
+        scores += [dataclasses.replace(each, network=name, beside=label, tested=about) for each in beside]
+    return scores
+
+
+def _real(distilled: Distilled, asked: _Asked, where: torch.device) -> tuple[Dataset, Dataset | None]:
+    """What a set is tested on, and what is scored beside it, if anything is."""
+    tested = evaluation.test_data(distilled, asked.test).to(where)
+    if not (asked.baselines or asked.whole):
+        return tested, None
+    real = evaluation.training_data(distilled, asked.data).to(where)
+    tested = evaluation.apart(real, tested)
+    if asked.baselines:
+        evaluation.check_enough(real, distilled.ipc)
+    return tested, real
 
 
 def measure_rounding(

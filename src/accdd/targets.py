@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from accdd import augment, config, engine, execution, files, selection
+from accdd import augment, config, defaults, engine, execution, files, methods, selection
 from accdd.augment import Draw
 from accdd.augmented_models import Source, pool
 from accdd.config import InputError, Settings
@@ -29,7 +29,7 @@ from accdd.networks import Parameters, identity
 from accdd.parallel import ALONE, Ranks
 from accdd.training import Report
 
-VERSION = 1
+VERSION = 2
 """Raised when targets made from the same settings would differ; old banks are then never used."""
 
 BLOCK = 10
@@ -94,16 +94,18 @@ class Bank:
         return BLOCK * sum(not self._file(block).exists() for block in _blocks(count))
 
     def check_room(self, count: int) -> None:
-        """Refuse with an `InputError` what the disk cannot hold."""
-        needed = self.missing(count) * self.bytes_per_target
+        """Refuse with an `InputError` what the disk cannot hold; with `targets.refresh`, one more block is needed."""
+        ahead = BLOCK if self._settings.targets.refresh is not None else 0
+        missing = self.missing(count + ahead)
+        needed = missing * self.bytes_per_target
         place = next(each for each in (self.folder.absolute(), *self.folder.absolute().parents) if each.exists())
         free = shutil.disk_usage(place).free
         if needed > ROOM * free:
-            there = len(_blocks(count)) * BLOCK - self.missing(count)
-            fit = there + int(ROOM * free / self.bytes_per_target) // BLOCK * BLOCK
+            there = len(_blocks(count + ahead)) * BLOCK - missing
+            fit = max(0, there + int(ROOM * free / self.bytes_per_target) // BLOCK * BLOCK - ahead)
             raise InputError(
                 f"{count} targets need {needed / 1e9:.1f} GB more in '{place}', where {free / 1e9:.1f} GB are free. "
-                f"Expected --targets {fit} or fewer (0 does without), or --set targets.folder=FOLDER on a larger disk."
+                f"Expected {fit} or fewer (0 does without, in a run), or --set targets.folder=FOLDER on a larger disk."
             )
 
     def afford(self, count: int, budget: float) -> int:
@@ -213,8 +215,8 @@ class Bank:
 
     @functools.cached_property
     def _real_half(self) -> Callable[[Parameters, Tensor, Tensor, Draw], Parameters]:
-        count = self.missing(self._settings.targets.count or BLOCK)
-        plan = engine.choose_real_plan(self.problem, self._data, self._settings, count)
+        # As for a usual bank, whatever is missing of this one: a target's bits must not depend on how many are made.
+        plan = engine.choose_real_plan(self.problem, self._data, self._settings, defaults.TARGETS)
         return engine.real_sweeper(self.problem, plan)
 
     def _file(self, block: int) -> Path:
@@ -231,7 +233,7 @@ def _key_parts(data: Dataset, settings: Settings) -> dict[str, Any]:
         "version": VERSION,
         "network": identity(settings.network),
         "perturb": config.to_dict(settings.perturb),
-        "method": settings.method,
+        "method": methods.asked_of_real_images(settings.method),
         "augment": settings.match.augment,
         "one of": settings.match.one_of,
         "real_batch": settings.targets.real_batch,

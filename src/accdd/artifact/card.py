@@ -259,8 +259,9 @@ def _recipe(info: Mapping[str, Any]) -> str:
 
 def _scores(info: Mapping[str, Any]) -> str:
     """The scores as a table; entries that are not scores, which a stranger's file may hold, are left out."""
-    listed = info.get("scores")
-    scores = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list | tuple) else []
+    both = (info.get(name) for name in ("scores", "kept"))
+    listed = [each for some in both if isinstance(some, list | tuple) for each in some]
+    scores = [each for each in listed if isinstance(each, Mapping)]
     if not scores:
         return "None recorded."
     head = "Accuracy in percent on the real test set after the last epoch: mean ± standard deviation of n networks.\n\n"

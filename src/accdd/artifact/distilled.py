@@ -95,7 +95,7 @@ class Distilled:
         """What `decode` returns, as a `torch.utils.data.Dataset` of pairs (image, label)."""
         return TensorDataset(*self.decode())
 
-    def as_loader(self, batch: int, augment: str | Sequence[str] = "recommended", seed: int = 0) -> "Loader":
+    def as_loader(self, batch: int = 64, augment: str | Sequence[str] = "recommended", seed: int = 0) -> "Loader":
         """Batches to train on: decoded, shuffled, normalised by `mean` and `std`, augmented per image.
 
         Each pass is one epoch: images float32 (b, c, h, w) of about zero mean, labels int64 (b,). Test images must be
@@ -103,7 +103,7 @@ class Distilled:
         (`accdd.augment.apply_cutmix`).
 
         Args:
-            batch: images per batch.
+            batch: images per batch; 64 is that of most protocols.
             augment: names from `accdd.augment.NAMES`, or `recommended` for those that the set records.
             seed: decides order and augmentation, together with the number of the epoch.
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
+from accdd import data
 from accdd.artifact import card
 from accdd.artifact import format as folders
 from accdd.artifact.distilled import Distilled
@@ -103,7 +104,12 @@ def push(distilled: Distilled, repository: str, *, licence: str, private: bool =
 
 def portable(distilled: Distilled) -> Distilled:
     """The same set, whose record holds the names of files and folders of this machine instead of their paths."""
-    return dataclasses.replace(distilled, info=_named(distilled.info))
+    info = _named(distilled.info)
+    source = distilled.info.get("source")
+    path = source.get("path") if isinstance(source, dict) else None
+    if path is not None and not (data.is_name(path) or str(path).startswith("hf:")):
+        del info["source"]["path"]  # its name alone would be looked for where the set is used
+    return dataclasses.replace(distilled, info=info)
 
 
 def _named(value: Any) -> Any:
@@ -113,7 +119,7 @@ def _named(value: Any) -> Any:
         return [_named(each) for each in value]
     if isinstance(value, str):
         for kind in (PurePosixPath, PureWindowsPath):
-            if kind(value).is_absolute():
+            if kind(value).is_absolute() or value.startswith("~") or kind(value).parts[:1] == ("..",):
                 return kind(value).name
     return value
 

@@ -4,6 +4,7 @@ What their files hold was read in the repositories snu-mllab/Efficient-Dataset-C
 DatasetCondensation, GeorgeCazenavette/mtt-distillation and NUS-HPC-AI-Lab/DATM.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from accdd import data, files
 from accdd.artifact import foreign, torch_file
 from accdd.artifact.distilled import Distilled
+from accdd.artifact.names import folder_names
 from accdd.artifact.torch_archive import refused
 from accdd.config import Data, InputError, choose
 
@@ -138,9 +140,23 @@ def _folder(path: Path, told: foreign.Told) -> foreign.Found:
         raise InputError(f"{path} is no folder. Expected one with a folder of pictures per class.")
     root = path / "train" if (path / "train").is_dir() else path
     images, labels, names, notes = data.class_folders(root, Data(size=_picture_size(root)))
-    return foreign.Found(
-        images=images.float() / 255, labels=labels, classes=len(names), class_names=tuple(names), notes=notes
-    )
+    names = _names_before_export(root, names)
+    return foreign.Found(images=images.float() / 255, labels=labels, classes=len(names), class_names=names, notes=notes)
+
+
+def _names_before_export(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes whose folders `accdd export` had to call otherwise; where it did not make them, as given."""
+    said: dict[str, set[str]] = {}
+    if not (root / "metadata.jsonl").is_file():  # reading a pipe might never end
+        return tuple(folders)
+    try:
+        for line in (root / "metadata.jsonl").read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            said.setdefault(str(entry["file_name"]).partition("/")[0], set()).add(str(entry["class_name"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return tuple(folders)
+    names = [next(iter(said[folder])) for folder in folders if len(said.get(folder, ())) == 1]
+    return tuple(names) if folder_names(names) == list(folders) else tuple(folders)
 
 
 KINDS: dict[str, tuple[Callable[[Path, foreign.Told], foreign.Found], frozenset[str]]] = {

@@ -74,7 +74,7 @@ def _joined(shards: list[Distilled]) -> Distilled:
         images=torch.cat([shard.images for shard in shards]),
         labels=torch.cat([shard.labels for shard in shards]),
         class_names=first.class_names, mean=first.mean, std=first.std, factor=first.factor, formation=first.formation,
-        info=first.info | {
+        info={name: value for name, value in first.info.items() if name != "kept"} | {
             "settings": first.info["settings"] | {"shard": None},
             "sweeps": min(info["sweeps"] for info in every),
             "seconds": seconds,

@@ -48,7 +48,8 @@ def distill(
     network: NetworkOption = None,
     steps: StepsOption = None,
     targets: Annotated[
-        int | None, typer.Option("--targets", help="Real halves computed ahead; 0 computes them in every sweep.")
+        str | None,
+        typer.Option("--targets", help="Real halves computed ahead, or auto; 0 computes them in every sweep."),
     ] = None,
     inner_steps: Annotated[int | None, typer.Option("--inner-steps", help="Sweeps with each network.")] = None,
     budget: Annotated[
@@ -77,20 +78,23 @@ def distill(
     """Distil DATA into --ipc images per class, score them beside random real images, and keep all of it in --out."""
 
     def body() -> None:
+        assignments = [*(set_ or []), *(["targets.count=null"] if targets == "auto" else [])]
         flags = {
             "ipc": ipc, "method": method, "pool.use": early_stage, "perturb.use": perturb, "images.factor": factor,
-            "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps, "targets.count": targets,
+            "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps,
+            "targets.count": None if targets in (None, "auto") else _number("--targets", targets),
             "loop.budget": None if budget is None else seconds_of(budget), "seed": seed, "device": device,
             "precision": precision, "compile": compile, "shard": None if shard is None else _part(shard),
             "max_memory": None if max_memory is None else gigabytes_of(max_memory),
         }  # fmt: skip
         if resume is not None:
             _refuse_beside_resume(
-                {"--dry-run": dry_run, "--out": out, "--preset": preset, "--config": config, "--set": set_}, flags
+                {"--dry-run": dry_run, "--out": out, "--preset": preset, "--config": config, "--set": assignments},
+                flags,
             )
         elif data is None or (out is None and not dry_run):
             raise typer.BadParameter("expected DATA and --out NEW_FOLDER, or --resume OUT")
-        settings = settings_from(config, set_, flags)
+        settings = settings_from(config, assignments, flags)
         from accdd import api, parallel, run
 
         if dry_run:
@@ -243,6 +247,15 @@ def _refuse_beside_resume(options: dict[str, Any], flags: dict[str, Any]) -> Non
             f"--resume goes on with a run as it began, and {', '.join(given)} would change it. "
             "Expected --resume OUT, beside it at most DATA and --network where the run needs to be told."
         )
+
+
+def _number(flag: str, text: str) -> int:
+    from accdd.config import InputError
+
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{flag} {text} is no number. Expected one, as in {flag} 300, or auto.") from None
 
 
 def _part(text: str) -> list[int]:

@@ -20,7 +20,7 @@ def cache(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List what accdd's cache holds (pools, targets, decoded data, compiled code), or remove some of it."""
+    """List what accdd's cache holds (pools, targets, decoded data, scores, compiled code), or remove some of it."""
 
     def body() -> None:
         from accdd import cache as kept

@@ -53,7 +53,7 @@ def evaluate(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train all networks, also those scored before.")] = False,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the scores in the runs' folders, and show them in their reports.")
+        bool, typer.Option("--keep", help="Keep the scores with the runs or sets, and show them in their reports.")
     ] = False,
     table: Annotated[str | None, typer.Option("--table", help="Print csv, markdown or latex.")] = None,
     executor: ExecutorOption = "inline",
@@ -91,18 +91,21 @@ def evaluate(
                 fresh=fresh, executor=executor, reporter=reporter,
             )  # fmt: skip
         for each in outs if keep else ():
-            report.keep(each, scores)
+            report.keep(each, scores, test)
+        differences, robust = evaluation.comparisons(scores, Key(seed or 0)), evaluation.label_robustness(scores)
         if table is not None:
             typer.echo(evaluation.table(scores, table), nl=False)
+            for each in (*differences, *robust):
+                typer.echo(each, err=True)  # standard output is the table alone
             return
-        differences, robust = evaluation.comparisons(scores, Key(seed or 0)), evaluation.label_robustness(scores)
         if as_json:
             more = {"comparisons": differences, "label_robustness": robust} if differences else {}
             listed = {name: [each._asdict() for each in found] for name, found in more.items()}
             print_json(scores=[score.to_dict() for score in scores], **listed)
             return
+        set_width, network_width = (max(len(getattr(score, name)) for score in scores) for name in ("set", "network"))
         for score in scores:
-            typer.echo(f"{score.set}  {score.network}  {score}")
+            typer.echo(f"{score.set:<{set_width}}  {score.network:<{network_width}}  {score}")
         for each in (*differences, *robust):
             typer.echo(each)
 
@@ -112,6 +115,9 @@ def evaluate(
 def ablate(
     data: DataArgument,
     out: StudyOutOption,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE,VALUE]...", help="Further settings, as of --over.")
+    ] = None,
     over: Annotated[
         list[str] | None,
         typer.Option("--over", metavar="KEY=VALUE,VALUE", help="A setting and the values it takes; may be repeated."),
@@ -149,8 +155,8 @@ def ablate(
 
         with progress(quiet) as reporter:
             found = studies.ablate(
-                data, out, studies.parse(over or []), study=study, seeds=seeds, preset=preset, settings=settings,
-                executor=executor, reporter=reporter,
+                data, out, studies.parse([*(over or []), *(more or [])]), study=study, seeds=seeds, preset=preset,
+                settings=settings, executor=executor, reporter=reporter,
             )  # fmt: skip
         _tell_study(found, out, as_json)
 
@@ -204,8 +210,11 @@ def compare(
 
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A preset with a published accuracy: 'accdd presets'.")],
-    data: Annotated[str, typer.Option("--data", metavar="DATA", help=DATA_HELP)],
     out: StudyOutOption,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DATA", help=f"Default: what it was published on, by name. {DATA_HELP}"),
+    ] = None,
     ipc: Annotated[
         int | None, typer.Option("--ipc", help="Images per class (default: the fewest that are published).")
     ] = None,

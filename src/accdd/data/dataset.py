@@ -21,6 +21,10 @@ from accdd.keys import Key
 Split = tuple[Tensor, Tensor]
 """Images, uint8 (n, c, h, w), and their labels, int64 (n,)."""
 
+NO_TEST_SPLIT = "no test split"
+"""How a note begins that says what became of that."""
+UNTESTED = "have no test images"
+"""How a note ends that counts such classes."""
 TEST_SPLITS = ("test", "validation", "valid", "val")
 """Names under which a source may bring its test split, in order of preference."""
 
@@ -144,7 +148,9 @@ class Dataset:
             return self
         images = mapped.join(self.images, self.test_images)
         labels = torch.cat([self.labels, self.test_labels])
-        return dataclasses.replace(self, test_images=images, test_labels=labels)
+        others = [note for note in self.notes if not (note.startswith(NO_TEST_SPLIT) or note.endswith(UNTESTED))]
+        notes = (*others, f"{NO_TEST_SPLIT}: all tested on")
+        return dataclasses.replace(self, test_images=images, test_labels=labels, notes=notes)
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data on `device`; images that would take more than half of its free memory stay where they are."""
@@ -206,10 +212,10 @@ def build(
     kept_aside = test is None
     if test is None:
         train, test = _keep_aside(train, len(classes), test_fraction, "test split")
-        notes.append(f"no test split: {100 * test_fraction:g} % of each class kept aside (keyed)")
+        notes.append(f"{NO_TEST_SPLIT}: {100 * test_fraction:g} % of each class kept aside (keyed)")
     _check_test(train[0], test, classes)
     untested = len(classes) - len(test[1].unique())
-    notes += [f"{untested} of {len(classes)} classes have no test images"] if untested else []
+    notes += [f"{untested} of {len(classes)} classes {UNTESTED}"] if untested else []
     return Dataset(name, *train, classes, *test, tuple(notes), kept_aside)
 
 

@@ -4,6 +4,7 @@ DD-Ranking's scores (Li et al., 2025, arXiv 2505.13300) are written for accuraci
 only then do LRS and ARS lie between 0 and 1. Its released code (0.2.0) puts percent into the same exponentials.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -140,15 +141,15 @@ def paired(first: Score, second: Score, key: Key) -> Interval:
 
 
 class Comparison(NamedTuple):
-    """A set against a baseline beside it."""
+    """A set against a baseline beside it, or against another set."""
 
     set: str
     network: str
-    baseline: str
+    other: str
     protocol: str
-    """The set's; and the baseline's, where it has another."""
+    """The set's; and the other's, where it has another."""
     difference: float
-    """Points of percent, set - baseline, mean over networks."""
+    """Points of percent, set - other, mean over networks."""
     interval: tuple[float, float] | None
     """The difference's, 95 %; None for one network."""
     n: int
@@ -157,19 +158,25 @@ class Comparison(NamedTuple):
         """As in 'runs/a - herding: +12.3 points [+11.0, +13.1] (convnet, n = 5, protocol idc)'."""
         within = "" if self.interval is None else " [{:+.1f}, {:+.1f}]".format(*self.interval)
         facts = f"({self.network}, n = {self.n}, protocol {self.protocol})"
-        return f"{self.set} - {self.baseline}: {self.difference:+.1f} points{within} {facts}"
+        return f"{self.set} - {self.other}: {self.difference:+.1f} points{within} {facts}"
 
 
 def comparisons(scores: Sequence[Score], key: Key) -> list[Comparison]:
-    """Every set against every baseline that stands beside it, paired by network."""
+    """Every set against every baseline that stands beside it, then any two sets that were tested on the same images,
+    all paired by network; of a set's snapshots the last."""
+    sets = _sets(scores)
+    pairs = [(own, other) for own in sets for other in _beside(own, scores)]
+    pairs += [
+        (one, other) for one, other in itertools.combinations(sets, 2)
+        if (one.network, one.tested) == (other.network, other.tested)
+    ]  # fmt: skip
     found = []
-    for own in (score for score in scores if score.beside is None):
-        for other in (score for score in scores if (score.beside, score.network) == (own.set, own.network)):
-            given = paired(own, other, key) if own.n > 1 else None
-            rule = own.protocol if own.protocol == other.protocol else f"{own.protocol} against {other.protocol}"
-            within = (round(given.low, 2), round(given.high, 2)) if given else None
-            difference = round(own.mean - other.mean, 2)
-            found.append(Comparison(own.set, own.network, other.set, rule, difference, within, own.n))
+    for own, other in pairs:
+        given = paired(own, other, key) if own.n > 1 else None
+        rule = own.protocol if own.protocol == other.protocol else f"{own.protocol} against {other.protocol}"
+        within = (round(given.low, 2), round(given.high, 2)) if given else None
+        difference = round(own.mean - other.mean, 2)
+        found.append(Comparison(own.set, own.network, other.set, rule, difference, within, own.n))
     return found
 
 
@@ -193,14 +200,23 @@ class LabelRobustness(NamedTuple):
 def label_robustness(scores: Sequence[Score]) -> list[LabelRobustness]:
     """HLR, IOR and LRS of every set beside which random images and the whole set were scored."""
     found = []
-    for own in (score for score in scores if score.beside is None):
-        others = {each.set: each for each in scores if (each.beside, each.network) == (own.set, own.network)}
+    for own in _sets(scores):
+        others = {each.set: each for each in _beside(own, scores)}
         if {"random", "whole"} <= others.keys():
             hlr = hard_label_recovery(others["whole"].mean / 100, own.mean / 100)
             ior = improvement_over_random(own.mean / 100, others["random"].mean / 100)
             rounded = [round(value, 4) for value in (hlr, ior, label_robust_score(hlr, ior))]
             found.append(LabelRobustness(own.set, own.network, own.protocol, own.n, *rounded))
     return found
+
+
+def _sets(scores: Sequence[Score]) -> list[Score]:
+    """Those of sets, on each network; of a set's snapshots the last."""
+    return list({(score.of, score.network): score for score in scores if score.beside is None}.values())
+
+
+def _beside(own: Score, scores: Sequence[Score]) -> list[Score]:
+    return [score for score in scores if (score.beside, score.network) == (own.of, own.network)]
 
 
 def _check_fractions(*accuracies: float) -> None:

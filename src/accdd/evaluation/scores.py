@@ -1,6 +1,7 @@
 """Scores: train n fresh networks on a set, test each once after its last epoch."""
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Sequence
 
@@ -45,8 +46,15 @@ class Score:
     """Of `network_keys`: scores of one seed, network and n are paired, network by network. None for other keys."""
     beside: str | None = None
     """The set whose number of stored images, network keys and test images this baseline shares; None for a set."""
+    tested: str | None = None
+    """Names the test images and their labels (`cells.digest`); scores on others do not compare. None is not known."""
     found: int | None = dataclasses.field(default=None, compare=False)
     """How many of the n networks were found in the cache; None where all were trained now."""
+
+    @property
+    def of(self) -> str:
+        """The set itself, where this is a score of one of its snapshots (`OUT@sweep@seconds`)."""
+        return re.sub(r"@\d+@[\d.]+s$", "", self.set)
 
     @property
     def n(self) -> int:

@@ -1,5 +1,6 @@
 """Which real data a distilled set is tested on, and what the set recorded about itself."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,16 +45,29 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
         raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
     real = _load(distilled, own["path"] if test is None else test)
     same = own.get("fingerprint") == _learned_from(distilled, real).fingerprint
-    elsewhere = test is not None and str(test) not in (own.get("path"), own.get("name"))
+    elsewhere = test is not None and not _is_origin(test, own)
     if elsewhere and not same:
         real = real.all_for_testing()
     elif not same:
+        where = own.get("path") or own.get("name")
         raise InputError(
-            f"The data at '{own['path']}' has changed since the set was made, so its test split may hold images that "
-            "were learned from. Expected the same data, or --test DATA (test=... in Python)."
+            f"The data at '{where}' has changed since the set was made, so its test split may hold images that were "
+            "learned from. Expected the same data, or --test DATA (test=... in Python)."
         )
     _check_same_classes(distilled, real)
     return real
+
+
+def _is_origin(test: Any, own: Mapping[str, Any]) -> bool:
+    """Whether this is where the set's own data is or was, however it is typed."""
+    if str(test) in (own.get("path"), own.get("name")):
+        return True
+    path = own.get("path")
+    if not isinstance(test, str | Path) or not isinstance(path, str) or data.is_name(path):
+        return False
+    with contextlib.suppress(OSError, ValueError):  # not there, or no path at all
+        return Path(test).expanduser().samefile(path)
+    return False
 
 
 def training_data(distilled: Distilled, source: Any) -> Dataset:

@@ -6,7 +6,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from accdd import config
+from accdd.evaluation.metrics import interval
 from accdd.evaluation.scores import Score
+from accdd.keys import Key
 
 Rows = list[list[str]]
 
@@ -38,6 +40,7 @@ def rows(scores: Sequence[Score]) -> Rows:
         "n": lambda score: score.n,
         "accuracy, last epoch": lambda score: _mean(score.accuracies),
         "deviation": lambda score: _deviation(score.accuracies),
+        "95 % interval": _interval,
         "best on test": lambda score: _mean(score.best_on_test or ()),
         "its deviation": lambda score: _deviation(score.best_on_test or ()),
         "bytes": lambda score: score.bytes,
@@ -53,6 +56,14 @@ def _mean(values: Sequence[float]) -> str | None:
 
 def _deviation(values: Sequence[float]) -> str | None:
     return f"{statistics.stdev(values):.2f}" if len(values) > 1 else None
+
+
+def _interval(score: Score) -> str | None:
+    """The bootstrap interval of the mean over networks."""
+    if score.n < 2:
+        return None
+    found = interval(score.accuracies, Key(score.seed or 0))
+    return f"{found.low:.2f} to {found.high:.2f}"
 
 
 def _text(value: object) -> str:

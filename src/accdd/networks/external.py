@@ -11,6 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -135,11 +136,16 @@ def _own(name: str, module_name: str, attribute: str) -> External:
             f"The network '{name}': '{attribute}' {there} in '{module.__file__ or module_name}'. "
             "Expected a function (channels, size, num_classes) -> torch.nn.Module."
         )
+    return External(name, make, version_of(module))
+
+
+def version_of(module: ModuleType) -> str:
+    """Of foreign code, which decides with its name what was made with it: a digest of the module's source."""
     try:
         source = inspect.getsource(module)
     except (OSError, TypeError):  # compiled, or typed at a prompt
         source = ""
-    return External(name, make, hashlib.sha256(source.encode()).hexdigest()[:16])
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def _timm(name: str, model: str) -> External:

@@ -120,6 +120,8 @@ def read(folder: Path, stored: Tensor, each: int) -> Nearest:
     """
     n = len(stored)
     expected = {"decoded": (n,), "rows": (n,), "distances": (n,), "images": tuple(stored.shape)}
+    if not (folder / FILE).is_file():  # reading a pipe might never end
+        raise ValueError("is no file")
     try:
         with safe_open(folder / FILE, framework="pt") as tensors:
             found = Nearest(*(tensors.get_tensor(name) for name in Nearest._fields))

@@ -91,6 +91,8 @@ def render(seen: Seen) -> str:
         scores=scores,
         stores=any(each.row.bytes is not None for each in scores),
         score_charts=_score_charts(scores),
+        absent=_absent(seen),
+        quoted=shlex.quote(seen.name),
         per_class=per_class,
         classes_of=classes_of,
         accuracy_chart=_accuracy_chart(seen),
@@ -183,6 +185,19 @@ def _per_class(seen: Seen) -> tuple[Row | None, list[tuple[str, float]]]:
         return None, []
     tested = [(name, value) for name, value in zip(names, own.per_class, strict=True) if value is not None]
     return own, sorted(tested, key=lambda pair: pair[1])
+
+
+def _absent(seen: Seen) -> list[tuple[str, str]]:
+    """What could stand on the page of a run and was not asked for, with the flag that asks for it."""
+    if not seen.finished or not seen.given or not seen.source:  # arrays are not found again
+        return []
+    there = {row.set for row in seen.others}
+    asked = {
+        ("herding", "--baselines random,herding"): "herding" in there,
+        ("the whole set", "--whole"): "whole" in there,
+        ("other networks", "--networks NAMES"): len({row.network for row in seen.scores}) > 1,
+    }
+    return [each for each, is_there in asked.items() if not is_there]
 
 
 def _score_charts(scores: Sequence[Scored]) -> list[tuple[str, Markup]]:

@@ -70,6 +70,8 @@ def view(
         budget: bytes on the page for all of it.
         columns: images side by side, at most; None makes two rows.
     """
+    if not classes:
+        return View((), None, 0)
     for few in dict.fromkeys((classes, min(classes, 100), min(classes, 20))):
         for shown in dict.fromkeys(count for count in (most, 10, 5, 2, 1) if count <= most):
             sample = [draw(images_of(label, shown), columns) for label in range(0, few, -(-few // SAMPLE))]

@@ -62,6 +62,8 @@ class Line:
     sweep: int
     seconds: float
     loss: float
+    overfit: float | None = None
+    """The loss on targets that were never used over that on the bank, where it was looked at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,8 +237,9 @@ def read_lines(path: Path, problems: list[str]) -> tuple[Line, ...]:
             line = json.loads(text)
             if "not finite" in line:  # the run went back, as its verdict says
                 continue
-            made = Line(line["sweep"], line["seconds"], line["loss"])
-            if not all(is_number(value) for value in dataclasses.astuple(made)):
+            made = Line(line["sweep"], line["seconds"], line["loss"], line.get("overfit"))
+            numbers = (made.sweep, made.seconds, made.loss, made.loss if made.overfit is None else made.overfit)
+            if not all(map(is_number, numbers)):
                 raise ValueError
             found.append(made)
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -264,6 +267,8 @@ def _snapshots(folder: Path, problems: list[str]) -> tuple[tuple[Snapshot, Tenso
     found = []
     for file in sorted(folder.glob("sweep-*.safetensors")):
         try:
+            if not file.is_file():  # reading a pipe might never end
+                raise ValueError("is no file")
             snapshot = run.snapshot(file)
             images = run.read_snapshot(snapshot)
             if images.ndim != 5 or not images.numel() or not images.isfinite().all():

@@ -38,7 +38,7 @@ def best_on_validation(
         reporter: told of progress.
     """
     reporter.phase("choosing a snapshot")
-    held, versions, looks = real.validating, snapshots(folder.path), []
+    held, versions, scores = real.validating, snapshots(folder.path), []
     keys = evaluation.network_keys(Key(settings.seed).at("validation"), NETWORKS)
     for number, version in enumerate(versions):
         stored = dataclasses.replace(distilled, images=read_snapshot(version).flatten(0, 1))
@@ -47,12 +47,16 @@ def best_on_validation(
             epochs=settings.score.epochs, compile=settings.compile, precision=settings.precision,
             report=lambda share, number=number: reporter.update((number + share) / len(versions)),
         )  # fmt: skip
-        looks.append({"sweep": version.sweep, "accuracy": round(score.mean, 2)})
+        scores.append(score)
+    looks = [
+        {"sweep": version.sweep, "accuracy": round(score.mean, 2)}
+        for version, score in zip(versions, scores, strict=True)
+    ]
     best = max(range(len(looks)), key=lambda number: (looks[number]["accuracy"], number))
     record = {"sweep": looks[best]["sweep"], "images": len(held.test_labels), "networks": NETWORKS, "looks": looks}
     reporter.note(
-        f"Chosen is the snapshot after sweep {record['sweep']}: {looks[best]['accuracy']} % of {record['images']} "
-        "training images that were held out."
+        f"Chosen is the snapshot after sweep {record['sweep']}: {scores[best]} of {record['images']} training images "
+        "that were held out."
     )
     # A snapshot is rounded to 16 bits, and the end is there as it was.
     last = best + 1 == len(versions)

@@ -136,7 +136,7 @@ def announce(work: Work, reporter: Reporter, ranks: Ranks = ALONE) -> None:
 
 def scored(work: Work) -> list[tuple[str, Architecture, Protocol]]:
     """The networks that are trained on the result, as they were named, each with its protocol."""
-    named = [(name, settings_for(name, work.settings.network)) for name in work.settings.score.networks]
+    named = [(name, settings_for(name, work.settings.network)) for name in work.settings.score.networks or ()]
     networks = [(name, architecture_for(settings, work.real)) for name, settings in named]
     return [(name, network, _protocol(work, network)) for name, network in networks]
 

@@ -242,8 +242,8 @@ class RunFolder:
     def keep(self, scores: Sequence[Mapping[str, Any]]) -> None:
         """Add scores of a finished run to evaluation.json, for its report; they replace older ones of the same kind."""
         record = json.loads((self.path / "evaluation.json").read_text())
-        made = {tuple(score[name] for name in KIND): dict(score) for score in [*record.get("kept", []), *scores]}
-        files.write_text(self.path / "evaluation.json", json.dumps(record | {"kept": list(made.values())}, indent=1))
+        kept = merged(record.get("kept", []), scores)
+        files.write_text(self.path / "evaluation.json", json.dumps(record | {"kept": kept}, indent=1))
 
     def evaluation(self, record: Mapping[str, Any], sweep: int) -> None:
         """Write evaluation.json: the run is finished, after this sweep."""
@@ -251,6 +251,11 @@ class RunFolder:
         files.write_text(self.path / "evaluation.json", json.dumps(dict(record), indent=1))
         if self.tracker:
             self.tracker.scalars(sweep, {f"{s['set']}, {s['network']}, %": s["mean"] for s in record["scores"]})
+
+
+def merged(kept: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Scores with newer ones, which replace those of the same kind."""
+    return list({tuple(score[name] for name in KIND): dict(score) for score in [*kept, *scores]}.values())
 
 
 def digest(tensor: Tensor) -> str:
@@ -310,7 +315,8 @@ def snapshots(path: str | Path) -> list[Snapshot]:
     Raises:
         InputError: there are none.
     """
-    found = sorted((Path(path) / "snapshots").glob("sweep-*.safetensors"))
+    listed = sorted((Path(path) / "snapshots").glob("sweep-*.safetensors"))
+    found = [file for file in listed if file.is_file()]  # reading a pipe might never end
     if not found:
         raise InputError(f"'{path}' holds no snapshots. Expected a run folder made with loop.snapshots above 0.")
     return [snapshot(file) for file in found]

@@ -170,11 +170,8 @@ def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work, few: int
         first, *later = sweeps[-few:]
         network = first + (of_loop.inner_steps - 1) * statistics.median(later)
     if of_loop.warm_up:
-        plan, seen = work.plan, len(work.real.images)
-        step = training.make_step(
-            work.architecture, settings.train, work.real.mean, work.real.std, work.real.device,
-            precision=plan.precision, compiled_for=min(settings.train.batch, seen) if plan.compile_training else None,
-        )  # fmt: skip
+        seen = len(work.real.images)
+        step = loop.train_step(work.real, work.problem, settings, settings.train, work.plan, seen)
         warming = _step(step, work.architecture, settings.train, work.real, _whole(work.real), 1)
         network += of_loop.warm_up * warming * (seen / settings.train.batch)
     total = start + of_loop.steps * network

@@ -19,7 +19,7 @@ def check(settings: Settings) -> tuple[torch.device, Protocol]:
     """
     methods.named(settings.method)
     find(settings.network.name)
-    for name in settings.score.networks:
+    for name in settings.score.networks or ():
         settings_for(name, settings.network)
     where, protocol = execution.device(settings.device), config.choose("protocol", settings.score.protocol, PROTOCOLS)
     execution.check(settings.compile, where)

@@ -64,7 +64,7 @@ def verdict(
     real: Dataset, settings: Settings, scores: Sequence[Score], sweeps: int, seconds: Mapping[str, float],
     halvings: int | None = None,
 ) -> str:  # fmt: skip
-    """The outcome in one sentence."""
+    """The outcome in one sentence; `scores` are pairs of the set's and of random images', one for each network."""
     part, parts = settings.shard or (1, 1)
     classes = range(real.num_classes)[Ranks(part - 1, parts).share(real.num_classes)]
     count = f"{settings.ipc * len(classes)} images ({settings.ipc} per class) of {real.name}"
@@ -80,6 +80,12 @@ def verdict(
         cost += f"; its numbers were not finite, so the step size was halved {halvings} x"
     if not scores:
         return f"{count} learned in {cost}; not scored."
-    own, random = scores[0], scores[1]
-    comparison = f"{count} train a network to {own} test accuracy, random real images to {random}; {cost}."
-    return comparison if own.mean > random.mean else f"NO BETTER THAN RANDOM IMAGES: {comparison}"
+    pairs = list(zip(scores[::2], scores[1::2], strict=True))
+    (own, random), *others = pairs
+    trained = own.network if others else "a network"
+    comparison = f"{count} train {trained} to {own} test accuracy, random real images to {random}"
+    comparison += "".join(f"; {own.network} to {own}, random to {random}" for own, random in others) + f"; {cost}."
+    if not (lost := [own.network for own, random in pairs if own.mean <= random.mean]):
+        return comparison
+    where = f" on {', '.join(lost)}" if others else ""
+    return f"NO BETTER THAN RANDOM IMAGES{where}: {comparison}"

@@ -112,7 +112,7 @@ class Study:
             if wanted.score.choose == "validation":
                 real = real.held_out(wanted.score.validation)
             resolved = defaults.resolve(wanted, real)
-            for name in (resolved.network.name, *resolved.score.networks):
+            for name in (resolved.network.name, *(resolved.score.networks or ())):
                 course.architecture_for(settings_for(name, resolved.network), real)
         first = read[self._wanted(cells[0].settings).data]
         about = self._about(common, first)
@@ -167,8 +167,9 @@ class Study:
         def scored(**options: Any) -> Callable[[], list[Score]]:
             wanted = self._wanted(cell.settings)
             given = wanted.score
+            networks = given.networks or (wanted.network.name,)  # typed by the user, not only read from a file
             return lambda: scoring.evaluate(
-                folder / "run", test=self.source, data=self.source, networks=given.networks, seeds=given.seeds,
+                folder / "run", test=self.source, data=self.source, networks=networks, seeds=given.seeds,
                 protocol=given.protocol, epochs=given.epochs, device=wanted.device, compile=wanted.compile,
                 precision=wanted.precision, reporter=self.reporter, **options,
             )  # fmt: skip
@@ -241,9 +242,9 @@ def text(value: Any) -> str:
 def _check_score(wanted: Settings) -> None:
     score = wanted.score
     config.choose("protocol", score.protocol, evaluation.PROTOCOLS)
-    if score.seeds < 1 or not score.networks:
+    if score.seeds < 1 or score.networks == ():
         raise InputError(
-            f"score.seeds = {score.seeds} on {len(score.networks)} networks: a study without scores says nothing. "
+            f"score.seeds = {score.seeds}, score.networks = {score.networks}: a study without scores says nothing. "
             "Expected --set score.seeds=1 or more, and score.networks."
         )
 

@@ -1,6 +1,7 @@
 """Pictures of studies, drawn with matplotlib where it is installed."""
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,26 +63,28 @@ def heat_maps(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
     """Accuracy over two keys, a panel per network."""
     down, across = keys
     networks = _networks(rows)
-    values = {key: list(dict.fromkeys(text(row.what[key]) for row in rows)) for key in keys}
     for axis, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
-        means = {
-            (text(row.what[down]), text(row.what[across])): row.mean for row in rows if row.network == network
-        }  # fmt: skip
-        shown = axis.imshow([[means[y, x] for x in values[across]] for y in values[down]], aspect="auto")
-        for line, y in enumerate(values[down]):
-            for column, x in enumerate(values[across]):
-                dark = means[y, x] < (min(means.values()) + max(means.values())) / 2
-                axis.text(column, line, f"{means[y, x]:.1f}", ha="center", va="center", color="w" if dark else "k")
+        own = [row for row in rows if row.network == network]
+        values = {key: list(dict.fromkeys(text(row.what[key]) for row in own)) for key in keys}
+        found = {(text(row.what[down]), text(row.what[across])): row for row in own}
+        means = [[found[y, x].mean if (y, x) in found else math.nan for x in values[across]] for y in values[down]]
+        middle = (min(row.mean for row in own) + max(row.mean for row in own)) / 2
+        shown = axis.imshow(means, aspect="auto")
+        for (y, x), row in found.items():
+            place, color = (values[across].index(x), values[down].index(y)), "w" if row.mean < middle else "k"
+            deviation = "" if row.deviation is None else f"\n± {row.deviation:.1f}"
+            axis.text(*place, f"{row.mean:.1f}{deviation}", ha="center", va="center", color=color, fontsize=8)
         axis.set_xticks(range(len(values[across])), values[across])
         axis.set_yticks(range(len(values[down])), values[down])
         axis.set(xlabel=across, ylabel=down)
-        own = [row for row in rows if row.network == network]
         axis.set_title(f"{network}, {_conditions(own)}", fontsize=9)
         figure.colorbar(shown, ax=axis, label="test accuracy, %")
 
 
 def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[Row]) -> Draw:
     """Accuracy over seconds of distilling: a line per method and seed, baselines across; of the first network.
+
+    Bars are deviations over networks.
 
     Args:
         curves: by method, for each seed, the scores of its snapshots.
@@ -98,15 +101,16 @@ def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[
             for seed, curve in enumerate(seeds):
                 own = [score for score in curve if score.network == network]
                 label = method if seed == 0 else None
-                axis.plot(
+                axis.errorbar(
                     [seconds(score) for score in own], [score.mean for score in own],
-                    marker="o", ms=3, color=f"C{number}", label=label,
+                    [score.std or 0 for score in own], marker="o", ms=3, capsize=2, color=f"C{number}", label=label,
                 )  # fmt: skip
         for number, row in enumerate(row for row in beside if row.network == network):
             label = f"{next(iter(row.what.values()))}, real images{f', {row.protocol}' if len(told) > 1 else ''}"
             axis.axhline(row.mean, ls="--", lw=1, color=f"C{len(curves) + number}", label=label)
         axis.set(xlabel="seconds of distilling", ylabel="test accuracy, %")
-        axis.set_title(f"{network}, protocol {'; '.join(told)}", fontsize=9)
+        about = f"{network}, protocol {'; '.join(told)}, n = {next(iter(curves.values()))[0][0].n} networks on each set"
+        axis.set_title(about, fontsize=9)
         axis.set_xscale("symlog", linthresh=1, subs=[2, 5])  # the start, at 0 seconds, has a place
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter("{x:g}")

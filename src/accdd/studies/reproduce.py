@@ -93,7 +93,7 @@ def reproduce(
 
     Args:
         name: a name from `accdd.presets.PRESETS` for which something is published.
-        source: the data it was published on, as for `accdd.distill`.
+        source: the data it was published on, as for `accdd.distill`; None looks for it by its name.
         out: a folder: new, or this study's.
         ipc: images per class; None is the smallest number for which something is published.
         seeds: sets distilled.
@@ -120,10 +120,13 @@ def reproduce(
         if key in own:
             raise InputError(f"A reproduction sets '{key}' itself. Expected --ipc and --seeds instead.")
     common = {"score.protocol": preset.protocol, **own, "ipc": ipc}
-    networks = config.override(Settings(), given(name, common)).score.networks
+    networks = config.override(Settings(), given(name, common)).score.networks or ()
     if len(networks) > 1:
         raise InputError(f"score.networks has {len(networks)}, and a published row is of one. Expected one network.")
-    doing = Study(Path(out), "reproduce", source, name, reporter, executor)
+    known = _published_on(name)
+    if source is None and not known:
+        raise InputError(f"'{name}' was published on no data that accdd knows by name. Expected --data DATA.")
+    doing = Study(Path(out), "reproduce", known if source is None else source, name, reporter, executor)
     cells = [Cell(f"seed-{seed}", {**common, "seed": seed}) for seed in range(seeds)]
     outcomes, real = doing.outcomes(common, cells)
     published = config.override(Settings(), preset.changes(ipc)).loop
@@ -147,13 +150,20 @@ NEUTRAL = (
 
 def _changed(name: str, preset: Preset, ipc: int, own: Mapping[str, Any], called: str) -> tuple[str, ...]:
     """What is not as published."""
-    before = config.flatten(config.to_dict(config.override(Settings(), preset.changes(ipc))))
-    before["score.protocol"] = preset.protocol
-    after = config.flatten(config.to_dict(config.override(Settings(), {**preset.changes(ipc), **own})))
+    published = preset.changes(ipc) | {"score.protocol": preset.protocol}
+    before, after = (config.flatten(config.to_dict(config.override(Settings(), each)))
+                     for each in (published, {**published, **own}))  # fmt: skip
+    for each in (before, after):
+        each["score.networks"] = list(each["score.networks"] or [each["network.name"]])
     changed = [key for key in own if key not in NEUTRAL and before[key] != after[key]]
-    known = max((each for each in data.NAMED if each in name), key=len, default=None)
+    known = _published_on(name)
     other = [f"data {called} instead of {known}"] if known and not _is_data(called, known) else []
     return (*changed, *other)
+
+
+def _published_on(preset: str) -> str | None:
+    """The data that is a part of a preset's name."""
+    return max((each for each in data.NAMED if each in preset), key=len, default=None)
 
 
 def _is_data(called: str, known: str) -> bool:
