@@ -98,8 +98,8 @@ Draw = Callable[[Sequence[Cell], Path, Path], None]
 """(cells, folder of results, picture to write) -> None"""
 
 
-def over_numbers(cells: Sequence[Cell], out: Path, file: Path) -> None:
-    """Accuracy over what cells are numbered by, as in 'real-batch/32': a panel for each kind."""
+def over_numbers(cells: Sequence[Cell], out: Path, file: Path, *, labels: Mapping[str, str]) -> None:
+    """Accuracy over what cells are numbered by, as in 'real-batch/32': a panel for each kind, which `labels` name."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -116,7 +116,7 @@ def over_numbers(cells: Sequence[Cell], out: Path, file: Path) -> None:
         means, deviations = ([score[name] or 0 for score in found.values()] for name in ("mean", "std"))
         axis.errorbar(list(found), means, deviations, marker="o", ms=4, capsize=3)
         first = next(iter(found.values()))
-        axis.set(xscale="log", xlabel=kind.replace("-", " "), ylabel="accuracy on held-out images, %")
+        axis.set(xscale="log", xlabel=labels[kind], ylabel="accuracy on held-out images, %")
         axis.set_title(f"{first['protocol']}, n = {first['n']} networks on one set", fontsize=8)
         axis.set_xticks(list(found), [f"{number:,}" for number in found])
         axis.minorticks_off()

@@ -6,6 +6,7 @@
 the training data of CIFAR-10 (JPEG), never on its test images. One cell at a time: their seconds count.
 """
 
+import functools
 import itertools
 import os
 import tempfile
@@ -207,5 +208,7 @@ if __name__ == "__main__":
         "snapshots": snapshots, "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh,
         "headline": headline, "methods": methods, "transfer": transfer,
     }  # fmt: skip
-    pictures = {"methods": (over_time, "targets.png"), "numbers": (over_numbers, "target-numbers.png")}
+    labels = {"count": "targets", "real-batch": "real images of a class behind a target"}
+    numbered = functools.partial(over_numbers, labels=labels)
+    pictures = {"methods": (over_time, "targets.png"), "numbers": (numbered, "target-numbers.png")}
     main(__doc__ or "", studies, pictures)

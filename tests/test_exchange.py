@@ -578,7 +578,7 @@ def test_hostile_files_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.M
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     with pytest.raises(InputError, match=f"(?s)old.pt.*{reason}") as caught:
         import_set("old.pt", "idc")
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 5  # on a busy machine; what they ask for would take minutes
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown <= 3 * Path("old.pt").stat().st_size + 64 * 1024**2
     assert len(str(caught.value)) < 500 and not Path("attacked").exists()

@@ -314,19 +314,28 @@ def test_a_hundred_classes_of_ten_fit_two_megabytes(tmp_path: Path):
     images = 0.5 + 0.3 * helpers.noise(1000, 3, 32, 32)  # noise compresses worse than anything learned
     distilled = Distilled(
         images=images.clamp(0, 1), labels=torch.arange(100).repeat_interleave(10), factor=2,
-        class_names=tuple(f"class {label}" for label in range(100)), mean=(0.5,) * 3, std=(0.2,) * 3,
+        class_names=tuple(f"a class with a name of some length, {label}" for label in range(100)),
+        mean=(0.5,) * 3, std=(0.2,) * 3,
     )  # fmt: skip
     distilled.save(tmp_path / "run" / "distilled")
     (tmp_path / "run" / "snapshots").mkdir()
-    for sweep in (0, 1, 2):
+    for sweep in range(9):
         RunFolder(tmp_path / "run").snapshot(sweep, 1.0, distilled.images.unflatten(0, (100, 10)))
+    row = {"network": "convnet/width=128/depth=3", "protocol": "idc, 300 epochs", "epochs": 300, "bytes": 1,
+           "accuracies": [1.5] * 5, "per_class": [1.5] * 100}  # fmt: skip
+    scores = [row | {"set": name} for name in ("distilled", "random", "herding", "kmeans", "whole")]
+    scores += [row | {"set": f"distilled@{sweep}@{sweep}.0s"} for sweep in range(9)]
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps({"scores": scores, "verdict": "It is done."}))
+    lines = [{"sweep": sweep, "seconds": float(sweep), "loss": 1 / (1 + sweep)} for sweep in range(20_000)]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     pairs = (distilled.images * 255).to(torch.uint8)
     zeros, far = torch.zeros(1000, dtype=torch.int64), torch.ones(1000)
     nearest.save(nearest.Nearest(zeros, zeros.clone(), far, pairs, far.clone()), tmp_path / "run")
     written = report.write(tmp_path / "run")
     assert written.stat().st_size <= 2_000_000
     shown = Page(written.read_text())
-    assert {img["data-view"] for img in shown.all("img")} >= {"stored", "nearest"}
+    assert {img["data-view"] for img in shown.all("img")} >= {"stored", "nearest", "step"}
+    assert "By class" in shown.text("h3") and "Over time" in shown.text("h3") and "Loss" in shown.text("h3")
     assert sum(img["data-view"] == "stored" for img in shown.all("img")) == 100
 
 

@@ -4,6 +4,11 @@ Results go to standard output, everything else to standard error; with --json st
 Nothing heavy is imported here: `accdd --help` and wrong flags must answer at once.
 """
 
+import atexit
+import contextlib
+import os
+import sys
+
 import typer
 
 from accdd.cli import learn, lists, look, score, sets
@@ -27,5 +32,18 @@ for verb in (
 
 
 def main() -> None:
-    """Entry point of the command."""
-    app()
+    """Entry point of the command.
+
+    One of several processes leaves without Python's finalisation: while that runs, a thread of the collectives that is
+    still winding up may abort the process ("terminate called without an active exception"), all being written.
+    """
+    try:
+        app()
+    except SystemExit as end:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError):  # whoever read it is gone
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -14,8 +14,8 @@ from accdd.report.pictures import Sheet, View
 from accdd.report.reading import Seen
 from accdd.run import Snapshot
 
-ROOM: Mapping[str, int] = {"stored": 800_000, "nearest": 420_000, "decoded": 250_000, "snapshots": 330_000}
-"""Bytes that the pictures of each view may take: with the text, a page stays below 2 MB."""
+ROOM: Mapping[str, int] = {"stored": 700_000, "nearest": 370_000, "decoded": 220_000, "snapshots": 280_000}
+"""Bytes that the pictures of each view may take: with 430,000 of text, the page of 100 classes stays below 2 MB."""
 MAX_STEPS = 12
 """Snapshots that can be slid through, at most; of more, some in between are left out."""
 PAIRS = 10
