@@ -132,7 +132,7 @@ def over_time(cells: Sequence[Cell], out: Path, file: Path) -> None:
     import matplotlib.pyplot as plt
 
     columns = list(dict.fromkeys(cell.name.split("/")[1] for cell in cells))
-    rows = (("seconds", 2, 10.0), ("sweeps", 1, 1.0))  # what is drawn over, its place in a name, where a start is drawn
+    rows = (("seconds", 2, 2.0), ("sweeps", 1, 1.0))  # what is drawn over, its place in a name, where a start is drawn
     size = 4.6 * len(columns), 3.4 * len(rows)
     figure, axes = plt.subplots(
         len(rows), len(columns), figsize=size, sharey="col", squeeze=False, layout="constrained"
