@@ -321,3 +321,16 @@ def test_generators_are_untouched_by_choosing(real: Real):
     before = torch.get_rng_state()
     rules.chosen("random", real, 2, KEY, 2)
     assert torch.equal(before, torch.get_rng_state()) and generator().initial_seed() == 0
+
+
+def test_a_network_that_fits_no_set_is_refused_before_any_is_trained(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("accdd.evaluation.trials.run", None)  # whoever trains fails
+    told = evaluate(run, "--networks convnet,vgg11 --seeds 1")
+    assert told.exit_code == 2 and "A vgg11 shrinks 8-pixel images" in told.stderr, told.stderr
+
+
+def test_a_table_leaves_differences_to_standard_error_and_says_what_was_tested_on(run: Path):
+    told = evaluate(run, "--baselines random --seeds 2 --table csv")
+    assert told.exit_code == 0, told.stderr
+    assert len(told.stdout.splitlines()) == 3 and f"{run} - random: " not in told.stdout
+    assert f"{run} - random: " in told.stderr and "Tested on " not in told.stderr

@@ -719,3 +719,13 @@ def test_epochs_of_the_loader_differ_and_can_be_had_again():
 def test_a_loader_that_cannot_be_made_is_refused(told: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         a_set().as_loader(**told)
+
+
+def test_class_names_that_no_folder_may_have_come_back_from_pictures(tmp_path: Path):
+    for names in (("dog", "cat"), ("test", "a/b"), ("cat", "dog")):
+        folder = tmp_path / "-".join(map(str.upper, names)).replace("/", "_")
+        export(a_set(classes=2, class_names=names), "png", folder)
+        assert import_set(folder, "folder").class_names == names
+        (folder / "train" / "metadata.jsonl").write_text('{"file_name": 3}\n')
+        found = import_set(folder, "folder").class_names
+        assert found == tuple(folder_names(names))  # nothing is made of what another program wrote
