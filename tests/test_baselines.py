@@ -334,3 +334,8 @@ def test_a_table_leaves_differences_to_standard_error_and_says_what_was_tested_o
     assert told.exit_code == 0, told.stderr
     assert len(told.stdout.splitlines()) == 3 and f"{run} - random: " not in told.stdout
     assert f"{run} - random: " in told.stderr and "Tested on " not in told.stderr
+
+
+def test_a_score_names_the_images_it_was_tested_on(run: Path):
+    record = json.loads(evaluate(run, "--baselines random --whole --seeds 1 --json").stdout)
+    assert len({each["tested"] for each in record["scores"]}) == 1

@@ -196,7 +196,6 @@ def _scores_of(
     rows: dict[str, Tensor] = {}
     if real:
         rows = _choose(asked.baselines, real, distilled, scored[names[0]], settings, asked.seeds, reporter)
-    about = evaluation.digest(tested.test_images, tested.test_labels)
     scores: list[Score] = []
     for name, architecture in scored.items():
         suited = evaluation.suited(rule, case._replace(network=architecture.name))
@@ -208,7 +207,7 @@ def _scores_of(
                 content=evaluation.digest(images, labels), **options,
             )  # fmt: skip
             stored = evaluation.storage(distilled.images, distilled.labels)
-            scores.append(dataclasses.replace(found, network=name, bytes=stored, tested=about))
+            scores.append(dataclasses.replace(found, network=name, bytes=stored))
         if not real:
             continue
         beside: list[Score] = []
@@ -224,7 +223,7 @@ def _scores_of(
             reporter.phase(f"the whole set on {name}")
             beside.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
             reporter.update(1.0)
-        scores += [dataclasses.replace(each, network=name, beside=label, tested=about) for each in beside]
+        scores += [dataclasses.replace(each, network=name, beside=label) for each in beside]
     return scores
 
 

@@ -47,7 +47,7 @@ class Score:
     beside: str | None = None
     """The set whose number of stored images, network keys and test images this baseline shares; None for a set."""
     tested: str | None = None
-    """Names the test images and their labels (`cells.digest`); scores on others do not compare. None is not known."""
+    """Names the test images and labels (`cells.digest`): scores on others do not compare. None where `content` was."""
     found: int | None = dataclasses.field(default=None, compare=False)
     """How many of the n networks were found in the cache; None where all were trained now."""
 
@@ -148,12 +148,13 @@ def score(
     every = torch.arange(len(images)).expand(len(keys), -1) if rows is None else rows
     usual = protocol.epochs_for(every.shape[1])
     total = epochs or usual
-    kept = None
+    kept = tested_on = None
     if content is not None:
+        tested_on = digest(data.test_images, data.test_labels)
         parts = {
             "scheme": SCHEME,
             "set": content,
-            "test": digest(data.test_images, data.test_labels),
+            "test": tested_on,
             "classes": data.num_classes,
             "mean": list(mean),
             "std": list(std),
@@ -192,8 +193,7 @@ def score(
     per_class = (round(each, 2) if count else None for each, count in zip(share.tolist(), tested.tolist(), strict=True))
     return Score(
         name, architecture.name, label, total, accuracies, round(sum(seconds), 2),
-        highest if best_on_test else None, tuple(per_class), seed=seed,
-        found=found or None,
+        highest if best_on_test else None, tuple(per_class), seed=seed, tested=tested_on, found=found or None,
     )  # fmt: skip
 
 

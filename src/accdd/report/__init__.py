@@ -48,7 +48,7 @@ def check_keeping(paths: Sequence[str | Path], test: Any = None, data: Any = Non
             raise InputError(
                 f"'{path}' is neither a finished run nor a set, so scores cannot be kept there. Expected no --keep."
             )
-        file = Path(path) / ("distilled.json" if alone else "evaluation.json")
+        file = Path(path) / (HEADER if alone else "evaluation.json")
         try:
             kept = (artifact.load(path).info if alone else json.loads(file.read_bytes())).get("kept", [])
             [each[name] for each in kept for name in KIND]
