@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import helpers
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -25,7 +26,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import accdd
-from accdd import artifact, report
+from accdd import artifact, evaluation, report
 from accdd.artifact import Distilled
 from accdd.cli import app
 from accdd.config import InputError
@@ -759,6 +760,106 @@ def test_phases_follow_from_the_folder(run: Path):
     assert watching.stand(run, 0.0).phase == "distilling"
     shutil.rmtree(run / "snapshots")
     assert watching.stand(run, 0.0).phase.startswith("before the first sweep")
+
+
+@pytest.fixture
+def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run on a file that seems to have two snapshots and no end yet."""
+    monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / "cache"))
+    stripes = helpers.stripes()
+    np.savez(tmp_path / "stripes.npz", images=stripes.images.numpy(), labels=stripes.labels.numpy())
+    accdd.distill(tmp_path / "stripes.npz", ipc=2, out=tmp_path / "run", settings={**SCORED, "score.seeds": 0})
+    (tmp_path / "run/evaluation.json").unlink()
+    shutil.rmtree(tmp_path / "run/distilled")
+    return tmp_path / "run"
+
+
+def test_images_are_tried_beside_random_ones_on_training_images(at_work: Path, monkeypatch: pytest.MonkeyPatch):
+    scored: list[tuple[Any, ...]] = []
+    score = evaluation.score
+
+    def watched(*args: Any, **options: Any) -> Any:
+        scored.append((*args, options["rows"]))
+        return score(*args, **options)
+
+    monkeypatch.setattr(evaluation, "score", watched)
+    before = {path: path.read_bytes() for path in at_work.rglob("*") if path.is_file()}
+    trials = accdd.run.Trials(at_work)
+    trial = trials.newest()
+    assert trial and trial.sweep == 2 and trial.protocol == "quick, 1 epochs"
+    assert trials.newest() is trial and len(scored) == 2  # no network more
+    (_, learned, labels, real, *_, none), (_, images, _, _, *_, rows) = scored
+    assert len(learned) == len(labels) == 2 * 2 * 4 and none is None and rows.shape == (1, 2 * 2)
+    source = np.load(at_work.parent / "stripes.npz")["images"]
+    everything = {image.tobytes() for image in source}
+    tested, known = ({image.numpy().tobytes() for image in each} for each in (real.test_images, images))
+    assert trial.images == len(real.test_images) and tested | known < everything and not tested & known
+    max((at_work / "snapshots").iterdir()).unlink()
+    earlier = trials.newest()
+    assert earlier and earlier.sweep < 2 and earlier.random == trial.random and len(scored) == 3
+    shutil.rmtree(at_work / "snapshots")
+    assert trials.newest() is None
+    assert all(path.read_bytes() == bytes for path, bytes in before.items() if path.exists())
+
+
+def test_watching_shows_a_trial(at_work: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(accdd.execution, "stand_back", lambda: None)  # it is for good
+    told = command(f"watch {at_work} --once --score")
+    assert told.exit_code == 0 and re.search(r"accuracy +\d+\.\d % after sweep 2, random \d+\.\d %", told.stdout)
+    told = json.loads(command(f"watch {at_work} --score --json").stdout)
+    assert "protocol quick, 1 epochs, on" in told["facts"]["accuracy"]
+    assert "accuracy" not in json.loads(command(f"watch {at_work} --json").stdout)["facts"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": None}, "was given as arrays"),
+        ({"fingerprint": "another"}, "has changed"),
+        ({"shard": [1, 2]}, "some of the classes alone"),
+        ({"network": "mine:net"}, "which is code"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(at_work: Path, change: dict[str, Any], words: str):
+    told = yaml.safe_load((at_work / "config.yaml").read_text())
+    if "network" in change:
+        told["resolved"]["network"]["name"] = change["network"]
+    elif "shard" in change:
+        told["resolved"]["shard"] = change["shard"]
+    else:
+        told |= change
+    (at_work / "config.yaml").write_text(yaml.safe_dump(told))
+    told = command(f"watch {at_work} --once --score")
+    assert told.exit_code == 2 and words in told.stderr and "Expected no --score" in told.stderr
+
+
+class Endless:
+    """A trial that would take for ever."""
+
+    def newest(self, report: Any) -> None:
+        while True:
+            report(0.5)
+            time.sleep(0.01)
+
+
+class Broken:
+    def newest(self, report: Any) -> None:
+        raise OSError("the data is gone")
+
+
+def test_trials_end_with_the_watching_and_do_not_end_it():
+    began = time.monotonic()
+    with watching._beside(Endless()) as tried:  # pyright: ignore[reportArgumentType]
+        time.sleep(1.2)
+        assert tried() is None
+    assert time.monotonic() - began < 5
+    with watching._beside(Broken()) as tried:  # pyright: ignore[reportArgumentType]
+        time.sleep(1.2)
+        assert tried() == "not known: the data is gone"
+    before = set(threading.enumerate())
+    with watching._beside(None):
+        pass
+    assert set(threading.enumerate()) == before
 
 
 def test_images_become_half_blocks_of_their_colours(made: Path):

@@ -136,6 +136,13 @@ def prepare(where: torch.device, max_memory: float | None = None) -> None:
         torch.backends.cudnn.benchmark = True
 
 
+def stand_back() -> None:
+    """Leave the processor to other processes, as far as they want it: one thread of low priority."""
+    torch.set_num_threads(1)
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(10)
+
+
 def _compiled_folder() -> Path:
     """Where what is compiled is kept; for this process alone where accdd's cache lies in a folder with a space in its
     name, which PyTorch takes for two words on the command line of the C++ compiler."""

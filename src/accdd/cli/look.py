@@ -42,6 +42,14 @@ def watch(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run, at work or not.")],
     once: Annotated[bool, typer.Option("--once", help="Print how it stands, and end.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 1.0,
+    score: Annotated[
+        bool,
+        typer.Option(
+            "--score",
+            help="Also train a network on the newest images and one on random real ones, and test both on training "
+            "images, with what processor time the run leaves.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -50,11 +58,18 @@ def watch(
     def body() -> None:
         from accdd.report import watching
 
+        finished = watching.stand(out, time.time()).finished  # and it is a run
+        trials = None
+        if score and not finished:
+            from accdd import execution, run
+
+            execution.stand_back()
+            trials = run.Trials(out)
         if as_json:
-            standing = watching.stand(out, time.time())
+            standing = watching.stand(out, time.time(), trials.newest() if trials else None)
             print_json(**standing._asdict() | {"facts": dict(standing.facts)})
             return
-        watching.watch(out, once=once, every=every)
+        watching.watch(out, once=once, every=every, trials=trials)
 
     guard(body, debug)
 

@@ -1,9 +1,11 @@
 """A run as it goes, in a terminal: how far, how long yet, whether it is safe to stop, and what it has so far."""
 
+import contextlib
 import json
 import shlex
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from accdd.config import InputError
 from accdd.report import pictures, reading
 from accdd.report.page import duration, spread
 from accdd.report.reading import OTHERS, Line, is_number
+from accdd.run import Trial, Trials
 from accdd.text import printable
 
 QUIET = 120
@@ -44,13 +47,16 @@ class Standing(NamedTuple):
     finished: bool
 
 
-def watch(path: Path, *, once: bool = False, every: float = 1.0, console: Console | None = None) -> None:
+def watch(
+    path: Path, *, once: bool = False, every: float = 1.0, trials: Trials | None = None, console: Console | None = None
+) -> None:
     """Show a run until it is finished, or once.
 
     Args:
         path: its folder.
         once: print and end.
         every: seconds between two looks.
+        trials: shown while the run learns, each when it is there; `once` waits for one.
         console: where; None is standard output.
 
     Raises:
@@ -58,12 +64,12 @@ def watch(path: Path, *, once: bool = False, every: float = 1.0, console: Consol
     """
     console = console or Console()
     if once or not console.is_terminal:
-        console.print(shown(path, console, time.time()))
+        console.print(shown(path, console, time.time(), trials.newest() if trials else None))
         return
     try:
-        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        with _beside(trials) as tried, Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
             while True:
-                live.update(shown(path, console, time.time()), refresh=True)
+                live.update(shown(path, console, time.time(), tried()), refresh=True)
                 if (path / "evaluation.json").exists():
                     return
                 time.sleep(every)
@@ -71,9 +77,42 @@ def watch(path: Path, *, once: bool = False, every: float = 1.0, console: Consol
         return
 
 
-def shown(path: Path, console: Console, now: float) -> RenderableType:
+@contextlib.contextmanager
+def _beside(trials: Trials | None) -> Iterator[Callable[[], Trial | str | None]]:
+    """What the newest trial found, or why there are no more, while a thread makes them."""
+    if trials is None:
+        yield lambda: None
+        return
+    found: Trial | str | None = None
+    over = threading.Event()
+
+    def go_on(share: float) -> None:
+        if over.is_set():
+            raise InterruptedError
+
+    def work() -> None:
+        nonlocal found
+        while not over.wait(1.0):
+            try:
+                found = trials.newest(go_on)
+            except InterruptedError:
+                return
+            except Exception as error:  # whatever it is, the run goes on and can be watched
+                found = f"not known: {error}"
+                return
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield lambda: found
+    finally:
+        over.set()
+        thread.join()
+
+
+def shown(path: Path, console: Console, now: float, tried: Trial | str | None = None) -> RenderableType:
     """What is printed."""
-    standing = stand(path, now)
+    standing = stand(path, now, tried)
     head = Text(f"{standing.name}: {standing.phase}", style="bold")
     table = Table.grid(padding=(0, 2))
     if standing.done is not None and console.is_terminal:
@@ -89,8 +128,8 @@ def shown(path: Path, console: Console, now: float) -> RenderableType:
     return Group(*parts)
 
 
-def stand(path: Path, now: float) -> Standing:
-    """How the run in a folder stands at a moment, in seconds since 1970.
+def stand(path: Path, now: float, tried: Trial | str | None = None) -> Standing:
+    """How the run in a folder stands at a moment, in seconds since 1970, and how its images did when they were tried.
 
     Raises:
         InputError: it is no run.
@@ -109,6 +148,8 @@ def stand(path: Path, now: float) -> Standing:
     if lines:
         done, told = _progress(lines, settings)
         facts += told if not learned else told[:2]
+    if tried and not finished:
+        facts.append(("accuracy", str(tried)))
     if finished:
         phase = "finished"
         facts += _outcome(reading.mapping(path / "evaluation.json", json.loads, problems), problems)

@@ -17,6 +17,7 @@ from accdd.run.learning import Stopped, learn
 from accdd.run.probing import Forecast, forecast, foretell
 from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.tracking import TRACKERS, tracked
+from accdd.run.trying import Trial, Trials
 from accdd.run.words import describe, describe_bank, describe_plan, verdict
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "RunFolder",
     "Snapshot",
     "Stopped",
+    "Trial",
+    "Trials",
     "check",
     "describe",
     "describe_bank",

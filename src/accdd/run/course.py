@@ -258,10 +258,11 @@ def _learned(
 def _protocol(work: Work, network: Architecture) -> Protocol:
     """The protocol of the run's scores, as its source applies it to them."""
     rule = PROTOCOLS[work.settings.score.protocol]
-    return evaluation.suited(rule, _case(work.real, work.settings)._replace(network=network.name))
+    return evaluation.suited(rule, case(work.real, work.settings)._replace(network=network.name))
 
 
-def _case(real: Dataset, settings: Settings) -> Case:
+def case(real: Dataset, settings: Settings) -> Case:
+    """What a protocol may make exceptions for, but for the network."""
     return Case(real.name, settings.ipc, settings.images.factor or 1, real.size, real.num_classes)
 
 
@@ -269,7 +270,7 @@ def _info(work: Work, sweeps: int) -> dict[str, Any]:
     """What the artefact says about itself."""
     real, settings = work.real, work.settings
     # What is worth training on the set for, however it was scored.
-    idc = evaluation.suited(PROTOCOLS["idc"], _case(real, settings))
+    idc = evaluation.suited(PROTOCOLS["idc"], case(real, settings))
     recipe = {"epochs": idc.epochs, **config.to_dict(idc.recipe)}
     return {
         "method": settings.method,

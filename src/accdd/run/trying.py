@@ -1,0 +1,113 @@
+"""How well a run's images train a network so far, beside random real ones: for who watches it, in a process of theirs.
+
+The run is not touched. What is tested on are training images, never the test set, so that who stops a run early has not
+chosen by it.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from accdd import config, evaluation, selection
+from accdd.config import InputError, Settings
+from accdd.evaluation import PROTOCOLS, Score
+from accdd.formation import WHOLE, decoded_by
+from accdd.keys import Key
+from accdd.networks import runs_code
+from accdd.run import course
+from accdd.run.folder import RunFolder, read_snapshot, snapshots
+from accdd.run.progress import Quiet
+from accdd.training import Report
+
+TESTED = 1000
+"""Training images that are tested on, about."""
+
+
+class Trial(NamedTuple):
+    """One network trained on a snapshot's images, one on as many random real ones."""
+
+    sweep: int
+    """Of the snapshot."""
+    learned: float
+    """Percent of `images` that the first has right."""
+    random: float
+    """Percent that the second has right."""
+    protocol: str
+    images: int
+    """How many training images both were tested on; the second was trained on others, the run has seen them all."""
+
+    def __str__(self) -> str:
+        """As in '46.1 % after sweep 640, random 24.0 % (one network each, protocol quick, on 999 training images)'."""
+        return (
+            f"{self.learned:.1f} % after sweep {self.sweep}, random {self.random:.1f} % "
+            f"(one network each, protocol {self.protocol}, on {self.images:,} training images)"
+        )
+
+
+class Trials:
+    """Of the snapshots of a run, as they come; on the processor, whatever the run is on."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the run's data again.
+
+        Args:
+            path: the run's folder.
+
+        Raises:
+            InputError: it is no run, or one that cannot be tried: it learns a shard, its network is code that only the
+                folder names, or its data is not found as it was.
+        """
+        folder, record = RunFolder.open(path)
+        settings = config.override(Settings(), config.flatten(record.resolved) | {"device": "cpu"})
+        if settings.shard:
+            raise InputError(f"'{path}' learns some of the classes alone. Expected no --score before it is merged.")
+        if runs_code(settings.network.name):
+            raise InputError(
+                f"'{path}' names the network {settings.network.name!r}, which is code to import. Expected no --score."
+            )
+        if record.source is None:
+            raise InputError(f"The data of '{path}' was given as arrays and cannot be found. Expected no --score.")
+        real, self._settings = course.read(record.source, settings, Quiet())
+        if real.fingerprint != record.fingerprint:
+            raise InputError(f"The data of '{path}' ({record.source}) has changed. Expected no --score.")
+        apart = real if real.validation else real.held_out(min(0.2, TESTED / len(real.images)))
+        evaluation.check_enough(apart, settings.ipc)
+        self._path, self._real = folder.path, apart.validating
+        self._last: Trial | None = None
+        self._random: float | None = None
+
+    def newest(self, report: Report = lambda share: None) -> Trial | None:
+        """Of the newest snapshot, which takes a while unless it was tried before; None before the first.
+
+        Args:
+            report: told of progress; what it raises ends the trial.
+        """
+        try:
+            version = snapshots(self._path)[-1]
+        except InputError:
+            return None
+        if self._last is None or self._last.sweep != version.sweep:
+            settings, real = self._settings, self._real
+            stored = read_snapshot(version).flatten(0, 1)
+            decode = WHOLE[decoded_by(settings.images.formation)]
+            decoded = decode(stored, settings.images.factor or 1, 0).clamp(0, 1)
+            labels = torch.arange(real.num_classes).repeat_interleave(settings.ipc)
+            learned = self._score(decoded, labels.repeat(len(decoded) // len(labels)), None, report)
+            if self._random is None:
+                drawn = selection.random(real, settings.ipc, Key(settings.seed).at("random", 0))
+                self._random = self._score(real.images, real.labels, drawn.flatten()[None], report).mean
+            self._last = Trial(version.sweep, learned.mean, self._random, learned.protocol, len(real.test_labels))
+        return self._last
+
+    def _score(self, images: Tensor, labels: Tensor, rows: Tensor | None, report: Report) -> Score:
+        """Of a network trained on all of some images, or on some rows of them."""
+        settings, real = self._settings, self._real
+        network = course.architecture_for(settings.network, real)
+        case = course.case(real, settings)._replace(network=network.name)
+        return evaluation.score(
+            "trial", images, labels, real, network, evaluation.suited(PROTOCOLS["quick"], case),
+            mean=real.mean, std=real.std, rows=rows, keys=evaluation.network_keys(Key(settings.seed), 1),
+            epochs=settings.score.epochs, precision=settings.precision, report=report,
+        )  # fmt: skip
