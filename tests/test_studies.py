@@ -279,15 +279,17 @@ def test_a_heat_map_shows_what_a_network_was_scored_on_and_no_more():
 
 def test_hosts_and_baselines_stand_in_one_table_with_a_picture_over_time(source: str, tmp_path: Path, made: list[str]):
     def run() -> Any:
-        return compare(source, tmp_path / "out", hosts=["dm", "idc"], baselines=["random", "kmeans"], settings=TINY)
+        settings = {**TINY, "score.networks": ["convnet", "mlp/width=8"]}
+        return compare(source, tmp_path / "out", hosts=["dm", "idc"], baselines=["random", "kmeans"], settings=settings)
 
     found = run()
     assert made == ["distill", "evaluate", "evaluate"] * 2
-    assert [row.what["method"] for row in found.rows] == ["dm", "idc", "random", "kmeans"]
-    assert [row.sets for row in found.rows] == [1, 1, 0, 0] and all(row.interval for row in found.rows)
+    assert [row.what["method"] for row in found.rows] == ["dm"] * 2 + ["idc"] * 2 + ["random", "kmeans"] * 2
+    assert [row.sets for row in found.rows] == [1] * 4 + [0] * 4 and all(row.interval for row in found.rows)
     assert all(row.protocol == "quick, 6 epochs" and row.networks == 2 for row in found.rows)
     assert is_picture(tmp_path / "out" / "over-time.png")
     curve = json.loads((tmp_path / "out" / "dm" / "seed-0" / "curve.json").read_text())
+    assert {each["network"] for each in curve} == {"convnet"}  # the one that is drawn
     shown = [pictures.seconds(Score(**(each | {"accuracies": tuple(each["accuracies"])}))) for each in curve]
     assert shown[0] == 0 and shown == sorted(shown) and len(shown) >= 2
     del made[:]

@@ -4,7 +4,7 @@
     FOLDER/CELL/cell.json      what the cell was asked for; another cell is refused
     FOLDER/CELL/run/           the run (see accdd.run)
     FOLDER/CELL/scores.json    its scores
-    FOLDER/CELL/curve.json     those of its snapshots, where a study asks for them
+    FOLDER/CELL/curve.json     those of its snapshots on the first network, where a study asks for them
     FOLDER/table.csv ...       what came out
 
 A run that was stopped is gone on with. One that cannot be read is made again, with its scores, and what was there is
@@ -42,7 +42,7 @@ class Cell(NamedTuple):
     baselines: tuple[str, ...] = ()
     """Real images scored beside it."""
     curve: bool = False
-    """Whether its snapshots are scored, too."""
+    """Whether its snapshots are scored on the first network, too."""
 
 
 class Outcome(NamedTuple):
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
     scores: list[Score]
     """Of the set on each network, each followed by those of the baselines beside it."""
     curve: list[Score]
-    """Of its snapshots, in order; empty where they were not asked for."""
+    """Of its snapshots on the first network, in order; empty where they were not asked for."""
     sweeps: int
     """Done."""
     seconds: Mapping[str, float]
@@ -164,18 +164,19 @@ class Study:
         self._learn(folder, cell)
         distilled = api.load(folder / "run")
 
-        def scored(**options: Any) -> Callable[[], list[Score]]:
-            wanted = self._wanted(cell.settings)
-            given = wanted.score
-            networks = given.networks or (wanted.network.name,)  # typed by the user, not only read from a file
+        wanted = self._wanted(cell.settings)
+        given = wanted.score
+        named = given.networks or (wanted.network.name,)  # typed by the user, not only read from a file
+
+        def scored(networks: Sequence[str], **options: Any) -> Callable[[], list[Score]]:
             return lambda: scoring.evaluate(
                 folder / "run", test=self.source, data=self.source, networks=networks, seeds=given.seeds,
                 protocol=given.protocol, epochs=given.epochs, device=wanted.device, compile=wanted.compile,
                 precision=wanted.precision, reporter=self.reporter, **options,
             )  # fmt: skip
 
-        scores = _found(folder / "scores.json", scored(baselines=cell.baselines))
-        curve = _found(folder / "curve.json", scored(snapshots=True)) if cell.curve else []
+        scores = _found(folder / "scores.json", scored(named, baselines=cell.baselines))
+        curve = _found(folder / "curve.json", scored(named[:1], snapshots=True)) if cell.curve else []
         seconds = {phase: value for phase, value in distilled.info["seconds"].items() if phase != "scoring"}
         return Outcome(scores, curve, distilled.info["sweeps"], seconds)
 

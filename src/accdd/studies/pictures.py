@@ -82,28 +82,25 @@ def heat_maps(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
 
 
 def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[Row]) -> Draw:
-    """Accuracy over seconds of distilling: a line per method and seed, baselines across; of the first network.
+    """Accuracy over seconds of distilling: a line per method and seed, baselines across.
 
     Bars are deviations over networks.
 
     Args:
-        curves: by method, for each seed, the scores of its snapshots.
+        curves: by method, for each seed, the scores of its snapshots, all on one network.
         beside: rows of baselines.
     """
 
     def draw(figure: Any) -> None:
         axis = figure.subplots()
         network = next(iter(curves.values()))[0][0].network
-        told = protocols(
-            score for seeds in curves.values() for curve in seeds for score in curve if score.network == network
-        )
+        told = protocols(score for seeds in curves.values() for curve in seeds for score in curve)
         for number, (method, seeds) in enumerate(curves.items()):
             for seed, curve in enumerate(seeds):
-                own = [score for score in curve if score.network == network]
                 label = method if seed == 0 else None
                 axis.errorbar(
-                    [seconds(score) for score in own], [score.mean for score in own],
-                    [score.std or 0 for score in own], marker="o", ms=3, capsize=2, color=f"C{number}", label=label,
+                    [seconds(score) for score in curve], [score.mean for score in curve],
+                    [score.std or 0 for score in curve], marker="o", ms=3, capsize=2, color=f"C{number}", label=label,
                 )  # fmt: skip
         for number, row in enumerate(row for row in beside if row.network == network):
             label = f"{next(iter(row.what.values()))}, real images{f', {row.protocol}' if len(told) > 1 else ''}"
