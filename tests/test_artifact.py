@@ -23,7 +23,7 @@ from accdd.artifact import Distilled, export, load, save
 from accdd.artifact.card import card, escape, preview
 from accdd.config import InputError
 from accdd.files import sha256
-from accdd.formation import WHOLE, decode, split
+from accdd.formation import WHOLE, decode
 
 TENSORS, HEADER = "images.safetensors", "distilled.json"
 
@@ -622,35 +622,23 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize(("factor", "size"), [(1, 8), (2, 8), (3, 8)])
-def test_the_card_s_code_without_accdd_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, size: int):
-    distilled = a_set(factor=factor, size=size)
+@pytest.mark.parametrize("formation", ["uniform", "multi"])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_the_card_s_code_without_accdd_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, formation: str
+):
+    distilled = dataclasses.replace(a_set(factor=factor, size=8), formation=formation)
     save(distilled, tmp_path / "set")
     monkeypatch.chdir(tmp_path / "set")
     with_accdd, without = python_blocks((tmp_path / "set" / "README.md").read_text(encoding="utf-8"))
-    assert "accdd.load(" in with_accdd
+    assert "accdd.load(" in with_accdd and "accdd" not in without
     names: dict[str, Any] = {}
     exec(without, names)
-    assert np.array_equal(names["images"], split(distilled.images, factor).numpy())
-    assert np.array_equal(names["labels"], distilled.decode()[1].numpy())
+    images, labels = distilled.to_numpy()
+    assert names["images"].dtype == np.float32
+    np.testing.assert_allclose(names["images"], images, rtol=0, atol=1e-6)
+    assert np.array_equal(names["labels"], labels)
     assert tuple(names["class_names"]) == distilled.class_names
-
-
-@pytest.mark.parametrize(("factor", "size"), [(1, 8), (2, 8), (3, 8)])
-def test_the_card_s_code_cuts_by_every_factor_where_the_set_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, size: int
-):
-    distilled = dataclasses.replace(a_set(factor=factor, size=size), formation="multi")
-    save(distilled, tmp_path / "set")
-    monkeypatch.chdir(tmp_path / "set")
-    _, without = python_blocks((tmp_path / "set" / "README.md").read_text(encoding="utf-8"))
-    names: dict[str, Any] = {}
-    exec(without, names)
-    parts = names["parts"] if factor > 1 else [names["images"]]
-    assert len(parts) == factor
-    for each, part in enumerate(parts, start=1):
-        assert np.array_equal(part, split(distilled.images, each).numpy())
-    assert np.array_equal(names["labels"], distilled.decode()[1].numpy())
 
 
 # --- export -------------------------------------------------------------------------------------------------------

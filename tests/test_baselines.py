@@ -336,6 +336,18 @@ def test_a_table_leaves_differences_to_standard_error_and_says_what_was_tested_o
     assert f"{run} - random: " in told.stderr and "Tested on " not in told.stderr
 
 
+def test_a_name_given_to_a_set_s_own_data_is_not_that_of_other_data(run: Path, tmp_path: Path):
+    """Protocols make exceptions by name."""
+    made = accdd.load(run)
+    settings = made.info["settings"] | {"data": made.info["settings"]["data"] | {"name": "mnist"}}
+    named = dataclasses.replace(made, info=made.info | {"settings": settings})
+    own = np.load(run.parent / "stripes.npz")
+    np.savez(tmp_path / "others.npz", images=255 - own["images"], labels=own["labels"])
+    assert evaluation.test_data(named, run.parent / "stripes.npz").name == "mnist"
+    assert evaluation.test_data(named, tmp_path / "others.npz").name == "others"
+    assert evaluation.training_data(named, tmp_path / "others.npz").name == "others"
+
+
 def test_a_score_names_the_images_it_was_tested_on(run: Path):
     record = json.loads(evaluate(run, "--baselines random --whole --seeds 1 --json").stdout)
     assert len({each["tested"] for each in record["scores"]}) == 1

@@ -176,6 +176,7 @@ def test_digits() -> None:
     assert data.class_names == tuple("0123456789")
     assert data.images.max() == 255 and data.name == "digits"
     assert set(data.images.unique().tolist()) == {round(value * 255 / 16) for value in range(17)}
+    assert data.fingerprint and "fingerprint" in vars(load(data, Data(name="mine")))  # not measured again
 
 
 # Arrays

@@ -109,7 +109,7 @@ def test_later_loads_equal_the_first_and_an_uncached_one_without_decoding(make, 
 def test_later_loads_measure_nothing_also_after_a_move(root, monkeypatch) -> None:
     first = known(load(root))
     monkeypatch.setattr("accdd.data.dataset._histogram", None)
-    monkeypatch.setattr("accdd.data.dataset.hashlib", None)
+    monkeypatch.setattr("accdd.data.dataset.digest", None)
     assert known(load(root).to("cpu")) == first
     assert load(root, Data(mean=(0.5,) * 3)).std == first[5]
 

@@ -105,7 +105,8 @@ def test_a_run_ends_with_its_page_and_its_nearest_real_images(made: Path):
     text = (made / "report.html").read_text()
     assert json.loads((made / "evaluation.json").read_text())["verdict"] in html.unescape(text)
     assert reading.read(made).problems == ()
-    assert (made / "nearest.safetensors").stat().st_mode & 0o077 == (made / "config.yaml").stat().st_mode & 0o077
+    modes = {path.stat().st_mode & 0o777 for path in made.rglob("*") if path.is_file()}
+    assert modes == {(made / "config.yaml").stat().st_mode & 0o777}  # who may read one may read all
 
 
 def test_the_page_is_a_function_of_the_folder_alone(made: Path, run: Path):
@@ -242,7 +243,9 @@ def test_what_a_page_does_not_show_is_said_with_the_flag_that_adds_it(made: Path
     assert "Not asked for so far: herding, the whole set, other networks" in said
     advice = "accdd evaluate 'my run' --baselines random,herding --whole --networks NAMES --keep"
     assert advice in html.unescape(page.render(seen))
-    for without in ({"finished": False}, {"source": None}):  # arrays are not found again
+    default = page.render(dataclasses.replace(seen, given={}))
+    assert "Not asked for so far" in default and "accdd distill pictures --out again" in html.unescape(default)
+    for without in ({"finished": False}, {"source": None}, {"given": None}):  # arrays are not found again
         assert "Not asked for" not in page.render(dataclasses.replace(seen, **without))
 
 
@@ -774,7 +777,7 @@ def at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-def test_images_are_tried_beside_random_ones_on_training_images(at_work: Path, monkeypatch: pytest.MonkeyPatch):
+def test_interim_scores_are_on_training_images_beside_random_ones(at_work: Path, monkeypatch: pytest.MonkeyPatch):
     scored: list[tuple[Any, ...]] = []
     score = evaluation.score
 
@@ -784,25 +787,25 @@ def test_images_are_tried_beside_random_ones_on_training_images(at_work: Path, m
 
     monkeypatch.setattr(evaluation, "score", watched)
     before = {path: path.read_bytes() for path in at_work.rglob("*") if path.is_file()}
-    trials = accdd.run.Trials(at_work)
-    trial = trials.newest()
-    assert trial and trial.sweep == 2 and trial.protocol == "quick, 1 epochs"
-    assert trials.newest() is trial and len(scored) == 2  # no network more
+    interim = accdd.run.InterimScores(at_work)
+    first = interim.newest()
+    assert first and first.sweep == 2 and first.protocol == "quick, 1 epochs"
+    assert interim.newest() is first and len(scored) == 2  # no network more
     (_, learned, labels, real, *_, none), (_, images, _, _, *_, rows) = scored
     assert len(learned) == len(labels) == 2 * 2 * 4 and none is None and rows.shape == (1, 2 * 2)
     source = np.load(at_work.parent / "stripes.npz")["images"]
     everything = {image.tobytes() for image in source}
     tested, known = ({image.numpy().tobytes() for image in each} for each in (real.test_images, images))
-    assert trial.images == len(real.test_images) and tested | known < everything and not tested & known
+    assert first.images == len(real.test_images) and tested | known < everything and not tested & known
     max((at_work / "snapshots").iterdir()).unlink()
-    earlier = trials.newest()
-    assert earlier and earlier.sweep < 2 and earlier.random == trial.random and len(scored) == 3
+    earlier = interim.newest()
+    assert earlier and earlier.sweep < 2 and earlier.random == first.random and len(scored) == 3
     shutil.rmtree(at_work / "snapshots")
-    assert trials.newest() is None
+    assert interim.newest() is None
     assert all(path.read_bytes() == bytes for path, bytes in before.items() if path.exists())
 
 
-def test_watching_shows_a_trial(at_work: Path, monkeypatch: pytest.MonkeyPatch):
+def test_watching_shows_an_interim_score(at_work: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(accdd.execution, "stand_back", lambda: None)  # it is for good
     told = command(f"watch {at_work} --once --score")
     assert told.exit_code == 0 and re.search(r"accuracy +\d+\.\d % after sweep 2, random \d+\.\d %", told.stdout)
@@ -818,14 +821,15 @@ def test_watching_shows_a_trial(at_work: Path, monkeypatch: pytest.MonkeyPatch):
         ({"fingerprint": "another"}, "has changed"),
         ({"shard": [1, 2]}, "some of the classes alone"),
         ({"network": "mine:net"}, "which is code"),
+        ({"ipc": 9}, "has only 8 training images"),
     ],
 )
-def test_what_cannot_be_tried_is_refused(at_work: Path, change: dict[str, Any], words: str):
+def test_what_cannot_be_scored_yet_is_refused(at_work: Path, change: dict[str, Any], words: str):
     told = yaml.safe_load((at_work / "config.yaml").read_text())
     if "network" in change:
         told["resolved"]["network"]["name"] = change["network"]
-    elif "shard" in change:
-        told["resolved"]["shard"] = change["shard"]
+    elif "shard" in change or "ipc" in change:
+        told["resolved"] |= change
     else:
         told |= change
     (at_work / "config.yaml").write_text(yaml.safe_dump(told))
@@ -834,7 +838,7 @@ def test_what_cannot_be_tried_is_refused(at_work: Path, change: dict[str, Any], 
 
 
 class Endless:
-    """A trial that would take for ever."""
+    """Scores that would take for ever."""
 
     def newest(self, report: Any) -> None:
         while True:
@@ -847,15 +851,15 @@ class Broken:
         raise OSError("the data is gone")
 
 
-def test_trials_end_with_the_watching_and_do_not_end_it():
+def test_interim_scores_end_with_the_watching_and_do_not_end_it():
     began = time.monotonic()
-    with watching._beside(Endless()) as tried:  # pyright: ignore[reportArgumentType]
+    with watching._beside(Endless()) as interim:  # pyright: ignore[reportArgumentType]
         time.sleep(1.2)
-        assert tried() is None
+        assert interim() is None
     assert time.monotonic() - began < 5
-    with watching._beside(Broken()) as tried:  # pyright: ignore[reportArgumentType]
+    with watching._beside(Broken()) as interim:  # pyright: ignore[reportArgumentType]
         time.sleep(1.2)
-        assert tried() == "not known: the data is gone"
+        assert interim() == "not known: the data is gone"
     before = set(threading.enumerate())
     with watching._beside(None):
         pass

@@ -65,6 +65,13 @@ def test_what_a_shard_went_through_is_kept_and_how_it_was_executed_does_not_matt
     assert accdd.merge([shards[1], other]).info["halvings"] == 2
 
 
+def test_what_shards_share_is_counted_once_and_their_sweeps_add_up(shards: dict[int, Distilled]):
+    for part, found in ((1, 40.0), (2, 30.0)):
+        shards[part].info["seconds"] |= {"pool": found, "distilling": 5.0}
+    told = accdd.merge(list(shards.values())).info["seconds"]
+    assert (told["pool"], told["distilling"]) == (40.0, 10.0)
+
+
 def test_a_shard_says_what_it_learned(data: Dataset):
     result = accdd.distill(data, settings={**RUNS["idc"], "shard": [1, 2]})
     assert result.verdict.startswith("4 images (2 per class) of") and ", shard 1/2 learned in" in result.verdict

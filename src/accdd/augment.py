@@ -230,16 +230,16 @@ def draw_cutmix(probability: float, steps: int, batch: int, size: int, generator
     return {"rank": rank, "top": low[0], "bottom": high[0], "left": low[1], "right": high[1]}
 
 
-def apply_cutmix(images: Tensor, targets: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
-    """Paste each image's box from its partner, and mix the targets by area.
+def apply_cutmix(images: Tensor, soft_labels: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
+    """Paste each image's box from its partner, and mix their labels by area.
 
     Args:
         images: float (n, c, h, w).
-        targets: float (n, classes), rows summing to 1.
+        soft_labels: float (n, classes), rows summing to 1.
         drawn: from `draw_cutmix`, one step; `rank` may be longer than n.
 
     Returns:
-        Images and targets of the same shapes.
+        Images and labels of the same shapes.
     """
     h, w = images.shape[-2:]
     rows, columns = torch.arange(h, device=images.device), torch.arange(w, device=images.device)
@@ -248,7 +248,7 @@ def apply_cutmix(images: Tensor, targets: Tensor, drawn: Draw) -> tuple[Tensor, 
     box = inside_rows[:, None] & inside_columns
     share = box.float().mean()
     partner = drawn["rank"][: len(images)].argsort()
-    return torch.where(box, images[partner], images), targets.lerp(targets[partner], share)
+    return torch.where(box, images[partner], images), soft_labels.lerp(soft_labels[partner], share)
 
 
 def _per_image(values: Tensor) -> Tensor:

@@ -85,7 +85,10 @@ def commit_file(path: str | Path) -> Iterator[Path]:
     try:
         with naming(path):
             _make_folders(path.parent)
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)  # as the umask asks
             yield temporary
+            temporary.chmod(mode)  # safetensors leaves 0600 whatever the umask
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)

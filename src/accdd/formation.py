@@ -150,6 +150,12 @@ def decoded_by(name: str | None) -> str:
     return name if name in WHOLE else "uniform"
 
 
+def decoder(name: str | None, factor: int) -> Decode:
+    """What a finished set is decoded by, when it was learned with this formation."""
+    whole = WHOLE[decoded_by(name)]
+    return lambda images: whole(images, factor, 0)  # which know no bound
+
+
 def count(decode: Decode, shape: Sequence[int]) -> int:
     """Training images of stored ones of the shape (n, c, h, w)."""
     return len(decode(torch.empty(tuple(shape), device="meta")))

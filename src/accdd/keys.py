@@ -13,6 +13,15 @@ SCHEME = 1
 """Version of the mapping from keys to numbers; part of every cache key and every artefact."""
 
 
+def digest(*tensors: torch.Tensor) -> str:
+    """SHA-256 (hex) of shapes, types and values; the same on every device."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).numpy().data)
+    return found.hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class Key:
     """A place in the tree of draws: the seed and the path of purposes and positions below it."""

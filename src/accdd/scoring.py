@@ -15,7 +15,7 @@ from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score
-from accdd.keys import Key
+from accdd.keys import Key, digest
 from accdd.networks import Architecture, runs_code, settings_for
 from accdd.run import Quiet, Reporter, course, refusing
 
@@ -204,7 +204,7 @@ def _scores_of(
             found = evaluation.score(
                 version_label, images, labels, tested, architecture, suited,
                 mean=distilled.mean, std=distilled.std, keys=keys, epochs=asked.epochs,
-                content=evaluation.digest(images, labels), **options,
+                content=digest(images, labels), **options,
             )  # fmt: skip
             stored = evaluation.storage(distilled.images, distilled.labels)
             scores.append(dataclasses.replace(found, network=name, bytes=stored))

@@ -41,6 +41,9 @@ FEWEST = 50
 ROOM = 0.9
 """The share of what is free on the disk that a bank may take."""
 
+HASHED_UP_TO = 10**9
+"""Bytes. Of a file that is larger only the size is verified: whole banks of such take minutes to be read."""
+
 KEPT = 0.5
 """The share of what is free on a GPU, when the first is wanted, that targets may take there."""
 
@@ -130,9 +133,7 @@ class Bank:
         for done, block in enumerate(own):
             self.ensure(block, lambda share, done=done: report((done + share) / len(own)))
             report((done + 1) / len(own))
-        ranks.together(lambda: None)  # all are there before any is used
-        for block in _blocks(count):
-            self.ensure(block)
+        ranks.together(lambda: None)  # all are there before any is used; those of others are opened then
 
     def blocks(self, count: int) -> dict[int, Path]:
         """Where each block of the first `count` targets is, or will be."""
@@ -196,7 +197,7 @@ class Bank:
 
         if not (self.folder / "bank.json").exists():
             files.write_text(self.folder / "bank.json", json.dumps(self._parts, indent=1))
-        files.made(self._file(block).parent, write)
+        files.made(self._file(block).parent, write, hashed_up_to=HASHED_UP_TO)
         self._open[block] = safe_open(self._file(block), framework="pt")  # mapped, not read
 
     def make(self, number: int) -> Target:

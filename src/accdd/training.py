@@ -38,7 +38,7 @@ class Trained(NamedTuple):
 
 
 Step = Callable[[Trained, Tensor, Tensor, Draw, Draw, Tensor], tuple[Trained, Tensor]]
-"""(trained, images (n, b, c, h, w), targets (n, b, classes), augmentation, CutMix, learning rates (n,)) ->
+"""(trained, images (n, b, c, h, w), soft_labels (n, b, classes), augmentation, CutMix, learning rates (n,)) ->
 (trained, losses (n,)). Draws begin with n, too; CutMix is empty where it is not used."""
 
 
@@ -76,18 +76,18 @@ def single_step(forward: Forward, recipe: Train, mean: Tensor, std: Tensor, rank
     """
 
     def step(
-        trained: Trained, images: Tensor, targets: Tensor, drawn: Draw, mixed: Draw, lr: Tensor
+        trained: Trained, images: Tensor, soft_labels: Tensor, drawn: Draw, mixed: Draw, lr: Tensor
     ) -> tuple[Trained, Tensor]:
         batch = augment.augmented(images, drawn, mean, std)
         if mixed:
-            batch, targets = augment.apply_cutmix(batch, targets, mixed)
+            batch, soft_labels = augment.apply_cutmix(batch, soft_labels, mixed)
 
         divided = not ranks.alone and len(batch) >= ranks.count
         own = ranks.share(len(batch)) if divided else slice(0, len(batch))
 
         def loss(parameters: Parameters) -> Tensor:
             share = (own.stop - own.start) / len(batch)
-            return share * F.cross_entropy(forward(parameters, batch[own]), targets[own])
+            return share * F.cross_entropy(forward(parameters, batch[own]), soft_labels[own])
 
         parameters, velocity = trained
         slopes, value = torch.func.grad_and_value(loss)(parameters)
@@ -198,10 +198,10 @@ def step_cost(architecture: Architecture, recipe: Train, batch: int) -> Cost:
     images = torch.empty(batch, architecture.channels, architecture.size, architecture.size)
     drawn = augment.draw(recipe.augment, (batch,), architecture.size, generator, one_of=recipe.one_of)
     mixed = augment.at(augment.draw_cutmix(recipe.cutmix, 1, batch, architecture.size, generator), 0)
-    targets = torch.empty(batch, architecture.num_classes)
+    soft_labels = torch.empty(batch, architecture.num_classes)
     ones = torch.ones(architecture.channels, device="meta")
     step = single_step(Forward(architecture), recipe, ones, ones)
-    cost, _ = execution.count(step, Trained(parameters, parameters), images, targets, drawn, mixed, torch.ones(()))
+    cost, _ = execution.count(step, Trained(parameters, parameters), images, soft_labels, drawn, mixed, torch.ones(()))
     return cost
 
 
@@ -227,7 +227,7 @@ def train(
         order: int64 (n, m), indices into images in the order each network sees them; a short last batch is used too.
         recipe: batch size, augmentation and CutMix.
         lr: the learning rate, or one for each network, (n,).
-        num_classes: width of the targets.
+        num_classes: width of the soft labels.
         keys: one for each network, where its draws come from: they are what they would be if it were alone.
 
     Yields:
@@ -248,10 +248,10 @@ def train(
         )
     drawn, mixed = augment.to(drawn, device), augment.to(mixed, device)
     for number, (rows, pictures) in enumerate(zip(batches, chosen, strict=True)):
-        targets = F.one_hot(labels[rows], num_classes).to(torch.float32)
+        soft_labels = F.one_hot(labels[rows], num_classes).to(torch.float32)
         own_drawn = augment.at(drawn, number, slice(None), slice(rows.shape[1]))
         batch = images[pictures].to(device)
-        trained, losses = step(trained, batch, targets, own_drawn, augment.at(mixed, number), rates)
+        trained, losses = step(trained, batch, soft_labels, own_drawn, augment.at(mixed, number), rates)
         yield trained, losses
 
 

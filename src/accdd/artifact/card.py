@@ -73,7 +73,7 @@ from safetensors.numpy import load_file
 tensors = load_file("images.safetensors")
 images, labels = tensors["images"], tensors["labels"]  # float32 (n, c, h, w) in [0, 1]; int64 (n,)
 class_names = json.loads(pathlib.Path("distilled.json").read_text(encoding="utf-8"))["class_names"]
-{cut}```
+{decoding}```
 
 Before training, subtract the mean {mean} and divide by the standard deviation {std} of each channel.{recipe}
 
@@ -152,7 +152,7 @@ def card(distilled: Distilled, hub: Hub | None = None) -> str:
         classes_shown=MAX_CLASSES,
         images_shown=MAX_IMAGES,
         facts="\n".join(f"| {name} | {value} |" for name, value in _facts(distilled).items()),
-        cut=_cutting(distilled),
+        decoding=_decoding(distilled),
         mean=_numbers(distilled.mean),
         std=_numbers(distilled.std),
         scores=_scores(distilled.info),
@@ -196,34 +196,29 @@ def _factor_sentence(distilled: Distilled) -> str:
     return f"Each stored image is a grid of {f} x {f} training images, cut and enlarged when loaded."
 
 
-def _cutting(distilled: Distilled) -> str:
-    """The lines of Python that cut stored images into training images as `formation.split` does, in numbers."""
-    h, w = distilled.images.shape[-2:]
-    labels = f"labels = np.tile(labels, {distilled.count // len(distilled.labels)})"
-    enlarge = f"enlarge each image to {h} x {w}, bilinear, as accdd does"
+def _decoding(distilled: Distilled) -> str:
+    """The lines of Python that decode stored images as `formation` does."""
     if distilled.factor == 1:
         return ""
-    if distilled.formation == "uniform":
-        padded, cut = _tiles(distilled, distilled.factor)
-        return f"images = {padded}\nimages = images.{cut}\n{labels}  # then {enlarge}\n"
-    lines = ["parts = [images]"]
-    for factor in range(2, distilled.factor + 1):
-        padded, cut = _tiles(distilled, factor)
-        lines += [f"part = {padded}", f"parts.append(part.{cut})"]
-    lines.append(f"{labels}  # of all parts, one after the other; then {enlarge}")
-    return "\n".join(lines) + "\n"
+    factors = range(2, distilled.factor + 1) if distilled.formation == "multi" else [distilled.factor]
+    parts = ["images"] * (distilled.formation == "multi") + [f"decode(images, {factor})" for factor in factors]
+    images = parts[0] if len(parts) == 1 else f"np.concatenate([{', '.join(parts)}])"
+    return f"{_DECODE}images, labels = {images}, np.tile(labels, {distilled.count // len(distilled.labels)})\n"
 
 
-def _tiles(distilled: Distilled, f: int) -> tuple[str, str]:
-    """Expressions: the images with their border, and what cuts those into f x f tiles."""
-    n, c, h, w = distilled.images.shape
-    tile_h, tile_w = math.ceil(h / f), math.ceil(w / f)
-    border = f"((0, 0), (0, 0), (0, {tile_h * f - h}), (0, {tile_w * f - w}))"
-    tiles = f"reshape({n}, {c}, {f}, {tile_h}, {f}, {tile_w}).transpose(2, 4, 0, 1, 3, 5)"
-    return (
-        f"np.pad(images, {border}, constant_values=0.5)",
-        f"{tiles}.reshape({f * f * n}, {c}, {tile_h}, {tile_w})",
-    )
+_DECODE = """
+def weights(few, many):  # of bilinear interpolation, (few, many)
+    places = np.clip((np.arange(many) + 0.5) * few / many - 0.5, 0, few - 1)
+    return np.maximum(0, 1 - abs(np.arange(few)[:, None] - places)).astype(np.float32)
+
+def decode(images, f):  # each image is cut into f x f tiles, and each tile enlarged
+    n, c, h, w = images.shape
+    y, x = -(-h // f), -(-w // f)
+    images = np.pad(images, ((0, 0), (0, 0), (0, y * f - h), (0, x * f - w)), constant_values=0.5)
+    tiles = images.reshape(n, c, f, y, f, x).transpose(2, 4, 0, 1, 3, 5).reshape(f * f * n, c, y, x)
+    return weights(y, h).T @ tiles @ weights(x, w)
+
+"""
 
 
 def _facts(distilled: Distilled) -> dict[str, str]:
@@ -236,7 +231,7 @@ def _facts(distilled: Distilled) -> dict[str, str]:
         "Source": escape(source.get("name", "not recorded") if isinstance(source, Mapping) else source),
         "Images per class (IPC)": str(distilled.ipc),
         "Classes": names + (f" and {more} more" if more > 0 else ""),
-        "Cost": _listed(seconds, " s", ("pool", "targets", "distilling", "scoring"))
+        "Cost": _listed(seconds, " s", ("pool", "targets", "distilling", "choosing", "scoring"))
         + f"; {escape(info.get('sweeps', 'unknown number of'))} sweeps",
         "Made with": _listed(versions, "", ("accdd", "torch")),
     }

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from accdd.config import InputError, choose
-from accdd.formation import WHOLE, count
+from accdd.formation import WHOLE, count, decoder
 
 if TYPE_CHECKING:
     from accdd.artifact.batches import Loader
@@ -84,10 +84,10 @@ class Distilled:
         return count(self._decode, self.images.shape)
 
     def _decode(self, images: torch.Tensor) -> torch.Tensor:
-        return WHOLE[self.formation](images, self.factor, 0)  # which know no bound
+        return decoder(self.formation, self.factor)(images)
 
     def to_numpy(self) -> tuple[np.ndarray, np.ndarray]:
-        """What `decode` returns, as numpy arrays: float32 (factor^2 * n, c, h, w) and int64 (factor^2 * n,)."""
+        """What `decode` returns, as numpy arrays: float32 (m, c, h, w) and int64 (m,)."""
         images, labels = self.decode()
         return images.numpy(), labels.numpy()
 

@@ -69,7 +69,9 @@ def _joined(shards: list[Distilled]) -> Distilled:
     """Shards in their order, which is that of the classes."""
     first, every = shards[0], [shard.info for shard in shards]
     halvings = max(info.get("halvings") or 0 for info in every)
-    seconds = {name: round(sum(info["seconds"].get(name, 0) for info in every), 2) for name in every[0]["seconds"]}
+    # Each shard tells what networks and targets took, whoever made them: usually one of them, for all.
+    cost = {name: max if name in ("pool", "targets") else sum for name in every[0]["seconds"]}
+    seconds = {name: round(of(info["seconds"].get(name, 0) for info in every), 2) for name, of in cost.items()}
     return Distilled(
         images=torch.cat([shard.images for shard in shards]),
         labels=torch.cat([shard.labels for shard in shards]),

@@ -59,17 +59,17 @@ def watch(
         from accdd.report import watching
 
         finished = watching.stand(out, time.time()).finished  # and it is a run
-        trials = None
+        scores = None
         if score and not finished:
             from accdd import execution, run
 
             execution.stand_back()
-            trials = run.Trials(out)
+            scores = run.InterimScores(out)
         if as_json:
-            standing = watching.stand(out, time.time(), trials.newest() if trials else None)
+            standing = watching.stand(out, time.time(), scores.newest() if scores else None)
             print_json(**standing._asdict() | {"facts": dict(standing.facts)})
             return
-        watching.watch(out, once=once, every=every, trials=trials)
+        watching.watch(out, once=once, every=every, scores=scores)
 
     guard(body, debug)
 

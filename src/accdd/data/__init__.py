@@ -1,6 +1,5 @@
 """DATA, as the user names it, to uint8 tensors with a class index."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def load(source: Any, settings: Data | None = None) -> Dataset:
     """
     settings = settings or Data()
     real = _read(source, settings).normalised(settings.mean, settings.std)
-    return dataclasses.replace(real, name=settings.name) if settings.name else real
+    return real.renamed(settings.name) if settings.name else real
 
 
 def _read(source: Any, settings: Data) -> Dataset:

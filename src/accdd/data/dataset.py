@@ -5,7 +5,6 @@ at a time with `mean` and `std`.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from accdd import execution
 from accdd.config import InputError
 from accdd.data import mapped
-from accdd.keys import Key
+from accdd.keys import Key, digest
 
 Split = tuple[Tensor, Tensor]
 """Images, uint8 (n, c, h, w), and their labels, int64 (n,)."""
@@ -102,11 +101,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of shapes, pixels and labels of both splits; the same on every device."""
-        digest = hashlib.sha256()
-        for tensor in (self.images, self.labels, self.test_images, self.test_labels):
-            digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
-            digest.update(tensor.cpu().contiguous().reshape(-1).numpy().data)
-        return digest.hexdigest()
+        return digest(self.images, self.labels, self.test_images, self.test_labels)
 
     @cached_property
     def class_index(self) -> tuple[Tensor, ...]:
@@ -167,9 +162,9 @@ class Dataset:
             test_labels=self.test_labels.to(device),
         )
 
-    def renamed(self, name: str, note: str) -> "Dataset":
-        """The same data under another name, with one more note."""
-        return self._same_pixels(name=name, notes=(*self.notes, note))
+    def renamed(self, name: str, *notes: str) -> "Dataset":
+        """The same data under another name, with more notes."""
+        return self._same_pixels(name=name, notes=(*self.notes, *notes))
 
     def with_measured(self, **values: object) -> "Dataset":
         """The same data with `moments` or `fingerprint` known from an earlier start instead of measured again."""

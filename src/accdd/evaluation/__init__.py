@@ -1,7 +1,6 @@
 """Honest scores: last epoch, n fresh networks, a protocol with a name, real images beside learned ones."""
 
 from accdd.evaluation.baselines import BASELINES, Real, beside, check_enough, chosen, whole
-from accdd.evaluation.cells import digest
 from accdd.evaluation.metrics import comparisons, interval, label_robustness, paired, storage
 from accdd.evaluation.protocols import PROTOCOLS, WHOLE, Case, Protocol, suited
 from accdd.evaluation.scores import Score, beside_random, network_keys, score
@@ -23,7 +22,6 @@ __all__ = [
     "check_enough",
     "chosen",
     "comparisons",
-    "digest",
     "interval",
     "label_robustness",
     "network_keys",

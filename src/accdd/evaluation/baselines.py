@@ -175,14 +175,17 @@ def chosen(name: str, real: Real, count: int, key: Key, networks: int) -> Tensor
     return torch.stack(rows).expand(networks, -1)
 
 
-def check_enough(data: Dataset, count: int) -> None:
-    """Refuse to choose more images than a class has with an `InputError`."""
+_OTHERWISE = "--data DATA (data=... in Python) with more images, or no --baselines"
+
+
+def check_enough(data: Dataset, count: int, otherwise: str = _OTHERWISE) -> None:
+    """Refuse to choose more images than a class has with an `InputError`, which says what was expected `otherwise`."""
     sizes = [len(rows) for rows in data.class_index]
     if min(sizes) < count:
         short = data.class_names[sizes.index(min(sizes))]
         raise InputError(
             f"The set stores {count} images per class, and class '{short}' has only {min(sizes)} training images to "
-            "choose from. Expected --data DATA (data=... in Python) with more images, or no --baselines."
+            f"choose from. Expected {otherwise}."
         )
 
 

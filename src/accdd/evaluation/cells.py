@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from accdd import files
-from accdd.keys import Key
+from accdd.keys import Key, digest
 
 VERSION = 2
 """Raised when scores of the same parts would differ; old cells are then never found."""
@@ -59,15 +59,6 @@ class Cells:
     def _parts(self, key: Key, rows: Tensor | None) -> dict[str, Any]:
         own = {"version": VERSION, "key": [key.seed, *key.path], "rows": None if rows is None else digest(rows)}
         return dict(self.parts) | own
-
-
-def digest(*tensors: Tensor) -> str:
-    """SHA-256 (hex) of shapes, types and values; the same on every device."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).numpy().data)
-    return found.hexdigest()
 
 
 def _record(parts: Mapping[str, Any], cell: Cell) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from accdd import config, execution, selection
 from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.evaluation import trials
-from accdd.evaluation.cells import Cell, Cells, digest
+from accdd.evaluation.cells import Cell, Cells
 from accdd.evaluation.protocols import Protocol
-from accdd.keys import SCHEME, Key
+from accdd.keys import SCHEME, Key, digest
 from accdd.networks import Architecture, identity
 from accdd.training import Report
 
@@ -47,7 +47,7 @@ class Score:
     beside: str | None = None
     """The set whose number of stored images, network keys and test images this baseline shares; None for a set."""
     tested: str | None = None
-    """Names the test images and labels (`cells.digest`): scores on others do not compare. None where `content` was."""
+    """Names the test images and labels (`keys.digest`): scores on others do not compare. None where `content` was."""
     found: int | None = dataclasses.field(default=None, compare=False)
     """How many of the n networks were found in the cache; None where all were trained now."""
 
@@ -134,7 +134,7 @@ def score(
             last among them.
         compile: `auto`, `always` or `never`.
         precision: `auto`, `fp32` or `bf16`, of training; testing is fp32.
-        content: names images and labels in the cache (`cells.digest`): networks that were trained on them before are
+        content: names images and labels in the cache (`keys.digest`): networks that were trained on them before are
             found there, and each is kept when it is tested; None keeps and finds nothing.
         fresh: train all of them, whatever is found.
         report: told of progress.

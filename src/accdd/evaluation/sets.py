@@ -102,7 +102,10 @@ def apart(real: Dataset, test: Dataset) -> Dataset:
 def _load(distilled: Distilled, source: Any) -> Dataset:
     made_with = config.override(Settings(), recorded(distilled, "data")).data
     root = made_with.root if made_with.root and Path(made_with.root).is_dir() else None  # that of another machine
-    return data.load(source, dataclasses.replace(made_with, size=distilled.images.shape[-1], root=root))
+    size = distilled.images.shape[-1]
+    real = data.load(source, dataclasses.replace(made_with, name=None, size=size, root=root))
+    own = origin(distilled).get("fingerprint") == _learned_from(distilled, real).fingerprint if made_with.name else None
+    return real.renamed(str(made_with.name)) if own else real
 
 
 def _learned_from(distilled: Distilled, real: Dataset) -> Dataset:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from accdd import execution, files
@@ -102,8 +101,7 @@ def _nearest(queries: Tensor, without: Tensor, real: Dataset, members: Tensor) -
 def save(nearest: Nearest, folder: Path) -> None:
     """Write it into a run folder."""
     with files.commit_file(folder / FILE) as file:
-        # Written by safetensors itself, only its owner could read it.
-        file.write_bytes(to_bytes({name: value.contiguous() for name, value in nearest._asdict().items()}))
+        files.save_tensors({name: value.contiguous() for name, value in nearest._asdict().items()}, file)
 
 
 def read(folder: Path, stored: Tensor, each: int) -> Nearest:

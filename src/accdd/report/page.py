@@ -102,7 +102,7 @@ def render(seen: Seen) -> str:
         costs=[(_PHASES.get(name, name), value) for name, value in seen.seconds.items()],
         total=sum(seen.seconds.values()),
         reproduce=reproduce(seen),
-        settings=[(key, json.dumps(value, ensure_ascii=False), key in seen.given)
+        settings=[(key, json.dumps(value, ensure_ascii=False), key in (seen.given or {}))
                   for key, value in seen.settings.items()],
         environment=[(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
                      for key, value in seen.environment.items()],
@@ -132,7 +132,7 @@ def spread(accuracies: Sequence[float]) -> str:
 
 def reproduce(seen: Seen) -> str | None:
     """The command that makes the set again; None where the folder does not say."""
-    if not seen.given:
+    if seen.given is None:
         return None
     told = {**seen.given, **({"seed": seen.settings["seed"]} if "seed" in seen.settings else {})}
     words = ["accdd", "distill", seen.source or "DATA", "--out", "again"]
@@ -189,7 +189,7 @@ def _per_class(seen: Seen) -> tuple[Row | None, list[tuple[str, float]]]:
 
 def _absent(seen: Seen) -> list[tuple[str, str]]:
     """What could stand on the page of a run and was not asked for, with the flag that asks for it."""
-    if not seen.finished or not seen.given or not seen.source:  # arrays are not found again
+    if not seen.finished or seen.given is None or not seen.source:  # arrays are not found again
         return []
     there = {row.set for row in seen.others}
     asked = {

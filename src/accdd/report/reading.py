@@ -74,8 +74,8 @@ class Seen:
     """Of the folder."""
     source: str | None
     """The data, as given; None for arrays, or where it is not recorded."""
-    given: Mapping[str, Any]
-    """Dotted settings as asked for."""
+    given: Mapping[str, Any] | None
+    """Dotted settings as asked for, if only the defaults; None where the folder does not say."""
     settings: Mapping[str, Any]
     """Dotted settings as they became."""
     environment: Mapping[str, Any]
@@ -144,7 +144,8 @@ def read(path: str | Path) -> Seen:
             "'accdd distill --out' made, or one of a distilled set."
         )
     told = {} if bare else mapping(folder / "config.yaml", yaml.safe_load, problems)
-    given, settings = (config.flatten(_part(told, name)) for name in ("given", "resolved"))
+    given = config.flatten(_part(told, "given")) if "given" in told else None
+    settings = config.flatten(_part(told, "resolved"))
     environment = {} if bare else mapping(folder / "env.json", json.loads, problems)
     lines = () if bare else read_lines(folder / "metrics.jsonl", problems)
     outcome = {} if bare else _outcome(folder, problems)

@@ -25,7 +25,7 @@ from accdd.config import InputError
 from accdd.report import pictures, reading
 from accdd.report.page import duration, spread
 from accdd.report.reading import OTHERS, Line, is_number
-from accdd.run import Trial, Trials
+from accdd.run import Interim, InterimScores
 from accdd.text import printable
 
 QUIET = 120
@@ -48,7 +48,12 @@ class Standing(NamedTuple):
 
 
 def watch(
-    path: Path, *, once: bool = False, every: float = 1.0, trials: Trials | None = None, console: Console | None = None
+    path: Path,
+    *,
+    once: bool = False,
+    every: float = 1.0,
+    scores: InterimScores | None = None,
+    console: Console | None = None,
 ) -> None:
     """Show a run until it is finished, or once.
 
@@ -56,7 +61,7 @@ def watch(
         path: its folder.
         once: print and end.
         every: seconds between two looks.
-        trials: shown while the run learns, each when it is there; `once` waits for one.
+        scores: shown while the run learns, each when it is there; `once` waits for one.
         console: where; None is standard output.
 
     Raises:
@@ -64,12 +69,12 @@ def watch(
     """
     console = console or Console()
     if once or not console.is_terminal:
-        console.print(shown(path, console, time.time(), trials.newest() if trials else None))
+        console.print(shown(path, console, time.time(), scores.newest() if scores else None))
         return
     try:
-        with _beside(trials) as tried, Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        with _beside(scores) as interim, Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
             while True:
-                live.update(shown(path, console, time.time(), tried()), refresh=True)
+                live.update(shown(path, console, time.time(), interim()), refresh=True)
                 if (path / "evaluation.json").exists():
                     return
                 time.sleep(every)
@@ -78,12 +83,12 @@ def watch(
 
 
 @contextlib.contextmanager
-def _beside(trials: Trials | None) -> Iterator[Callable[[], Trial | str | None]]:
-    """What the newest trial found, or why there are no more, while a thread makes them."""
-    if trials is None:
+def _beside(scores: InterimScores | None) -> Iterator[Callable[[], Interim | str | None]]:
+    """The newest score, or why there are no more, while a thread makes them."""
+    if scores is None:
         yield lambda: None
         return
-    found: Trial | str | None = None
+    found: Interim | str | None = None
     over = threading.Event()
 
     def go_on(share: float) -> None:
@@ -94,7 +99,7 @@ def _beside(trials: Trials | None) -> Iterator[Callable[[], Trial | str | None]]
         nonlocal found
         while not over.wait(1.0):
             try:
-                found = trials.newest(go_on)
+                found = scores.newest(go_on)
             except InterruptedError:
                 return
             except Exception as error:  # whatever it is, the run goes on and can be watched
@@ -110,9 +115,9 @@ def _beside(trials: Trials | None) -> Iterator[Callable[[], Trial | str | None]]
         thread.join()
 
 
-def shown(path: Path, console: Console, now: float, tried: Trial | str | None = None) -> RenderableType:
+def shown(path: Path, console: Console, now: float, interim: Interim | str | None = None) -> RenderableType:
     """What is printed."""
-    standing = stand(path, now, tried)
+    standing = stand(path, now, interim)
     head = Text(f"{standing.name}: {standing.phase}", style="bold")
     table = Table.grid(padding=(0, 2))
     if standing.done is not None and console.is_terminal:
@@ -128,8 +133,8 @@ def shown(path: Path, console: Console, now: float, tried: Trial | str | None = 
     return Group(*parts)
 
 
-def stand(path: Path, now: float, tried: Trial | str | None = None) -> Standing:
-    """How the run in a folder stands at a moment, in seconds since 1970, and how its images did when they were tried.
+def stand(path: Path, now: float, interim: Interim | str | None = None) -> Standing:
+    """How the run in a folder stands at a moment, in seconds since 1970, and what its images scored so far.
 
     Raises:
         InputError: it is no run.
@@ -148,8 +153,8 @@ def stand(path: Path, now: float, tried: Trial | str | None = None) -> Standing:
     if lines:
         done, told = _progress(lines, settings)
         facts += told if not learned else told[:2]
-    if tried and not finished:
-        facts.append(("accuracy", str(tried)))
+    if interim and not finished:
+        facts.append(("accuracy", str(interim)))
     if finished:
         phase = "finished"
         facts += _outcome(reading.mapping(path / "evaluation.json", json.loads, problems), problems)

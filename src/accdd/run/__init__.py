@@ -13,18 +13,20 @@ from accdd.run.folder import (
     snapshots,
     tree,
 )
+from accdd.run.interim import Interim, InterimScores
 from accdd.run.learning import Stopped, learn
 from accdd.run.probing import Forecast, forecast, foretell
 from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.tracking import TRACKERS, tracked
-from accdd.run.trying import Trial, Trials
-from accdd.run.words import describe, describe_bank, describe_plan, verdict
+from accdd.run.words import describe, describe_bank
 
 __all__ = [
     "TRACKERS",
     "Checked",
     "Checkpoint",
     "Forecast",
+    "Interim",
+    "InterimScores",
     "Part",
     "Quiet",
     "Record",
@@ -33,12 +35,9 @@ __all__ = [
     "RunFolder",
     "Snapshot",
     "Stopped",
-    "Trial",
-    "Trials",
     "check",
     "describe",
     "describe_bank",
-    "describe_plan",
     "forecast",
     "foretell",
     "learn",
@@ -49,5 +48,4 @@ __all__ = [
     "snapshots",
     "tracked",
     "tree",
-    "verdict",
 ]

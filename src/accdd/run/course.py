@@ -40,7 +40,7 @@ class Result:
     scores: tuple[Score, ...]
     """Of the distilled set and of random real images at the same number of stored images; empty if not scored."""
     seconds: Mapping[str, float]
-    """Wall-clock time of each phase: pool, targets (where there are any), distilling, scoring."""
+    """Wall-clock time of each phase: pool, targets (where there are any), distilling, choosing (likewise), scoring."""
     verdict: str
     """One sentence."""
     out: Path | None

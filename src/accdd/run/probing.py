@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from accdd import augmented_models as models
-from accdd import engine, execution, loop, training
+from accdd import engine, execution, formation, loop, training
 from accdd.augmented_models import pool
 from accdd.config import InputError, Settings, Train
 from accdd.data import Dataset
@@ -212,7 +212,8 @@ def _scoring(work: Work) -> float:
     real, settings = work.real, work.settings
     if not settings.score.seeds or settings.shard:
         return 0.0
-    decoded, seconds = settings.ipc * real.num_classes * (settings.images.factor or 1) ** 2, 0.0
+    stored, seconds = (settings.ipc * real.num_classes, real.channels, real.size, real.size), 0.0
+    decoded = formation.count(formation.decoder(settings.images.formation, settings.images.factor or 1), stored)
     for _, network, protocol in course.scored(work):
         test = min(TESTED, len(real.test_images))
         forward, parameters = Forward(network), network.initialise(Key(0), real.device)
@@ -222,7 +223,7 @@ def _scoring(work: Work) -> float:
         )
         execution.synchronise(real.device)
         seconds += 2 * settings.score.seeds * (time.perf_counter() - began) * len(real.test_images) / test
-        for images in (decoded, settings.ipc * real.num_classes):
+        for images in (decoded, stored[0]):
             batch, epochs = min(protocol.recipe.batch, images), settings.score.epochs or protocol.epochs_for(images)
             step, at_once = training.planned_step(
                 network, protocol.recipe, real.mean, real.std, real.device, networks=settings.score.seeds,

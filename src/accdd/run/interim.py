@@ -10,10 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from accdd import config, evaluation, selection
+from accdd import config, evaluation, formation, selection
 from accdd.config import InputError, Settings
 from accdd.evaluation import PROTOCOLS, Score
-from accdd.formation import WHOLE, decoded_by
 from accdd.keys import Key
 from accdd.networks import runs_code
 from accdd.run import course
@@ -25,7 +24,7 @@ TESTED = 1000
 """Training images that are tested on, about."""
 
 
-class Trial(NamedTuple):
+class Interim(NamedTuple):
     """One network trained on a snapshot's images, one on as many random real ones."""
 
     sweep: int
@@ -46,7 +45,7 @@ class Trial(NamedTuple):
         )
 
 
-class Trials:
+class InterimScores:
     """Of the snapshots of a run, as they come; on the processor, whatever the run is on."""
 
     def __init__(self, path: str | Path) -> None:
@@ -56,8 +55,8 @@ class Trials:
             path: the run's folder.
 
         Raises:
-            InputError: it is no run, or one that cannot be tried: it learns a shard, its network is code that only the
-                folder names, or its data is not found as it was.
+            InputError: it is no run, or one that cannot be scored yet: it learns a shard, its network is code that only
+                the folder names, or its data is not found as it was.
         """
         folder, record = RunFolder.open(path)
         settings = config.override(Settings(), config.flatten(record.resolved) | {"device": "cpu"})
@@ -73,16 +72,16 @@ class Trials:
         if real.fingerprint != record.fingerprint:
             raise InputError(f"The data of '{path}' ({record.source}) has changed. Expected no --score.")
         apart = real if real.validation else real.held_out(min(0.2, TESTED / len(real.images)))
-        evaluation.check_enough(apart, settings.ipc)
+        evaluation.check_enough(apart, settings.ipc, "no --score")
         self._path, self._real = folder.path, apart.validating
-        self._last: Trial | None = None
+        self._last: Interim | None = None
         self._random: float | None = None
 
-    def newest(self, report: Report = lambda share: None) -> Trial | None:
-        """Of the newest snapshot, which takes a while unless it was tried before; None before the first.
+    def newest(self, report: Report = lambda share: None) -> Interim | None:
+        """Of the newest snapshot, which takes a while unless it was scored before; None before the first.
 
         Args:
-            report: told of progress; what it raises ends the trial.
+            report: told of progress; what it raises ends the scoring.
         """
         try:
             version = snapshots(self._path)[-1]
@@ -91,14 +90,14 @@ class Trials:
         if self._last is None or self._last.sweep != version.sweep:
             settings, real = self._settings, self._real
             stored = read_snapshot(version).flatten(0, 1)
-            decode = WHOLE[decoded_by(settings.images.formation)]
-            decoded = decode(stored, settings.images.factor or 1, 0).clamp(0, 1)
+            decode = formation.decoder(settings.images.formation, settings.images.factor or 1)
+            decoded = decode(stored).clamp(0, 1)
             labels = torch.arange(real.num_classes).repeat_interleave(settings.ipc)
             learned = self._score(decoded, labels.repeat(len(decoded) // len(labels)), None, report)
             if self._random is None:
                 drawn = selection.random(real, settings.ipc, Key(settings.seed).at("random", 0))
                 self._random = self._score(real.images, real.labels, drawn.flatten()[None], report).mean
-            self._last = Trial(version.sweep, learned.mean, self._random, learned.protocol, len(real.test_labels))
+            self._last = Interim(version.sweep, learned.mean, self._random, learned.protocol, len(real.test_labels))
         return self._last
 
     def _score(self, images: Tensor, labels: Tensor, rows: Tensor | None, report: Report) -> Score:
@@ -107,7 +106,8 @@ class Trials:
         network = course.architecture_for(settings.network, real)
         case = course.case(real, settings)._replace(network=network.name)
         return evaluation.score(
-            "trial", images, labels, real, network, evaluation.suited(PROTOCOLS["quick"], case),
+            "interim", images, labels, real, network, evaluation.suited(PROTOCOLS["quick"], case),
             mean=real.mean, std=real.std, rows=rows, keys=evaluation.network_keys(Key(settings.seed), 1),
-            epochs=settings.score.epochs, precision=settings.precision, report=report,
+            epochs=settings.score.epochs, compile=settings.compile, precision=settings.precision,
+            report=report,
         )  # fmt: skip
