@@ -78,7 +78,7 @@ def parse(executor: str) -> Callable[[Sequence[Task]], Ended] | None:
         try:
             module = importlib.import_module(package)
         except ModuleNotFoundError:
-            raise InputError(f"--executor {kind} needs {package}. Expected: pip install 'accdd[{kind}]'.") from None
+            raise InputError(f"--executor {kind} needs {package}. Expected: pip install {package}.") from None
         return lambda tasks: runs(tasks, module, options)
     raise InputError(
         f"--executor {executor} is unknown. Expected inline, local:K with K of at least 1, as in local:2, "

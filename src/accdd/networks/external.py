@@ -152,7 +152,7 @@ def _timm(name: str, model: str) -> External:
     try:
         timm: Any = importlib.import_module(TIMM)
     except ImportError:
-        raise InputError(f"The network '{name}' needs timm. Expected: pip install 'accdd[timm]'.") from None
+        raise InputError(f"The network '{name}' needs timm. Expected: pip install timm.") from None
     if not timm.is_model(model):
         raise InputError(f"timm {timm.__version__} has no network '{model}'. Expected a name from timm.list_models().")
 

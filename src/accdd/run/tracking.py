@@ -65,7 +65,7 @@ def check(name: str | None) -> None:
     choose("tracker", name, TRACKERS)
     package = _PACKAGES.get(name)
     if package and importlib.util.find_spec(package) is None:
-        raise InputError(f"--track {name} needs the package '{package}'. Expected: pip install 'accdd[track]'.")
+        raise InputError(f"--track {name} needs {package}. Expected: pip install {package}.")
 
 
 @contextlib.contextmanager
