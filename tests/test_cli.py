@@ -273,6 +273,19 @@ def test_the_setting_that_an_unreadable_picture_suggests_skips_it(
     assert "unreadable pictures skipped: 1" in accepted.stderr and "3.png" in accepted.stderr
 
 
+def test_ctrl_c_before_the_first_sweep_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("accdd.augmented_models.load_or_build", interrupted)
+    told = CliRunner().invoke(app, ["distill", "digits", "--targets", "0", "--out", str(tmp_path / "run")])
+    assert told.exit_code == 130 and f"Go on with: accdd distill --resume {tmp_path}/run\n" in told.stderr
+    assert "evaluate" not in told.stdout
+    told = CliRunner().invoke(app, ["distill", "digits", "--method", "nothing", "--out", str(tmp_path / "none")])
+    assert told.exit_code == 2 and "--resume" not in told.stderr
+
+
 def test_the_setting_that_small_images_suggest_enlarges_them(place: Path, tmp_path: Path):
     told = accdd(f"distill {place}/small.npz --out {tmp_path}/out {TINY} --set data.size=8")
     assert told.exit_code == 0 and "resized to 8 x 8" in told.stderr

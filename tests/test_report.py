@@ -226,6 +226,8 @@ def test_runs_that_have_no_images_yet_are_compared_all_the_same(made: Path, tmp_
     told = command(f"report {tmp_path}/a {tmp_path}/b --out {tmp_path}/both.html")
     assert told.exit_code == 0, told.output
     assert "not scored" in (tmp_path / "both.html").read_text()
+    assert command(f"report {tmp_path}/a {tmp_path}/b").exit_code == 0  # by itself, in the folder of all
+    assert (tmp_path / "report.html").read_text() == (tmp_path / "both.html").read_text()
 
 
 def test_a_pipe_in_a_stranger_s_folder_is_not_waited_for(run: Path):
@@ -539,7 +541,6 @@ REFUSED = [
     ("report {run} --out {run}/env.json", "'{run}/env.json' exists, is no report, and is not written over"),
     ("report {run} --out {run}", "'{run}' is a folder. Expected a file to write, as in {run}/report.html"),
     ("report {run} --out {run}/none/a.html", "'{run}/none' is no folder"),
-    ("report {run} {run}", "Expected --out FILE"),
     ("report {run} {run}/snapshots --out {run}/a.html", "is no run"),
     ("watch {run}/nowhere --once", "it does not exist"),
     ("watch {run}/config.yaml --once", "it is a file"),

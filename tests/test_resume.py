@@ -300,7 +300,7 @@ def test_an_unfinished_run_is_offered_to_be_gone_on_with_and_differing_settings_
     (out / "evaluation.json").unlink()
     with pytest.raises(InputError, match=r"holds an unfinished run, and is not.*To go on with it: --resume"):
         distilled(out, **TINY, **RUNS["idc"])
-    with pytest.raises(InputError, match=r"unfinished run with other settings \(loop\.steps\)"):
+    with pytest.raises(InputError, match=r"unfinished run with other settings \(loop\.steps: 3 there, 5 wanted\)"):
         distilled(out, **TINY, **{**RUNS["idc"], "loop.steps": 5})
     with pytest.raises(InputError, match="has changed since the run began"):
         accdd.resume(out, stripes_as_arrays())

@@ -1,7 +1,9 @@
 """Verbs that learn: distill, pool, targets, merge."""
 
+import contextlib
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,14 +111,14 @@ def distill(
             typer.echo(f"disk        {expected.disk / 1e9:.3f} GB, in --out and in the cache")
             typer.echo("Not counted: reading data, and compiling, which is done now and found again.")
             return
-        with progress(quiet or not parallel.leads()) as reporter:
+        folder = resume or out
+        assert folder is not None
+        with progress(quiet or not parallel.leads()) as reporter, _going_on(folder):
             if resume is not None:
                 allowed = network.split(",") if network else None
-                result, folder = api.resume(resume, data, network=allowed, track=track, reporter=reporter), resume
+                result = api.resume(resume, data, network=allowed, track=track, reporter=reporter)
             else:
-                assert out is not None
                 result = api.distill(data, out=out, preset=preset, settings=settings, track=track, reporter=reporter)
-                folder = out
         if not parallel.leads():
             return
         if as_json:
@@ -234,6 +236,17 @@ def merge(
         typer.echo(f"  {command()} evaluate {shlex.quote(str(out))} --baselines random")
 
     guard(body, debug)
+
+
+@contextlib.contextmanager
+def _going_on(folder: Path) -> Iterator[None]:
+    """Let Ctrl-C say how to go on where the loop does not: while networks are trained, targets made, or sets scored."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if str(stop) or not (folder / "config.yaml").exists():
+            raise
+        raise KeyboardInterrupt(f"Stopped. Go on with: accdd distill --resume {shlex.quote(str(folder))}") from None
 
 
 def _refuse_beside_resume(options: dict[str, Any], flags: dict[str, Any]) -> None:

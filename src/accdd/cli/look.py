@@ -1,5 +1,6 @@
 """Verbs that look at a run: report, watch, check."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,10 @@ from accdd.text import printable
 def report(
     outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of runs; several are compared.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Page to write (default: OUT/report.html).")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Page to write (default: report.html in OUT, or in the folder of all)."
+        ),
     ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -23,13 +27,10 @@ def report(
     """Write a run on one page that opens anywhere, or several on one, side by side."""
 
     def body() -> None:
-        from accdd.config import InputError
-
-        if len(outs) > 1 and out is None:
-            raise InputError("A page of several runs needs a place of its own. Expected --out FILE, as in all.html.")
         from accdd import report
 
-        page = report.write(outs[0], out) if len(outs) == 1 else report.compare(outs, out or "")
+        above = os.path.commonpath([each.resolve().parent for each in outs])
+        page = report.write(outs[0], out) if len(outs) == 1 else report.compare(outs, out or Path(above, "report.html"))
         if as_json:
             print_json(path=str(page), bytes=page.stat().st_size)
             return

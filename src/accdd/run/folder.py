@@ -289,10 +289,16 @@ def _differing(path: Path, given: Mapping[str, Any] | None) -> str:
     """In which settings a run differs from one that was asked for."""
     with contextlib.suppress(InputError):
         there = RunFolder.open(path)[1].given
-        keys = sorted(key for key in {**there, **(given or {})} if there.get(key) != (given or {}).get(key))
+        wanted = given or {}
+        keys = sorted(key for key in {**there, **wanted} if there.get(key) != wanted.get(key))
         if given is not None and keys:
-            return f" with other settings ({', '.join(keys[:5])})"
+            named = (f"{key}: {_said(there, key)} there, {_said(wanted, key)} wanted" for key in keys[:5])
+            return f" with other settings ({'; '.join(named)})"
     return ""
+
+
+def _said(settings: Mapping[str, Any], key: str) -> str:
+    return json.dumps(settings[key]) if key in settings else "not given"
 
 
 def environment(device: torch.device) -> dict[str, Any]:
