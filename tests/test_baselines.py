@@ -351,3 +351,4 @@ def test_a_name_given_to_a_set_s_own_data_is_not_that_of_other_data(run: Path, t
 def test_a_score_names_the_images_it_was_tested_on(run: Path):
     record = json.loads(evaluate(run, "--baselines random --whole --seeds 1 --json").stdout)
     assert len({each["tested"] for each in record["scores"]}) == 1
+    assert {each["precision"] for each in record["scores"]} <= {"bf16", "fp32"}

@@ -48,6 +48,8 @@ class Score:
     """The set whose number of stored images, network keys and test images this baseline shares; None for a set."""
     tested: str | None = None
     """Names the test images and labels (`keys.digest`): scores on others do not compare. None where `content` was."""
+    precision: str | None = None
+    """In which the networks were trained, `bf16` or `fp32` (they are tested in fp32); None in older scores."""
     found: int | None = dataclasses.field(default=None, compare=False)
     """How many of the n networks were found in the cache; None where all were trained now."""
 
@@ -144,7 +146,7 @@ def score(
     """
     if not keys:
         raise InputError("n = 0: a score of no networks says nothing. Expected at least one network.")
-    where, recipe = data.device, protocol.recipe
+    where, recipe, resolved = data.device, protocol.recipe, execution.precision(precision, data.device)
     every = torch.arange(len(images)).expand(len(keys), -1) if rows is None else rows
     usual = protocol.epochs_for(every.shape[1])
     total = epochs or usual
@@ -162,10 +164,8 @@ def score(
             "protocol": [protocol.schedule.__name__, config.to_dict(recipe)],
             "epochs": total,
             "looks": trials.LOOKS if best_on_test else 1,
-            "made by": [
-                torch.__version__, where.type, execution.precision(precision, where), compile == "never"
-            ],
-        }  # fmt: skip
+            "made by": [torch.__version__, where.type, resolved, compile == "never"],
+        }
         kept = Cells(parts)
     chosen = [None if rows is None else own for own in every]
     cells: dict[int, Cell] = {}
@@ -193,7 +193,8 @@ def score(
     per_class = (round(each, 2) if count else None for each, count in zip(share.tolist(), tested.tolist(), strict=True))
     return Score(
         name, architecture.name, label, total, accuracies, round(sum(seconds), 2),
-        highest if best_on_test else None, tuple(per_class), seed=seed, tested=tested_on, found=found or None,
+        highest if best_on_test else None, tuple(per_class), seed=seed, tested=tested_on, precision=resolved,
+        found=found or None,
     )  # fmt: skip
 
 
