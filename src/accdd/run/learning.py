@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from accdd import execution
-from accdd.config import Settings
-from accdd.loop import Progress, State
+from accdd.config import Loop, Settings
+from accdd.loop import State
 from accdd.parallel import ALONE, Ranks
 from accdd.run import trouble
 from accdd.run.checkpoints import Checkpoint
@@ -79,116 +79,179 @@ def learn(
         ArithmeticError: the loss or the images are not finite, with the smallest step size, too.
         Stopped: SIGTERM or SIGINT came; with a folder, everything is saved. A second signal ends the process at once.
     """
-    steps, budget = settings.loop.steps, settings.loop.budget
-    total = None if steps is None else steps * settings.loop.inner_steps
     reporter.phase("distilling")
-    state, spent = (since.state, since.seconds) if since else (None, 0.0)  # `spent` leaves out what saving takes
-    logged, loss = spent - 1, None
-
-    def progress(sweeps: int) -> float:
-        return max(spent / budget if budget else 0.0, sweeps / total if total else float(total == 0))
-
-    def ahead(state: State | None) -> list[float]:
-        return [mark for mark in _marks(settings.loop.snapshots) if not state or mark > progress(state.sweep)]
-
-    if since and progress(since.state.sweep) >= 1:
-        return Learned(since.state.images.clamp(0, 1), since.state.sweep, spent, since.state.halvings)
-    marks = ahead(state)
-    good, good_metrics = state, since.metrics if since else 0
-    stop, keeping, nothing = 0.0, ranks.largest([float(folder is not None)]) == [1.0], -math.inf
-
-    def together(state: State) -> State:
-        images, velocity, losses = map(ranks.whole, (state.images, state.velocity, state.losses))
-        return state._replace(images=images, velocity=velocity, losses=losses)
-
+    clock = _Clock(settings.loop, ranks, since.seconds if since else 0.0)
+    state = since.state if since else None
+    if state and clock.progress(state.sweep) >= 1:
+        return Learned(state.images.clamp(0, 1), state.sweep, clock.spent, state.halvings)
+    keeper = _Keeper(settings.loop, folder, ranks, clock, reporter, state, since.metrics if since else 0)
     with _signals() as came:
 
         def stopping() -> bool:
             """Whether a signal came; of several ranks to any, by the time this sweep had ended."""
-            return bool(came if ranks.alone else stop)
+            return bool(came) if ranks.alone else clock.stop
 
-        saved, until = time.perf_counter(), settings.loop.checkpoint or SAVE_SECONDS
-        resumed = saved
-        states = begin(progress, state)
+        clock.go_on()
+        states = begin(clock.progress, state)
         while (following := next(states, None)) is not None:
             state = following
-            must = state.sweep in (0, total) or state.overfit is not None or came or not ranks.alone
-            if where.type != "cpu" and not must and good and time.perf_counter() - resumed < LOOK_SECONDS:
+            must = state.sweep in (0, clock.total) or state.overfit is not None or came or not ranks.alone
+            if where.type != "cpu" and not must and keeper.good and clock.running() < LOOK_SECONDS:
                 continue
             execution.synchronise(where)  # without it, seconds would count launches
-            now = time.perf_counter()
-            mine = (spent + now - resumed, float(now - saved >= until)) if ranks.leads else (nothing, nothing)
-            stop, spent, due = ranks.largest([float(bool(came)), *mine])
-            share = progress(state.sweep)
-            over = share >= 1
-            told = bool(state.sweep) and (over or spent - logged >= 1 or state.overfit is not None)
-            save = stopping() or over or due > 0
-            shown = keeping and bool(settings.loop.snapshots) and (state.sweep == 0 or over or share >= marks[0])
-            broken, losses = False, state.losses
-            if told or save or shown:  # each rank looks at its own share: images travel only where they are kept
-                broken = ranks.largest([float(not trouble.finite(state))]) != [0.0]
-            if save or shown or broken or not good:
-                state = together(state)
-                good = good or state
-            if broken:
-                states, good, good_metrics = _again(
-                    begin, progress, good, good_metrics, state, folder, reporter, together
-                )
-                state, marks, saved = good, ahead(good), now
-                resumed = time.perf_counter()
+            clock.read(stop=bool(came))
+            state, finite = keeper.keep(state, stopping)
+            if not finite:
+                states, state = keeper.go_back(begin, state), keeper.good
                 continue
-            if told:
-                logged, loss = spent, ranks.whole(losses).sum().item()
-                if folder:
-                    folder.log(state.sweep, spent, loss, state.overfit)
-            if shown and folder:
-                folder.snapshot(state.sweep, spent, state.images)
-            marks = [mark for mark in marks if mark > share]
-            of = f"/{total}" if total and not budget else ""
-            reporter.update(
-                min(share, 1.0), f"sweep {state.sweep}{of}" + ("" if loss is None else f", loss {loss:.4g}")
-            )
-            if save or (stopping() and trouble.finite(state)):  # a signal may have come since
-                began = time.perf_counter()
-                if folder:
-                    folder.checkpoint(state, spent)
-                good, good_metrics = state, folder.written() if folder else 0
-                saved = time.perf_counter()
-                until = settings.loop.checkpoint or max(SAVE_SECONDS, (saved - began) / SAVED_SHARE)
-            if stopping() or over:
+            if stopping() or clock.progress(state.sweep) >= 1:
                 break
-            resumed = time.perf_counter()
+            clock.go_on()
     assert state is not None
     if stopping():
         again = f" Go on with: accdd distill --resume {shlex.quote(str(folder.path))}" if folder else ""
         number = came[0] if came else signal.SIGTERM  # it came to another rank
         raise Stopped(number, f"Stopped after sweep {state.sweep}.{again}")
-    return Learned(state.images.detach().clamp(0, 1), state.sweep, spent, state.halvings)  # the last is of all classes
+    # The last is of all classes.
+    return Learned(state.images.detach().clamp(0, 1), state.sweep, clock.spent, state.halvings)
 
 
-def _again(
-    begin: Begin, progress: Progress, good: State, metrics: int, bad: State, folder: RunFolder | None,
-    reporter: Reporter, together: Callable[[State], State],
-) -> tuple[Iterator[State], State, int]:  # fmt: skip
-    """Go on from the last good state with half the step size; its states, that state, its bytes of metrics.jsonl."""
-    failing = trouble.last_finite(begin, progress, good, bad.sweep, together)
-    where = f"by sweep {bad.sweep}" if failing is None else f"in sweep {failing.sweep + 1}"
-    if good.halvings == trouble.HALVINGS:
-        loss = bad.losses.sum().item()
-        what = f"The loss became {loss}" if not math.isfinite(loss) else "The images became infinite"
-        raise ArithmeticError(
-            f"{what} {where}, also with the images' step size halved {good.halvings} times. "
-            "Lower images.lr, or train.lr."
+class _Clock:
+    """The time spent in the loop, without what saving takes, and when to save; of several ranks, that of the first."""
+
+    def __init__(self, loop: Loop, ranks: Ranks, spent: float) -> None:
+        self.spent = spent
+        self.total = None if loop.steps is None else loop.steps * loop.inner_steps
+        """Sweeps, where they are counted."""
+        self.stop = self.due = False
+        """Whether a signal had come to any rank, and whether it was time to save, when the clock was read."""
+        self._loop, self._ranks = loop, ranks
+        self._until = loop.checkpoint or SAVE_SECONDS
+        self._resumed = self._saved = time.perf_counter()
+
+    def progress(self, sweeps: int) -> float:
+        """The share of the run, up to 1, that is over."""
+        budget, total = self._loop.budget, self.total
+        return max(self.spent / budget if budget else 0.0, sweeps / total if total else float(total == 0))
+
+    def running(self) -> float:
+        """Seconds since `go_on`."""
+        return time.perf_counter() - self._resumed
+
+    def go_on(self) -> None:
+        """Count from now on."""
+        self._resumed = time.perf_counter()
+
+    def read(self, *, stop: bool) -> None:
+        """Count what has passed since `go_on`; all ranks do it together, and say whether to `stop`."""
+        mine = (-math.inf, -math.inf)
+        if self._ranks.leads:
+            now = time.perf_counter()
+            mine = (self.spent + now - self._resumed, float(now - self._saved >= self._until))
+        stopped, self.spent, due = self._ranks.largest([float(stop), *mine])
+        self.stop, self.due = stopped > 0, due > 0
+
+    def saved(self, began: float) -> None:
+        """Something was saved, from this moment on until now: the next time follows from how long it took."""
+        self._saved = time.perf_counter()
+        self._until = self._loop.checkpoint or max(SAVE_SECONDS, (self._saved - began) / SAVED_SHARE)
+
+    def went_back(self) -> None:
+        """Count from now on, also until it is time to save."""
+        self._resumed = self._saved = time.perf_counter()
+
+
+class _Keeper:
+    """What of a run is told and kept: loss, snapshots, checkpoints, and the last good state, to go back to."""
+
+    def __init__(
+        self, loop: Loop, folder: RunFolder | None, ranks: Ranks, clock: _Clock, reporter: Reporter,
+        since: State | None, metrics: int,
+    ) -> None:  # fmt: skip
+        self.good = since
+        """The last that was saved, or the first; of all classes."""
+        self._metrics = metrics  # bytes of metrics.jsonl then
+        self._loop, self._folder, self._ranks, self._clock, self._reporter = loop, folder, ranks, clock, reporter
+        self._shows = ranks.largest([float(folder is not None)]) == [1.0] and bool(loop.snapshots)
+        self._logged, self._loss = clock.spent - 1, None
+        self._marks = self._ahead(since)
+
+    def keep(self, state: State, stopping: Callable[[], bool]) -> tuple[State, bool]:
+        """Look at a state, and keep of it what is due.
+
+        Returns:
+            A 2-tuple of the state, of all classes if it was kept, and whether its numbers are finite: they are looked
+            at where something would be kept, and what is not finite never is.
+        """
+        clock, folder, ranks, losses = self._clock, self._folder, self._ranks, state.losses
+        share = clock.progress(state.sweep)
+        over = share >= 1
+        told = bool(state.sweep) and (over or clock.spent - self._logged >= 1 or state.overfit is not None)
+        save = stopping() or over or clock.due
+        shown = self._shows and (state.sweep == 0 or over or share >= self._marks[0])
+        finite = True
+        if told or save or shown:  # each rank looks at its own share: images travel only where they are kept
+            finite = ranks.largest([float(not trouble.finite(state))]) == [0.0]
+        if save or shown or not finite or not self.good:
+            state = self._together(state)
+            self.good = self.good or state
+        if not finite:
+            return state, False
+        if told:
+            self._logged, self._loss = clock.spent, ranks.whole(losses).sum().item()
+            if folder:
+                folder.log(state.sweep, clock.spent, self._loss, state.overfit)
+        if shown and folder:
+            folder.snapshot(state.sweep, clock.spent, state.images)
+        self._marks = [mark for mark in self._marks if mark > share]
+        of = f"/{clock.total}" if clock.total and not self._loop.budget else ""
+        loss = "" if self._loss is None else f", loss {self._loss:.4g}"
+        self._reporter.update(min(share, 1.0), f"sweep {state.sweep}{of}{loss}")
+        if save or (stopping() and trouble.finite(state)):  # a signal may have come since
+            began = time.perf_counter()
+            if folder:
+                folder.checkpoint(state, clock.spent)
+            self.good, self._metrics = state, folder.written() if folder else 0
+            clock.saved(began)
+        return state, True
+
+    def go_back(self, begin: Begin, bad: State) -> Iterator[State]:
+        """States from the last good one on, with half the step size.
+
+        Raises:
+            ArithmeticError: it was halved often enough.
+        """
+        good, folder, progress = self.good, self._folder, self._clock.progress
+        assert good is not None  # at the latest `bad` itself
+        failing = trouble.last_finite(begin, progress, good, bad.sweep, self._together)
+        where = f"by sweep {bad.sweep}" if failing is None else f"in sweep {failing.sweep + 1}"
+        if good.halvings == trouble.HALVINGS:
+            loss = bad.losses.sum().item()
+            what = f"The loss became {loss}" if not math.isfinite(loss) else "The images became infinite"
+            raise ArithmeticError(
+                f"{what} {where}, also with the images' step size halved {good.halvings} times. "
+                "Lower images.lr, or train.lr."
+            )
+        self.good = good = good._replace(halvings=good.halvings + 1)
+        self._reporter.note(
+            f"Not finite {where}: back to sweep {good.sweep}, with the images' step size halved "
+            f"({good.halvings} of at most {trouble.HALVINGS} times)."
         )
-    good = good._replace(halvings=good.halvings + 1)
-    reporter.note(
-        f"Not finite {where}: back to sweep {good.sweep}, with the images' step size halved "
-        f"({good.halvings} of at most {trouble.HALVINGS} times)."
-    )
-    if folder:
-        folder.restored(good.sweep, metrics, failing or good, good.halvings)
-        metrics = folder.written()
-    return begin(progress, good), good, metrics
+        if folder:
+            folder.restored(good.sweep, self._metrics, failing or good, good.halvings)
+            self._metrics = folder.written()
+        self._marks = self._ahead(good)
+        self._clock.went_back()
+        return begin(progress, good)
+
+    def _ahead(self, state: State | None) -> list[float]:
+        """Shares of the run at which snapshots are due after a state: each twice the one before, the last is 1."""
+        marks = (2.0**-halvings for halvings in range(self._loop.snapshots - 1, -1, -1))
+        return [mark for mark in marks if not state or mark > self._clock.progress(state.sweep)]
+
+    def _together(self, state: State) -> State:
+        images, velocity, losses = map(self._ranks.whole, (state.images, state.velocity, state.losses))
+        return state._replace(images=images, velocity=velocity, losses=losses)
 
 
 @contextlib.contextmanager
@@ -214,8 +277,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-def _marks(count: int) -> list[float]:
-    """Shares of the run at which snapshots are kept: each twice the one before, the last at the end."""
-    return [2.0**-halvings for halvings in range(count - 1, -1, -1)]
