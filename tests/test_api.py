@@ -15,7 +15,7 @@ import torch
 from helpers import assert_same
 
 import accdd
-from accdd import engine, evaluation, files, scoring
+from accdd import config, engine, evaluation, files, networks, scoring, selection
 from accdd.ahead import build_targets
 from accdd.config import Settings
 from accdd.data import Dataset
@@ -94,6 +94,26 @@ def test_a_set_that_is_no_better_than_random_images_on_any_network_says_so_loudl
     said = words.verdict(helpers.stripes(), Settings(ipc=2), scores, 5, {"distilling": 1.0})
     assert said.startswith(f"{loud}4 images (2 per class) of ")
     assert ("mlp to" in said) == (len(means) > 2)
+
+
+def test_beside_a_run_s_set_stand_random_images_drawn_again_for_every_network():
+    data = helpers.stripes()
+    result = accdd.distill(data, ipc=2, settings={**TINY, "score.seeds": 3, "score.epochs": 2})
+    distilled, random = result.scores
+    draws = [selection.random(data, 2, Key(0).at("random", draw)).flatten() for draw in range(3)]
+    assert not torch.equal(draws[0], draws[1])
+    network = networks.architecture(config.Network(**result.distilled.info["settings"]["network"]), 3, 8, 2)
+    expected = evaluation.score(
+        "random", data.images, data.labels, data, network, evaluation.PROTOCOLS["quick"], mean=data.mean, std=data.std,
+        keys=evaluation.network_keys(Key(0), 3), rows=torch.stack(draws), epochs=2,
+    )  # fmt: skip
+    assert random.accuracies == expected.accuracies and (random.set, random.beside) == ("random", "distilled")
+    assert random.seed == distilled.seed == 0 and random.tested == distilled.tested  # paired, network by network
+    both = accdd.evaluate(
+        result.distilled, test=data, data=data, protocol="quick", epochs=2, seeds=3, baselines=["random"]
+    )
+    assert [score.accuracies for score in both] == [distilled.accuracies, random.accuracies]
+    assert [score.found for score in both] == [3, 3]  # trained once
 
 
 def test_what_a_run_returns_is_what_it_wrote(scored: accdd.Result):

@@ -11,11 +11,11 @@ import torch
 from helpers import assert_same, generator, network, stripes
 from torch import Tensor
 
-from accdd import augment, execution, files, selection, training
+from accdd import augment, execution, files, training
 from accdd.cli import options
 from accdd.config import InputError, Train
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, beside_random, network_keys, score, suited, trials
+from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, network_keys, score, suited, trials
 from accdd.evaluation.protocols import IDC, no_exceptions, tenth_halfway
 from accdd.keys import Key
 from accdd.networks import Forward, Parameters
@@ -158,31 +158,6 @@ def test_a_protocol_flips_except_where_a_mirrored_image_is_of_another_class(name
 @pytest.mark.parametrize(("count", "epochs"), [(8, 1000), (64, 1000), (65, 500), (640, 100), (100_000, 1)])
 def test_the_quick_protocol_takes_about_1000_steps_whatever_the_number_of_images(count: int, epochs: int):
     assert PROTOCOLS["quick"].epochs_for(count) == epochs
-
-
-def test_beside_the_distilled_set_stands_one_of_random_images_drawn_again_for_every_network(data: Dataset):
-    told: list[float] = []
-    distilled, random = beside_random(
-        data.images,
-        data.labels,
-        data,
-        network(),
-        FEW_EPOCHS,
-        stored=1,
-        seeds=3,
-        seed=5,
-        precision="fp32",
-        report=told.append,
-    )
-    assert distilled.accuracies == scored(data, seeds=3, key=Key(5)).accuracies
-    expected = []
-    for draw in range(3):
-        key = Key(5).at("random", draw)
-        rows = selection.random(data, 1, key).flatten()
-        expected.append(scored(data, data.images[rows], data.labels[rows], seeds=1, key=key).accuracies[0])
-    assert (random.set, random.accuracies) == ("random", tuple(expected))
-    assert (distilled.seed, random.seed) == (5, None)  # its networks begin otherwise, so the two are not paired
-    assert told == sorted(told) and told[-1] == pytest.approx(1.0)
 
 
 def test_named_protocols_are_the_published_ones():

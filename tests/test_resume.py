@@ -14,7 +14,7 @@ import torch
 from helpers import CPU, assert_same, network, settings, stripes
 
 import accdd
-from accdd import config, defaults, loop, methods
+from accdd import config, defaults, evaluation, loop, methods
 from accdd.augmented_models import EarlyStage, EarlyStageModel, Perturbed
 from accdd.config import InputError, Perturb, Settings
 from accdd.data import Dataset
@@ -180,7 +180,7 @@ def test_a_signal_in_the_last_sweep_stops_before_scoring_and_the_set_is_scored_a
     assert not (tmp_path / "run" / "distilled").exists()
     source = arrays()
     with monkeypatch.context() as patch:
-        patch.setattr("accdd.evaluation.beside_random", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(evaluation, "score", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             accdd.resume(tmp_path / "run", source)
     learned = accdd.load(tmp_path / "run")

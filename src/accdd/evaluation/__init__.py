@@ -3,7 +3,7 @@
 from accdd.evaluation.baselines import BASELINES, Real, beside, check_enough, chosen, whole
 from accdd.evaluation.metrics import comparisons, interval, label_robustness, paired, storage
 from accdd.evaluation.protocols import PROTOCOLS, WHOLE, Case, Protocol, suited
-from accdd.evaluation.scores import Score, beside_random, network_keys, score
+from accdd.evaluation.scores import Score, network_keys, score
 from accdd.evaluation.sets import apart, origin, recorded, test_data, training_data
 from accdd.evaluation.tables import STYLES, table
 
@@ -18,7 +18,6 @@ __all__ = [
     "Score",
     "apart",
     "beside",
-    "beside_random",
     "check_enough",
     "chosen",
     "comparisons",

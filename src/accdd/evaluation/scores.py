@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from accdd import config, execution, selection
+from accdd import config, execution
 from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.evaluation import trials
@@ -196,46 +196,6 @@ def score(
         highest if best_on_test else None, tuple(per_class), seed=seed, tested=tested_on, precision=resolved,
         found=found or None,
     )  # fmt: skip
-
-
-def beside_random(
-    images: Tensor,
-    labels: Tensor,
-    data: Dataset,
-    architecture: Architecture,
-    protocol: Protocol,
-    *,
-    stored: int,
-    seeds: int,
-    seed: int,
-    epochs: int | None = None,
-    compile: str = "auto",
-    precision: str = "auto",
-    report: Report = lambda share: None,
-) -> tuple[Score, Score]:
-    """The scores of a distilled set and of as many random real images, drawn again for every network.
-
-    Args:
-        images, labels: the decoded set, as for `score`.
-        stored: images per class as stored: what random images are given, too.
-        seed: the run's.
-        seeds: networks per score.
-        data, architecture, protocol, epochs, compile, precision, report: as for `score`.
-    """
-
-    def run(name: str, images: Tensor, labels: Tensor, keys: list[Key], rows: Tensor | None, report: Report) -> Score:
-        return score(
-            name, images, labels, data, architecture, protocol, mean=data.mean, std=data.std, keys=keys, rows=rows,
-            epochs=epochs, compile=compile, precision=precision, report=report,
-        )  # fmt: skip
-
-    keys = network_keys(Key(seed), seeds)
-    distilled = run("distilled", images, labels, keys, None, lambda share: report(share / 2))
-    draws = [Key(seed).at("random", draw) for draw in range(seeds)]
-    chosen = torch.stack([selection.random(data, stored, key).flatten() for key in draws])
-    keys = [key for draw in draws for key in network_keys(draw, 1)]
-    random = run("random", data.images, data.labels, keys, chosen, lambda share: report((1 + share) / 2))
-    return distilled, random
 
 
 def network_keys(key: Key, count: int) -> list[Key]:

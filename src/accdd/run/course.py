@@ -19,6 +19,7 @@ from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Case, Protocol, Score
 from accdd.execution import Plan
 from accdd.formation import decoded_by
+from accdd.keys import Key, digest
 from accdd.networks import Architecture, settings_for
 from accdd.parallel import ALONE, Ranks
 from accdd.run import refusing, words
@@ -168,12 +169,9 @@ def carry_out(
     began, scores = time.perf_counter(), ()
     for name, network, protocol in networks if resolved.score.seeds and not resolved.shard else ():
         reporter.phase(f"scoring, {name}")
-        found = evaluation.beside_random(
-            *distilled.decode(), real, network, protocol, stored=resolved.ipc, seeds=resolved.score.seeds,
-            seed=resolved.seed, epochs=resolved.score.epochs, compile=resolved.compile, precision=resolved.precision,
-            report=reporter.update,
-        )  # fmt: skip
-        scores += tuple(dataclasses.replace(each, network=name) for each in found)
+        scores += tuple(
+            dataclasses.replace(each, network=name) for each in _scores(work, distilled, network, protocol, reporter)
+        )
     seconds["scoring"] = round(time.perf_counter() - began, 2)
 
     outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
@@ -253,6 +251,29 @@ def _learned(
         factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
         info=_info(work, learned.sweeps) | troubled | {"seconds": seconds},
     )  # fmt: skip
+
+
+def _scores(
+    work: Work, distilled: Distilled, network: Architecture, protocol: Protocol, reporter: Reporter
+) -> tuple[Score, Score]:
+    """Of the set, and of as many random real images, drawn again for every network."""
+    real, settings = work.real, work.settings
+    root, seeds = Key(settings.seed), settings.score.seeds
+    options = {
+        "keys": evaluation.network_keys(root, seeds), "epochs": settings.score.epochs, "compile": settings.compile,
+        "precision": settings.precision,
+    }  # fmt: skip
+    images, labels = distilled.decode()
+    own = evaluation.score(
+        "distilled", images, labels, real, network, protocol, mean=real.mean, std=real.std,
+        content=digest(images, labels), report=lambda share: reporter.update(share / 2), **options,
+    )  # fmt: skip
+    rows = evaluation.chosen("random", evaluation.Real(real, network, settings), settings.ipc, root, seeds)
+    random = evaluation.beside(
+        "random", real, rows, real, network, protocol, report=lambda share: reporter.update((1 + share) / 2), **options
+    )
+    own = dataclasses.replace(own, bytes=evaluation.storage(distilled.images, distilled.labels))
+    return own, dataclasses.replace(random, beside=own.set)
 
 
 def _protocol(work: Work, network: Architecture) -> Protocol:
