@@ -747,7 +747,7 @@ def test_a_run_at_work_says_how_far_it_is_and_that_it_is_safe_to_stop(run: Path)
     facts = dict(standing.facts)
     assert standing.phase == "distilling" and standing.done == 0.2
     assert facts["sweep"].startswith("40 of 200, 4.0 s") and facts["loss"] == "2, from 8"
-    assert facts["time left"].startswith("about 16.0 s")  # 160 sweeps at 10 a second
+    assert facts["time left"].startswith("about 16 s")  # 160 sweeps at 10 a second
     assert facts["safe to stop"].startswith("saved 12 s ago")
     later = watching.stand(run, (run / "metrics.jsonl").stat().st_mtime + 500)
     assert later.phase == "distilling, or stopped" and f"--resume {run}" in dict(later.facts)["silent"]

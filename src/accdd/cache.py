@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from accdd import files
 from accdd.config import InputError
+from accdd.text import quantity
 
 LIMIT = "ACCDD_CACHE_LIMIT"
 """Environment variable: the size that `prune` keeps to where it is told none."""
@@ -33,7 +34,6 @@ WHOLE = ("compiled", "datasets", "scores", "executor")
 """Folders that go as a whole: other libraries fill the first two, scores and what workers say are small files."""
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 class Entry(NamedTuple):
@@ -106,10 +106,10 @@ def parse_size(text: str) -> int:
     Raises:
         InputError: it is no size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?b)?\s*", text.lower())
-    if not match:
+    size = quantity(text, {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12})
+    if size is None:
         raise InputError(f"'{text}' is no size. Expected a number with kB, MB, GB or TB, as in 10GB.")
-    return int(float(match[1]) * _UNITS.get(match[2] or "", 1))
+    return int(size)
 
 
 def parse_age(text: str) -> float:
@@ -118,10 +118,10 @@ def parse_age(text: str) -> float:
     Raises:
         InputError: it is no age.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([dhm])\s*", text)
-    if not match:
+    age = quantity(text, {"d": 86400, "h": 3600, "m": 60})
+    if age is None:
         raise InputError(f"'{text}' is no age. Expected a number with d, h or m, as in 30d.")
-    return float(match[1]) * {"d": 86400, "h": 3600, "m": 60}[match[2]]
+    return age
 
 
 def _entry(path: Path, root: Path, names: dict[str, str]) -> Entry:

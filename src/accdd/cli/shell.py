@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -14,7 +13,7 @@ from typing import Any
 
 import typer
 
-from accdd.text import printable
+from accdd.text import printable, quantity
 
 
 def guard(body: Callable[[], None], debug: bool) -> None:
@@ -105,20 +104,20 @@ def seconds_of(text: str) -> float:
     """'90s', '10m', '1.5h' or plain seconds to seconds."""
     from accdd.config import InputError
 
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
-    if not match:
+    seconds = quantity(text, {"": 1, "s": 1, "m": 60, "h": 3600})
+    if seconds is None:
         raise InputError(f"--budget {text} is not a duration. Expected a number with s, m or h, as in 10m.")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    return seconds
 
 
 def gigabytes_of(text: str) -> float:
     """'800MB', '8GB', '1TB' or plain gigabytes to gigabytes of 10^9 bytes."""
     from accdd.config import InputError
 
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(mb|gb|tb)?\s*", text.lower())
-    if not match:
+    size = quantity(text, {"": 1, "mb": 1e-3, "gb": 1, "tb": 1e3})
+    if size is None:
         raise InputError(f"--max-memory {text} is not a size. Expected a number with MB, GB or TB, as in 8GB.")
-    return float(match[1]) * {"mb": 1e-3, "gb": 1.0, "tb": 1e3}[match[2] or "gb"]
+    return size
 
 
 def command() -> str:

@@ -21,7 +21,7 @@ from accdd.keys import Key
 from accdd.report import charts, gallery, pictures, reading
 from accdd.report.charts import Point
 from accdd.report.reading import Row, Seen
-from accdd.text import printable
+from accdd.text import duration, printable
 
 FILE = "report.html"
 GENERATOR = "accdd report"
@@ -155,14 +155,6 @@ def template(name: str) -> jinja2.Template:
         environment.globals |= {kind: Markup(text), f"{kind}_hash": Markup(f"sha256-{digest}")}
     environment.filters["duration"] = duration
     return environment.get_template(name)
-
-
-def duration(seconds: float) -> str:
-    """As in '2 h 05 min', '3 min 20 s' or '4.2 s'."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _printable(value: Any) -> Any:

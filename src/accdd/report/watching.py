@@ -23,10 +23,10 @@ from torch import Tensor
 from accdd import config, run
 from accdd.config import InputError
 from accdd.report import pictures, reading
-from accdd.report.page import duration, spread
+from accdd.report.page import spread
 from accdd.report.reading import OTHERS, Line, is_number
 from accdd.run import Interim, InterimScores
-from accdd.text import printable
+from accdd.text import duration, printable
 
 QUIET = 120
 """Seconds without a new line of metrics.jsonl after which a run that distils seems to have stopped."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from accdd.text import printable
+from accdd.text import duration, printable
 
 
 class Reporter(Protocol):
@@ -80,7 +80,7 @@ class Lines:
         if now - self._said < 5:  # short phases need no commentary
             return
         left = elapsed * (1 - share) / (share - self._from) if share > self._from else float("nan")
-        self.note(f"{self._name}: {share:4.0%}  {detail}  {_clock(elapsed)} passed, about {_clock(left)} left")
+        self.note(f"{self._name}: {share:4.0%}  {detail}  {duration(elapsed)} passed, about {duration(left)} left")
         self._said = now
         marks = [0.01, 0.02, *(n / 20 for n in range(1, 21))]
         self._next = next((mark for mark in marks if mark > share), 2.0)
@@ -94,11 +94,3 @@ def reporter(quiet: bool = False) -> Reporter:
         return Quiet()
     console = Console(stderr=True)
     return Bar(console) if sys.stderr.isatty() else Lines(console)
-
-
-def _clock(seconds: float) -> str:
-    if seconds != seconds:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
