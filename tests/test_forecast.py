@@ -64,13 +64,17 @@ def test_every_number_of_sweeps_a_network_is_foretold(data: Dataset, inner: int)
     assert 0 < one < many
 
 
-def test_a_run_that_is_worth_it_says_what_it_will_take(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_is_worth_it_says_what_it_will_take(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told = {**TINY, "loop.steps": 2, "targets.count": 0}
     reporter = Notes()
     accdd.distill(data, 1, settings=told, reporter=reporter)
     assert not any("GB of memory" in line for line in reporter.said), "of a second, that is of no use"
     monkeypatch.setattr(probing, "SHORT", 0.0)
-    first = accdd.distill(data, 1, settings=told, reporter=reporter).distilled.images
+    first = accdd.distill(data, 1, settings=told, out=tmp_path / "run", reporter=reporter).distilled.images
+    kept = json.loads((tmp_path / "run" / "env.json").read_text())["foretold"]
+    assert kept["distilling"] > 0 and kept["scoring"] == 0 and "targets" not in kept
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert '<th scope="col">foretold</th>' in page and "foretold&#34;" not in page
     assert any(line.startswith("About ") and "GB of memory" in line for line in reporter.said)
     monkeypatch.undo()
     assert torch.equal(first, accdd.distill(data, 1, settings=told).distilled.images), "probing changes nothing"

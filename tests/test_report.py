@@ -262,6 +262,18 @@ def test_what_a_run_sees_of_fitting_its_bank_too_closely_is_on_its_page(tmp_path
     assert f"At sweep 20 the loss on targets that were never used was {last:.2f} times" in said
 
 
+def test_what_was_foretold_stands_beside_what_it_took(run: Path):
+    assert "foretold" not in Page((run / "report.html").read_text()).text("th")
+    told = json.loads((run / "env.json").read_text())
+    told["foretold"] = {"pool": 0.0, "distilling": 61.0, "scoring": "soon", NASTY: 3}
+    (run / "env.json").write_text(json.dumps(told))
+    shown = Page(page.render(reading.read(run)))
+    assert "foretold" in shown.text("th") and "1 min 01 s" in shown.text("td")
+    told["foretold"] = "soon"
+    (run / "env.json").write_text(json.dumps(told))
+    assert "foretold" not in Page(page.render(reading.read(run))).text("th")
+
+
 def test_accuracy_by_class_adds_up_to_the_whole(made: Path):
     for score in json.loads((made / "evaluation.json").read_text())["scores"]:
         assert sum(score["per_class"]) / 2 == pytest.approx(score["mean"], abs=0.02)  # both classes are tested alike

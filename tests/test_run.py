@@ -209,7 +209,8 @@ def test_distill_ends_with_the_verdict_the_files_and_what_to_type_next(tmp_path:
 def test_quiet_says_nothing_but_the_result(tmp_path: Path):
     loud, quiet = (accdd(f"distill digits --out {tmp_path}/run{flag} {UNSCORED} {flag}") for flag in ("", "--quiet"))
     assert loud.stderr.startswith(
-        "digits: 10 classes, 1,438 training and 359 test images of 1 x 8 x 8; 1797 pictures of 8x8, grey; no test split"
+        "digits: 10 classes, 1,438 training and 359 test images of 1 x 8 x 8; 139 to 146 of a class for "
+        "training, fewest of '8'; 1797 pictures of 8x8, grey; no test split"
     )
     assert quiet.stderr == "" and quiet.stdout.startswith("10 images")
 

@@ -84,13 +84,17 @@ def distill(
         _agree(ranks, work)
         ranks.together(lambda: work.bank.check_room(work.settings.targets.count or 0))
         course.announce(work, reporter, ranks)
-        if expected := run.foretell(work, ranks):
+        expected = run.foretell(work, ranks)
+        if expected:
             reporter.note(f"About {expected}.")
 
         def created() -> RunFolder | None:
             if out is None or not ranks.leads:
                 return None
-            return RunFolder.create(out, work.path, real.fingerprint, told, work.settings, real.device, work.plan)
+            return RunFolder.create(
+                out, work.path, real.fingerprint, told, work.settings, real.device, work.plan,
+                expected.seconds if expected else None,
+            )  # fmt: skip
 
         folder = ranks.together(created)
         ranks.together(lambda: stack.enter_context(folder.claimed()) if folder else None)

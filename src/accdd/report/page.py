@@ -99,13 +99,13 @@ def render(seen: Seen) -> str:
         loss_chart=_loss_chart(seen),
         pairs=gallery.pairs(seen) if distilled and near else (),
         near=near,
-        costs=[(_PHASES.get(name, name), value) for name, value in seen.seconds.items()],
+        costs=[(_PHASES.get(name, name), value, seen.foretold.get(name)) for name, value in seen.seconds.items()],
         total=sum(seen.seconds.values()),
         reproduce=reproduce(seen),
         settings=[(key, json.dumps(value, ensure_ascii=False), key in (seen.given or {}))
                   for key, value in seen.settings.items()],
         environment=[(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-                     for key, value in seen.environment.items()],
+                     for key, value in seen.environment.items() if key != "foretold"],
     )  # fmt: skip
 
 
@@ -113,6 +113,7 @@ _PHASES = {
     "pool": "early-stage models, whether made now or found in the cache",
     "targets": "targets, likewise",
     "distilling": "distilling",
+    "choosing": "choosing a snapshot",
     "scoring": "scoring",
 }
 

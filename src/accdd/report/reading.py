@@ -111,6 +111,11 @@ class Seen:
         return tuple(sorted((row for row in self.rows if row.sweep is not None), key=lambda row: row.sweep or 0))
 
     @property
+    def foretold(self) -> Mapping[str, float]:
+        """Seconds of the phases that were still to be done when the run began, where it probed how long they take."""
+        return {name: s for name, s in _part(self.environment, "foretold").items() if is_number(s) and s > 0}
+
+    @property
     def data(self) -> str:
         """What to call the data."""
         return str(self.origin.get("name") or self.source or "data that is not recorded")

@@ -96,8 +96,17 @@ class RunFolder:
         resolved: Settings,
         device: torch.device,
         plan: Plan,
+        foretold: Mapping[str, float] | None = None,
     ) -> "RunFolder":
         """Make the folder and record what the run is.
+
+        Args:
+            path: the folder.
+            source, fingerprint: the data, as it is found again and as it was.
+            given: dotted settings as asked for.
+            resolved: all settings as they became.
+            device, plan: how it is carried out.
+            foretold: seconds of each phase, where they were probed.
 
         Raises:
             InputError: something is at `path` already.
@@ -114,7 +123,13 @@ class RunFolder:
                 f"Another process has just begun a run in '{path}'. Expected a new folder: use another --out."
             ) from None
         files.write_text(
-            path / "env.json", json.dumps(environment(device) | {"plan": dataclasses.asdict(plan)}, indent=1)
+            path / "env.json",
+            json.dumps(
+                environment(device)
+                | {"plan": dataclasses.asdict(plan)}
+                | ({"foretold": dict(foretold)} if foretold else {}),
+                indent=1,
+            ),
         )
         files.write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))  # last: now it is a run
         return folder

@@ -12,6 +12,7 @@ from accdd.execution import Plan
 from accdd.networks import Architecture
 from accdd.parallel import Ranks
 from accdd.targets import Bank
+from accdd.text import printable
 
 
 def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:
@@ -37,7 +38,16 @@ def describe(real: Dataset, settings: Settings, architecture: Architecture) -> l
         f"Images start as {images.start}; {images.step} steps of {images.lr:g}, {falling}; {match.distance} distance, "
         f"{settings.targets.real_batch if settings.targets.count else match.real_batch} real images a class."
     )
-    return ["; ".join([about, *real.notes]) + ".", plan, chosen]
+    return ["; ".join([about, *_sizes(real), *real.notes]) + ".", plan, chosen]
+
+
+def _sizes(real: Dataset) -> list[str]:
+    """How many training images classes have, where some have more than others."""
+    sizes = [len(rows) for rows in real.class_index]
+    if min(sizes) == max(sizes):
+        return []
+    fewest = printable(real.class_names[sizes.index(min(sizes))])
+    return [f"{min(sizes):,} to {max(sizes):,} of a class for training, fewest of '{fewest}'"]
 
 
 def describe_plan(plan: Plan, where: torch.device) -> str:
