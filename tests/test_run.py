@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -204,6 +205,23 @@ def test_distill_ends_with_the_verdict_the_files_and_what_to_type_next(tmp_path:
     assert len(shown) == 2
     for command in shown:  # they work as printed
         accdd(command.replace(" run.npz", f" {tmp_path}/run.npz").replace("--seeds 5", "--seeds 1 --epochs 1"))
+
+
+def test_no_verb_needs_a_network(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def away(*args: Any) -> None:
+        raise OSError("the network is away")
+
+    monkeypatch.setattr(socket.socket, "connect", away)
+    monkeypatch.setattr(socket, "getaddrinfo", away)
+    scored = f"{TINY} --steps 2 --set score.seeds=1 --set score.epochs=1"
+    for line in (
+        f"distill digits --out {tmp_path}/run {scored}", f"evaluate {run} --seeds 1 --epochs 1 --baselines random",
+        f"info {run}", f"check {run}", f"watch {run} --once", f"report {run} --out {tmp_path}/page.html",
+        f"export {run} {tmp_path}/pictures --to png", f"import {tmp_path}/pictures {tmp_path}/back --from folder",
+        f"compare digits --methods dm --baselines random --out {tmp_path}/compare {scored}",
+        f"ablate digits --over ipc=1,2 --out {tmp_path}/ablate {scored}", "presets", "cache ls",
+    ):  # fmt: skip
+        accdd(line)
 
 
 def test_quiet_says_nothing_but_the_result(tmp_path: Path):

@@ -3,7 +3,8 @@
     python model_search.py DATA --out FOLDER [--ipc 10] [--images 10000] [--seeds 3] [--set key=value ...]
 
 DATA as for `accdd distill`. Twelve small convnets are trained on the distilled set, on as many random real images, and
-on all training images; the two rankings by test accuracy are compared with the last by Kendall's tau.
+on all training images; the two rankings by test accuracy are compared with the last by Kendall's tau. The same command
+goes on with a search that was stopped.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def main() -> None:
     """Distil, score, rank, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--out", type=Path, required=True, help="new folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder: new, or that of a search to go on with")
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--images", type=int, help="of the training images, so many drawn at random (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="networks of each kind trained on each set")
@@ -43,9 +44,13 @@ def main() -> None:
     arrays = (*known, real.test_images.numpy(), real.test_labels.numpy())
     settings = {"data.name": real.name, "score.seeds": 0}  # without the name, digits would be mirrored
     settings |= settings_from(None, told.set, {})
-    made = accdd.distill(arrays, told.ipc, out=told.out, settings=settings)
+    if not (told.out / "config.yaml").exists():
+        accdd.distill(arrays, told.ipc, out=told.out, settings=settings)
+    elif not (told.out / "distilled").exists():
+        accdd.resume(told.out, arrays)
+    distilled = accdd.load(told.out)
     scores = accdd.evaluate(
-        made.distilled, test=arrays, data=arrays, networks=NETWORKS, baselines=["random"], whole=True,
+        distilled, test=arrays, data=arrays, networks=NETWORKS, baselines=["random"], whole=True,
         seeds=told.seeds, epochs=told.epochs, protocol="quick",
     )  # fmt: skip
 
@@ -57,7 +62,7 @@ def main() -> None:
     print(f"{'network':40}" + "".join(f"{name:>11}" for name in accuracy))
     for name in NETWORKS:
         print(f"{name:40}" + "".join(f"{column[name]:11.1f}" for column in accuracy.values()))
-    spent = sum(made.seconds.values())
+    spent = sum(distilled.info["seconds"].values())
     print(f"distilling: {spent:.0f} s")
     found = {}
     for name, column in accuracy.items():
