@@ -75,8 +75,8 @@ def scores(case: Case, epochs: int) -> Work:
     def work() -> None:
         evaluation.score(
             "random pixels", real.images[:images], real.labels[:images], real, case.architecture(), PROTOCOLS["idc"],
-            mean=real.mean, std=real.std, keys=evaluation.network_keys(Key(0), NETWORKS), epochs=epochs,
-            compile="always", precision=case.precision,
+            evaluation.Way(epochs, compile="always", precision=case.precision), mean=real.mean, std=real.std,
+            keys=evaluation.network_keys(Key(0), NETWORKS),
         )  # fmt: skip
 
     return work

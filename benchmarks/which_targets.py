@@ -80,8 +80,8 @@ def measure() -> list[dict[str, Any]]:
         decoded = torch.cat([problem.decode(own.clamp(0, 1)) for own in state.images])
         labels = torch.arange(real.num_classes).repeat_interleave(len(decoded) // real.num_classes)
         score = evaluation.score(
-            name, decoded, labels, real, architecture, rule, mean=real.mean, std=real.std,
-            keys=evaluation.network_keys(Key(0), 2), epochs=300,
+            name, decoded, labels, real, architecture, rule, evaluation.Way(300), mean=real.mean, std=real.std,
+            keys=evaluation.network_keys(Key(0), 2),
         )  # fmt: skip
         return {"targets": name, "accuracies": score.accuracies}
 

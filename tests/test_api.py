@@ -104,8 +104,9 @@ def test_beside_a_run_s_set_stand_random_images_drawn_again_for_every_network():
     assert not torch.equal(draws[0], draws[1])
     network = networks.architecture(config.Network(**result.distilled.info["settings"]["network"]), 3, 8, 2)
     expected = evaluation.score(
-        "random", data.images, data.labels, data, network, evaluation.PROTOCOLS["quick"], mean=data.mean, std=data.std,
-        keys=evaluation.network_keys(Key(0), 3), rows=torch.stack(draws), epochs=2,
+        "random", data.images, data.labels, data, network, evaluation.PROTOCOLS["quick"],
+        evaluation.Way(2), mean=data.mean, std=data.std, keys=evaluation.network_keys(Key(0), 3),
+        rows=torch.stack(draws),
     )  # fmt: skip
     assert random.accuracies == expected.accuracies and (random.set, random.beside) == ("random", "distilled")
     assert random.seed == distilled.seed == 0 and random.tested == distilled.tested  # paired, network by network

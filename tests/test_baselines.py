@@ -19,7 +19,7 @@ from accdd import evaluation, selection, training
 from accdd.cli import app, options
 from accdd.config import InputError, Train
 from accdd.data import Dataset
-from accdd.evaluation import BASELINES, Protocol, Real, Score, network_keys
+from accdd.evaluation import BASELINES, Protocol, Real, Score, Way, network_keys
 from accdd.evaluation import baselines as rules
 from accdd.keys import Key
 from accdd.networks import Forward
@@ -154,9 +154,11 @@ def test_every_baseline_chooses_as_many_of_each_class_and_none_twice(real: Real,
 
 
 def score_of(name: str, real: Real, **options: Any) -> Score:
-    given = {"keys": network_keys(KEY, 2), "precision": "fp32"} | options
+    own: dict[str, Any] = {name: options.pop(name) for name in Way._fields if name in options}
+    way = Way(**{"precision": "fp32", **own})
     rows = rules.chosen(name, real, 2, KEY, 2)
-    return evaluation.beside(name, real.data, rows, real.data, network(), FEW, **given)
+    given: dict[str, Any] = {"keys": network_keys(KEY, 2), **options}
+    return evaluation.beside(name, real.data, rows, real.data, network(), FEW, way, **given)
 
 
 def test_a_baseline_s_networks_begin_as_the_set_s_do(real: Real):
@@ -164,7 +166,7 @@ def test_a_baseline_s_networks_begin_as_the_set_s_do(real: Real):
     rows = rules.chosen("herding-pixels", real, 2, KEY, 1)[0]
     expected = evaluation.score(
         "same", real.data.images[rows], real.data.labels[rows], real.data, network(), FEW,
-        mean=real.data.mean, std=real.data.std, keys=network_keys(KEY, 2), precision="fp32",
+        Way(precision="fp32"), mean=real.data.mean, std=real.data.std, keys=network_keys(KEY, 2),
     )  # fmt: skip
     assert found.accuracies == expected.accuracies
     assert (found.set, found.protocol, found.n) == ("herding-pixels", "few", 2)
@@ -173,7 +175,7 @@ def test_a_baseline_s_networks_begin_as_the_set_s_do(real: Real):
 
 def test_the_whole_set_is_scored_once_and_then_found(real: Real, monkeypatch: pytest.MonkeyPatch):
     def whole(seeds: int = 1, **options: Any) -> Score:
-        return evaluation.whole(real.data, real.data, network(), keys=network_keys(KEY, seeds), **options)
+        return evaluation.whole(real.data, real.data, network(), Way(**options), keys=network_keys(KEY, seeds))
 
     first = whole()
     assert (first.set, first.protocol, first.epochs, first.n) == ("whole", "whole", 30, 1)

@@ -26,7 +26,7 @@ from accdd import engine, training
 from accdd.augmented_models import pool
 from accdd.config import Train
 from accdd.data import Dataset
-from accdd.evaluation import Protocol, network_keys, score
+from accdd.evaluation import Protocol, Way, network_keys, score
 from accdd.execution import Plan
 from accdd.keys import Key
 from accdd.networks import NETWORKS, Architecture, Forward, Parameters, architecture, calibrated
@@ -220,8 +220,8 @@ def test_a_score_does_not_depend_on_how_test_images_are_batched(data: Dataset, m
 
     monkeypatch.setattr(training, "correct", several)
     images, labels = data.images[:20], data.labels[:20]
-    found = score("few", images, labels, data, convnet(), protocol, mean=data.mean, std=data.std,
-                  keys=network_keys(Key(0), 2), precision="fp32")  # fmt: skip
+    found = score("few", images, labels, data, convnet(), protocol, Way(precision="fp32"), mean=data.mean,
+                  std=data.std, keys=network_keys(Key(0), 2))  # fmt: skip
     assert found.n == len(seen) == 2
     # The statistics are those of 16 of the 20 images, as they are: the first layer's mean is linear in them.
     shift, scale = (torch.tensor(each)[:, None, None] for each in (data.mean, data.std))

@@ -15,7 +15,7 @@ from accdd import augment, execution, files, training
 from accdd.cli import options
 from accdd.config import InputError, Train
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, network_keys, score, suited, trials
+from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, Way, network_keys, score, suited, trials
 from accdd.evaluation.protocols import IDC, no_exceptions, tenth_halfway
 from accdd.keys import Key
 from accdd.networks import Forward, Parameters
@@ -30,8 +30,10 @@ def scored(data: Dataset, images: Tensor | None = None, labels: Tensor | None = 
     labels = data.labels if labels is None else labels
     keys = network_keys(changes.pop("key", Key(0)), changes.pop("seeds", 2))
     architecture, protocol = changes.pop("architecture", network()), changes.pop("protocol", FEW_EPOCHS)
-    given = {"mean": data.mean, "std": data.std, "keys": keys, "precision": "fp32"} | changes
-    return score("random", images, labels, data, architecture, protocol, **given)
+    own: dict[str, Any] = {name: changes.pop(name) for name in Way._fields if name in changes}
+    way = Way(**{"precision": "fp32", **own})
+    given: dict[str, Any] = {"mean": data.mean, "std": data.std, "keys": keys} | changes
+    return score("random", images, labels, data, architecture, protocol, way, **given)
 
 
 def test_separable_data_is_learned_by_every_network():
@@ -179,8 +181,8 @@ def test_named_protocols_are_the_published_ones():
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_protocol_trains_and_is_named_by_the_command(data: Dataset, name: str):
     keys = network_keys(Key(0), 2)
-    given: dict[str, Any] = {"mean": data.mean, "std": data.std, "keys": keys, "epochs": 2, "precision": "fp32"}
-    found = score("few", data.images, data.labels, data, network(), PROTOCOLS[name], **given)
+    given: dict[str, Any] = {"mean": data.mean, "std": data.std, "keys": keys}
+    found = score("few", data.images, data.labels, data, network(), PROTOCOLS[name], Way(2, precision="fp32"), **given)
     assert (found.protocol, found.n) == (f"{name}, 2 epochs", 2)
     assert set(options.PROTOCOLS.strip(".").split(", ")) == set(PROTOCOLS)
 
@@ -201,7 +203,8 @@ def test_the_schedule_of_the_protocol_is_the_one_that_is_used(data: Dataset, mon
     monkeypatch.setattr(training, "train", watching)
     halving = dataclasses.replace(FEW_EPOCHS, schedule=lambda epoch, epochs: 0.5**epoch / epochs)
     keys = network_keys(Key(0), 1)
-    score("few", data.images, data.labels, data, network(), halving, mean=data.mean, std=data.std, keys=keys, epochs=3)
+    given: dict[str, Any] = {"mean": data.mean, "std": data.std, "keys": keys}
+    score("few", data.images, data.labels, data, network(), halving, Way(3), **given)
     assert used == pytest.approx([0.05 / 3, 0.025 / 3, 0.0125 / 3])
 
 

@@ -12,7 +12,7 @@ from accdd.augmented_models import Fresh, Perturbed
 from accdd.config import Perturb, Settings, Train
 from accdd.data import Dataset, build
 from accdd.engine import Problem
-from accdd.evaluation import Protocol, network_keys, score
+from accdd.evaluation import Protocol, Way, network_keys, score
 from accdd.execution import Plan
 from accdd.keys import Key
 from accdd.networks import NETWORKS, Architecture, Forward, Parameters, architecture
@@ -108,8 +108,8 @@ def test_bf16_is_fp32_up_to_rounding_in_the_forward_pass(name: str):
 def test_a_score_can_be_made(name: str, data: Dataset):
     protocol = Protocol(name="few", epochs=1, recipe=Train(batch=8, augment=("crop",)), source="these tests")
     shape = architecture(tiny(name), 3, SIZE, 2)
-    found = score("real", data.images, data.labels, data, shape, protocol, mean=data.mean, std=data.std,
-                  keys=network_keys(Key(0), 1), precision="fp32")  # fmt: skip
+    found = score("real", data.images, data.labels, data, shape, protocol, Way(precision="fp32"), mean=data.mean,
+                  std=data.std, keys=network_keys(Key(0), 1))  # fmt: skip
     assert found.network == name and 0 <= found.mean <= 100
 
 

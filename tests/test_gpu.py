@@ -23,7 +23,7 @@ from accdd.augmented_models import EarlyStage, pool
 from accdd.config import Train
 from accdd.data import Dataset, build
 from accdd.engine import Problem, Sweep
-from accdd.evaluation import PROTOCOLS
+from accdd.evaluation import PROTOCOLS, Way
 from accdd.execution import Plan
 from accdd.keys import Key
 from accdd.methods import METHODS
@@ -150,8 +150,8 @@ def test_networks_are_scored(name: str, waves: Dataset):
     shape = networks.architecture(helpers.tiny(name), 3, 16, 5)
     found = evaluation.score(
         "real", pixels, waves.labels, large, shape, PROTOCOLS["quick"],
-        mean=waves.mean, std=waves.std, keys=evaluation.network_keys(Key(0), 2), epochs=2, compile="never",
-        precision="bf16",
+        Way(2, compile="never", precision="bf16"), mean=waves.mean, std=waves.std,
+        keys=evaluation.network_keys(Key(0), 2),
     )  # fmt: skip
     assert len(found.accuracies) == 2
 

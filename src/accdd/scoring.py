@@ -14,7 +14,7 @@ from accdd import executor as executors
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
-from accdd.evaluation import Score
+from accdd.evaluation import Score, Way
 from accdd.keys import Key, digest
 from accdd.networks import Architecture, runs_code, settings_for
 from accdd.run import Quiet, Reporter, course, refusing
@@ -78,9 +78,9 @@ def evaluate(
     """
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
     asked = _Asked(
-        test=test, networks=tuple(networks or ()), seeds=seeds, protocol=protocol, epochs=epochs, seed=seed,
-        device=device, compile=compile, precision=precision, snapshots=snapshots, data=data,
-        baselines=tuple(baselines), whole=whole, best_on_test=best_on_test, fresh=fresh,
+        test=test, networks=tuple(networks or ()), seeds=seeds, protocol=protocol, seed=seed, device=device,
+        snapshots=snapshots, data=data, baselines=tuple(baselines), whole=whole,
+        way=Way(epochs, best_on_test, compile, precision, fresh),
     )  # fmt: skip
     reporter = reporter or Quiet()
     opened = _opened(listed, asked)
@@ -95,7 +95,7 @@ def evaluate(
                     arguments = (entry, asked._replace(networks=of), number)
                     tasks.append(executors.marked(name, _in_cache, arguments, folder / str(len(tasks))))
         executors.run(tasks, executor, reporter.note)
-    return _scores(listed, opened, asked._replace(fresh=False), range(seeds), reporter)
+    return _scores(listed, opened, asked._replace(way=asked.way._replace(fresh=False)), range(seeds), reporter)
 
 
 class _Asked(NamedTuple):
@@ -105,24 +105,20 @@ class _Asked(NamedTuple):
     networks: tuple[str, ...]
     seeds: int
     protocol: str
-    epochs: int | None
     seed: int
     device: str
-    compile: str
-    precision: str
     snapshots: bool
     data: Any
     baselines: tuple[str, ...]
     whole: bool
-    best_on_test: bool
-    fresh: bool
+    way: Way
 
     @property
     def settings(self) -> Settings:
         """Those that differ from a run's."""
         changes = {
-            "device": self.device, "seed": self.seed, "compile": self.compile, "precision": self.precision,
-            "score.protocol": self.protocol,
+            "device": self.device, "seed": self.seed, "compile": self.way.compile,
+            "precision": self.way.precision, "score.protocol": self.protocol,
         }  # fmt: skip
         return config.override(Settings(), changes)
 
@@ -134,10 +130,9 @@ def _in_cache(entry: str | Path | Distilled, asked: _Asked, number: int) -> None
 
 def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Distilled]:
     """The sets, all of them before the first is scored, which may take long; and what can be found wrong before."""
-    if asked.seeds < 1 or (asked.epochs is not None and asked.epochs < 1):
-        raise InputError(
-            f"seeds={asked.seeds}, epochs={asked.epochs}: a score needs at least one network and one epoch."
-        )
+    epochs = asked.way.epochs
+    if asked.seeds < 1 or (epochs is not None and epochs < 1):
+        raise InputError(f"seeds={asked.seeds}, epochs={epochs}: a score needs at least one network and one epoch.")
     settings = asked.settings
     refusing.check(settings)
     for name in asked.networks:
@@ -184,10 +179,7 @@ def _scores_of(
     settings = asked.settings
     rule = evaluation.PROTOCOLS[settings.score.protocol]
     keys = evaluation.network_keys(Key(asked.seed), asked.seeds)[which.start : which.stop]
-    options = {
-        "best_on_test": asked.best_on_test, "compile": asked.compile, "precision": asked.precision,
-        "fresh": asked.fresh, "report": reporter.update,
-    }  # fmt: skip
+    report, own_epochs = reporter.update, asked.way._replace(epochs=None)
     name = str(evaluation.origin(distilled).get("name") or tested.name)
     case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
     made_with = config.override(settings, evaluation.recorded(distilled, "network"))
@@ -202,9 +194,8 @@ def _scores_of(
         for version_label, images, labels in _versions(entry, label, distilled, asked.snapshots):
             reporter.phase(f"{Path(version_label).name} on {name}")
             found = evaluation.score(
-                version_label, images, labels, tested, architecture, suited,
-                mean=distilled.mean, std=distilled.std, keys=keys, epochs=asked.epochs,
-                content=digest(images, labels), **options,
+                version_label, images, labels, tested, architecture, suited, asked.way,
+                mean=distilled.mean, std=distilled.std, keys=keys, content=digest(images, labels), report=report,
             )  # fmt: skip
             stored = evaluation.storage(distilled.images, distilled.labels)
             scores.append(dataclasses.replace(found, network=name, bytes=stored))
@@ -216,12 +207,12 @@ def _scores_of(
             reporter.phase(f"{baseline} on {name}")
             beside.append(
                 evaluation.beside(
-                    baseline, real, own, tested, architecture, suited, keys=keys, epochs=asked.epochs, **options
+                    baseline, real, own, tested, architecture, suited, asked.way, keys=keys, report=report
                 )
             )
         if asked.whole:
             reporter.phase(f"the whole set on {name}")
-            beside.append(evaluation.whole(real, tested, architecture, keys=keys, **options))
+            beside.append(evaluation.whole(real, tested, architecture, own_epochs, keys=keys, report=report))
             reporter.update(1.0)
         scores += [dataclasses.replace(each, network=name, beside=label) for each in beside]
     return scores

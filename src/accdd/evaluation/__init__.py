@@ -6,6 +6,7 @@ from accdd.evaluation.protocols import PROTOCOLS, WHOLE, Case, Protocol, suited
 from accdd.evaluation.scores import Score, network_keys, score
 from accdd.evaluation.sets import apart, origin, recorded, test_data, training_data
 from accdd.evaluation.tables import STYLES, table
+from accdd.evaluation.trials import Way
 
 __all__ = [
     "BASELINES",
@@ -16,6 +17,7 @@ __all__ = [
     "Protocol",
     "Real",
     "Score",
+    "Way",
     "apart",
     "beside",
     "check_enough",

@@ -7,7 +7,7 @@ differences are paired. A real pixel is a byte and a learned one four: what each
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from accdd.data import Dataset
 from accdd.evaluation.metrics import storage
 from accdd.evaluation.protocols import WHOLE, Case, Protocol, suited
 from accdd.evaluation.scores import Score, score
+from accdd.evaluation.trials import USUAL, Way
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward, Parameters, calibrated
 from accdd.selection import Look
@@ -196,9 +197,10 @@ def beside(
     test: Dataset,
     architecture: Architecture,
     protocol: Protocol,
+    way: Way = USUAL,
     *,
     keys: Sequence[Key],
-    **options: Any,
+    report: Report = lambda share: None,
 ) -> Score:
     """The score of a baseline.
 
@@ -206,11 +208,11 @@ def beside(
         name: a key of `BASELINES`.
         data, rows: the training set, and what was `chosen` of it.
         test: where it is tested.
-        architecture, protocol, keys, options: as for `score`: the same as for the set that it stands beside.
+        architecture, protocol, way, keys, report: as for `score`: the same as for the set that it stands beside.
     """
     found = score(
-        name, data.images, data.labels, test, architecture, protocol,
-        mean=data.mean, std=data.std, keys=keys, rows=rows, content=data.fingerprint, **options,
+        name, data.images, data.labels, test, architecture, protocol, way,
+        mean=data.mean, std=data.std, keys=keys, rows=rows, content=data.fingerprint, report=report,
     )  # fmt: skip
     count = rows.shape[1]
     return dataclasses.replace(found, bytes=storage(data.images[:count], data.labels[:count]))
@@ -220,19 +222,20 @@ def whole(
     data: Dataset,
     test: Dataset,
     architecture: Architecture,
+    way: Way = USUAL,
     *,
     keys: Sequence[Key],
-    **options: Any,
+    report: Report = lambda share: None,
 ) -> Score:
     """The score of the whole training set by the protocol `whole`, an upper bound; from the cache or trained now.
 
     Args:
         data: the training set.
         test: where it is tested.
-        architecture, keys, options: as for `score`.
+        architecture, way, keys, report: as for `score`.
     """
     found = score(
-        "whole", data.images, data.labels, test, architecture, suited(WHOLE, Case(data.name)),
-        mean=data.mean, std=data.std, keys=keys, content=data.fingerprint, **options,
+        "whole", data.images, data.labels, test, architecture, suited(WHOLE, Case(data.name)), way,
+        mean=data.mean, std=data.std, keys=keys, content=data.fingerprint, report=report,
     )  # fmt: skip
     return dataclasses.replace(found, bytes=storage(data.images, data.labels))

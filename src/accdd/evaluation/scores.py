@@ -14,6 +14,7 @@ from accdd.data import Dataset
 from accdd.evaluation import trials
 from accdd.evaluation.cells import Cell, Cells
 from accdd.evaluation.protocols import Protocol
+from accdd.evaluation.trials import USUAL, Way
 from accdd.keys import SCHEME, Key, digest
 from accdd.networks import Architecture, identity
 from accdd.training import Report
@@ -103,17 +104,13 @@ def score(
     data: Dataset,
     architecture: Architecture,
     protocol: Protocol,
+    way: Way = USUAL,
     *,
     mean: Sequence[float],
     std: Sequence[float],
     keys: Sequence[Key],
     rows: Tensor | None = None,
-    epochs: int | None = None,
-    best_on_test: bool = False,
-    compile: str = "auto",
-    precision: str = "auto",
     content: str | None = None,
-    fresh: bool = False,
     report: Report = lambda share: None,
 ) -> Score:
     """Train fresh networks on a set of images and test each on `data`'s test split.
@@ -128,17 +125,12 @@ def score(
         data: classes and test split; also says where to train.
         architecture: the network.
         protocol: recipe and epochs.
+        way: what is special about this score.
         mean, std: normalisation per channel, of training and of test images.
         keys: one per network: initialisation, order and augmentation.
         rows: int64 (networks, m), which images each network is trained on; None is all.
-        epochs: instead of the protocol's own.
-        best_on_test: also keep each network's highest test accuracy at some of its epochs (see `trials.LOOKS`), the
-            last among them.
-        compile: `auto`, `always` or `never`.
-        precision: `auto`, `fp32` or `bf16`, of training; testing is fp32.
         content: names images and labels in the cache (`keys.digest`): networks that were trained on them before are
             found there, and each is kept when it is tested; None keeps and finds nothing.
-        fresh: train all of them, whatever is found.
         report: told of progress.
 
     Raises:
@@ -146,10 +138,10 @@ def score(
     """
     if not keys:
         raise InputError("n = 0: a score of no networks says nothing. Expected at least one network.")
-    where, recipe, resolved = data.device, protocol.recipe, execution.precision(precision, data.device)
+    where, recipe, resolved = data.device, protocol.recipe, execution.precision(way.precision, data.device)
     every = torch.arange(len(images)).expand(len(keys), -1) if rows is None else rows
     usual = protocol.epochs_for(every.shape[1])
-    total = epochs or usual
+    total = way.epochs or usual
     kept = tested_on = None
     if content is not None:
         tested_on = digest(data.test_images, data.test_labels)
@@ -163,21 +155,20 @@ def score(
             "architecture": identity(architecture),
             "protocol": [protocol.schedule.__name__, config.to_dict(recipe)],
             "epochs": total,
-            "looks": trials.LOOKS if best_on_test else 1,
-            "made by": [torch.__version__, where.type, resolved, compile == "never"],
+            "looks": trials.LOOKS if way.best_on_test else 1,
+            "made by": [torch.__version__, where.type, resolved, way.compile == "never"],
         }
         kept = Cells(parts)
     chosen = [None if rows is None else own for own in every]
     cells: dict[int, Cell] = {}
-    if kept and not fresh:
+    if kept and not way.fresh:
         there = [kept.find(*each) for each in zip(keys, chosen, strict=True)]
         cells = {position: cell for position, cell in enumerate(there) if cell}
     found, missing = len(cells), [position for position in range(len(keys)) if position not in cells]
     if missing:
         trained = trials.run(
-            images, labels, data, architecture, protocol, mean=mean, std=std,
-            keys=[keys[position] for position in missing], rows=every[missing], total=total,
-            best_on_test=best_on_test, compile=compile, precision=precision, report=report,
+            images, labels, data, architecture, protocol, way, mean=mean, std=std,
+            keys=[keys[position] for position in missing], rows=every[missing], total=total, report=report,
         )  # fmt: skip
         for position, cell in zip(missing, trained, strict=True):
             cells[position] = cell
@@ -193,7 +184,7 @@ def score(
     per_class = (round(each, 2) if count else None for each, count in zip(share.tolist(), tested.tolist(), strict=True))
     return Score(
         name, architecture.name, label, total, accuracies, round(sum(seconds), 2),
-        highest if best_on_test else None, tuple(per_class), seed=seed, tested=tested_on, precision=resolved,
+        highest if way.best_on_test else None, tuple(per_class), seed=seed, tested=tested_on, precision=resolved,
         found=found or None,
     )  # fmt: skip
 

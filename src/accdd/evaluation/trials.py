@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from accdd import augment, execution, training
+from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.evaluation.cells import Cell
 from accdd.evaluation.protocols import Protocol
@@ -19,21 +21,42 @@ LOOKS = 100
 That is rounded down to whole epochs, so that fewer than 200 are each looked at, and there are at most 199 looks."""
 
 
+class Way(NamedTuple):
+    """How networks are trained and tested, besides what a protocol says."""
+
+    epochs: int | None = None
+    """Instead of the protocol's own."""
+    best_on_test: bool = False
+    """Whether to keep each network's highest test accuracy at some of its epochs (see `LOOKS`), the last among them."""
+    compile: str = "auto"
+    """`auto`, `always` or `never`."""
+    precision: str = "auto"
+    """`auto`, `fp32` or `bf16`, of training; testing is fp32."""
+    fresh: bool = False
+    """Whether to train all of them, whatever the cache holds."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Way":
+        """A run's."""
+        return cls(settings.score.epochs, compile=settings.compile, precision=settings.precision)
+
+
+USUAL = Way()
+
+
 def run(
     images: Tensor,
     labels: Tensor,
     data: Dataset,
     architecture: Architecture,
     protocol: Protocol,
+    way: Way,
     *,
     mean: Sequence[float],
     std: Sequence[float],
     keys: Sequence[Key],
     rows: Tensor,
     total: int,
-    best_on_test: bool,
-    compile: str,
-    precision: str,
     report: Report,
 ) -> Iterator[Cell]:
     """Train and test a network for each key, as many side by side as is fast.
@@ -41,8 +64,7 @@ def run(
     Args:
         rows: int64 (networks, m), which images each network is trained on.
         total: epochs.
-        images, labels, data, architecture, protocol, mean, std, keys, best_on_test, compile, precision, report: as for
-            `score`.
+        images, labels, data, architecture, protocol, way, mean, std, keys, report: as for `score`.
     """
     where, recipe = data.device, protocol.recipe
     labels = labels.to(where)
@@ -50,7 +72,7 @@ def run(
     batch = min(recipe.batch, rows.shape[1])
     step, at_once = training.planned_step(
         architecture, recipe, tuple(mean), tuple(std), where, networks=len(keys), batch=batch,
-        steps=total * (rows.shape[1] // batch), compile=compile, precision=precision,
+        steps=total * (rows.shape[1] // batch), compile=way.compile, precision=way.precision,
     )  # fmt: skip
     forward = Forward(architecture)
 
@@ -78,7 +100,7 @@ def run(
                 recipe=recipe, lr=lr, num_classes=data.num_classes, keys=at_epoch,
             )  # fmt: skip
             trained = training.last(steps)
-            if epoch + 1 == total or (best_on_test and (epoch + 1) % between == 0):
+            if epoch + 1 == total or (way.best_on_test and (epoch + 1) % between == 0):
                 right = [each.cpu() for each in tested(trained, together, own)]
                 looks.append([100 * int(each.sum()) / len(each) for each in right])
             report((first + len(together) * (epoch + 1) / total) / len(keys))

@@ -6,7 +6,7 @@ from accdd import evaluation
 from accdd.artifact import Distilled
 from accdd.config import Settings
 from accdd.data import Dataset
-from accdd.evaluation import Protocol
+from accdd.evaluation import Protocol, Way
 from accdd.keys import Key
 from accdd.networks import Architecture
 from accdd.run.folder import RunFolder, read_snapshot, snapshots
@@ -43,8 +43,8 @@ def best_on_validation(
     for number, version in enumerate(versions):
         stored = dataclasses.replace(distilled, images=read_snapshot(version).flatten(0, 1))
         score = evaluation.score(
-            "snapshot", *stored.decode(), held, architecture, protocol, mean=real.mean, std=real.std, keys=keys,
-            epochs=settings.score.epochs, compile=settings.compile, precision=settings.precision,
+            "snapshot", *stored.decode(), held, architecture, protocol, Way.of(settings),
+            mean=real.mean, std=real.std, keys=keys,
             report=lambda share, number=number: reporter.update((number + share) / len(versions)),
         )  # fmt: skip
         scores.append(score)

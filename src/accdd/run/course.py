@@ -16,7 +16,7 @@ from accdd.artifact import Distilled
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
-from accdd.evaluation import PROTOCOLS, Case, Protocol, Score
+from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, Way
 from accdd.execution import Plan
 from accdd.formation import decoded_by
 from accdd.keys import Key, digest
@@ -259,19 +259,17 @@ def _scores(
     """Of the set, and of as many random real images, drawn again for every network."""
     real, settings = work.real, work.settings
     root, seeds = Key(settings.seed), settings.score.seeds
-    options = {
-        "keys": evaluation.network_keys(root, seeds), "epochs": settings.score.epochs, "compile": settings.compile,
-        "precision": settings.precision,
-    }  # fmt: skip
+    keys, way = evaluation.network_keys(root, seeds), Way.of(settings)
     images, labels = distilled.decode()
     own = evaluation.score(
-        "distilled", images, labels, real, network, protocol, mean=real.mean, std=real.std,
-        content=digest(images, labels), report=lambda share: reporter.update(share / 2), **options,
+        "distilled", images, labels, real, network, protocol, way, mean=real.mean, std=real.std, keys=keys,
+        content=digest(images, labels), report=lambda share: reporter.update(share / 2),
     )  # fmt: skip
     rows = evaluation.chosen("random", evaluation.Real(real, network, settings), settings.ipc, root, seeds)
     random = evaluation.beside(
-        "random", real, rows, real, network, protocol, report=lambda share: reporter.update((1 + share) / 2), **options
-    )
+        "random", real, rows, real, network, protocol, way, keys=keys,
+        report=lambda share: reporter.update((1 + share) / 2),
+    )  # fmt: skip
     own = dataclasses.replace(own, bytes=evaluation.storage(distilled.images, distilled.labels))
     return own, dataclasses.replace(random, beside=own.set)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from accdd import config, evaluation, formation, selection
 from accdd.config import InputError, Settings
-from accdd.evaluation import PROTOCOLS, Score
+from accdd.evaluation import PROTOCOLS, Score, Way
 from accdd.keys import Key
 from accdd.networks import runs_code
 from accdd.run import course
@@ -107,7 +107,6 @@ class InterimScores:
         case = course.case(real, settings)._replace(network=network.name)
         return evaluation.score(
             "interim", images, labels, real, network, evaluation.suited(PROTOCOLS["quick"], case),
-            mean=real.mean, std=real.std, rows=rows, keys=evaluation.network_keys(Key(settings.seed), 1),
-            epochs=settings.score.epochs, compile=settings.compile, precision=settings.precision,
-            report=report,
+            Way.of(settings), mean=real.mean, std=real.std, rows=rows,
+            keys=evaluation.network_keys(Key(settings.seed), 1), report=report,
         )  # fmt: skip
