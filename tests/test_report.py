@@ -262,6 +262,18 @@ def test_what_a_run_sees_of_fitting_its_bank_too_closely_is_on_its_page(tmp_path
     assert f"At sweep 20 the loss on targets that were never used was {last:.2f} times" in said
 
 
+def test_networks_of_a_run_that_were_evaluated_again_are_shown_once(run: Path):
+    own, random = json.loads((run / "evaluation.json").read_text())["scores"]
+    more = [each | {"accuracies": [*each["accuracies"], 50.0], "set": name}
+            for each, name in ((own, str(run)), (random, "random"))]  # fmt: skip
+    change(run, "evaluation.json", kept=[*more, own | {"set": str(run)}, own | {"set": str(run), "protocol": "idc"}])
+    rows = reading.read(run).rows
+    assert [(row.protocol, len(row.accuracies)) for row in rows if row.set == str(run)] == [
+        (own["protocol"], 3), ("idc", 2)
+    ]  # fmt: skip
+    assert [len(row.accuracies) for row in rows if row.set == "random"] == [3] and len(rows) == 3
+
+
 def test_what_was_foretold_stands_beside_what_it_took(run: Path):
     assert "foretold" not in Page((run / "report.html").read_text()).text("th")
     told = json.loads((run / "env.json").read_text())

@@ -330,7 +330,22 @@ def read_rows(listed: list[Any], problems: list[str]) -> tuple[Row, ...]:
     rows = [_row(each) for each in listed]
     if damaged := rows.count(None):
         problems.append(f"evaluation.json: {damaged} of {len(rows)} scores are damaged and left out.")
-    return tuple(row for row in rows if row)
+    whole = [row for row in rows if row]
+    return tuple(row for place, row in enumerate(whole) if not _told_by(row, whole[:place], whole[place + 1 :]))
+
+
+def _told_by(row: Row, before: list[Row], after: list[Row]) -> bool:
+    """Whether another score has the same networks, perhaps with more: a run's own, evaluated again."""
+
+    def kind(row: Row) -> tuple[Any, ...]:
+        own = row.set not in OTHERS and row.sweep is None  # of the set itself, whatever it is called
+        return (None if own else row.set), row.network, row.protocol
+
+    n = len(row.accuracies)
+    alike = [
+        other for other in (*before, *after) if kind(other) == kind(row) and other.accuracies[:n] == row.accuracies
+    ]
+    return any(len(other.accuracies) > n for other in alike) or any(other in before for other in alike)
 
 
 def _row(each: Any) -> Row | None:

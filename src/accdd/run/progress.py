@@ -80,7 +80,8 @@ class Lines:
         if now - self._said < 5:  # short phases need no commentary
             return
         left = elapsed * (1 - share) / (share - self._from) if share > self._from else float("nan")
-        self.note(f"{self._name}: {share:4.0%}  {detail}  {duration(elapsed)} passed, about {duration(left)} left")
+        rest = f", about {duration(left)} left" if share < 1 else ""
+        self.note(f"{self._name}: {share:4.0%}  {detail}  {duration(elapsed)} passed{rest}")
         self._said = now
         marks = [0.01, 0.02, *(n / 20 for n in range(1, 21))]
         self._next = next((mark for mark in marks if mark > share), 2.0)
