@@ -250,7 +250,7 @@ def shrink(replace: Callable[[Any, str, Any], None]) -> None:
     def smaller(learn: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given, settings=None, **more: learn(*given, settings={**(settings or {}), **SMALLER}, **more)
 
-    for home, name in ((api, "distill"), (ahead, "build_pool"), (ahead, "build_targets")):
+    for home, name in ((api, "distill"), (api, "forecast"), (ahead, "build_pool"), (ahead, "build_targets")):
         replace(home, name, smaller(getattr(home, name)))
     for name in ("ablate", "compare", "reproduce"):
         replace(studies, name, smaller(getattr(studies, name)))
