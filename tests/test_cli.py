@@ -273,7 +273,7 @@ def test_the_setting_that_an_unreadable_picture_suggests_skips_it(
     assert "unreadable pictures skipped: 1" in accepted.stderr and "3.png" in accepted.stderr
 
 
-def test_ctrl_c_before_the_first_sweep_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_outside_of_the_loop_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupted(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
@@ -282,6 +282,12 @@ def test_ctrl_c_before_the_first_sweep_says_how_to_go_on(tmp_path: Path, monkeyp
     told = CliRunner().invoke(app, ["distill", "digits", "--targets", "0", "--out", str(tmp_path / "run")])
     assert told.exit_code == 130 and f"Go on with: accdd distill --resume {tmp_path}/run\n" in told.stderr
     assert "evaluate" not in told.stdout
+    monkeypatch.undo()
+    monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("accdd.report.finish", interrupted)
+    few = "--steps 1 --no-early-stage --set network.width=4 --set score.seeds=0".split()
+    told = CliRunner().invoke(app, ["distill", "digits", *few, "--out", str(tmp_path / "done")])
+    assert told.exit_code == 130 and f"All but the page is there: accdd report {tmp_path}/done\n" in told.stderr
     told = CliRunner().invoke(app, ["distill", "digits", "--method", "nothing", "--out", str(tmp_path / "none")])
     assert told.exit_code == 2 and "--resume" not in told.stderr
 

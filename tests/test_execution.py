@@ -2,6 +2,8 @@
 
 import functools
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +285,16 @@ def test_an_unknown_device_is_refused_and_auto_is_one_that_exists():
         execution.device("tpu")
     assert execution.device("auto").type in ("cpu", "cuda", "mps")
     assert network().initialise(Key(0), execution.device("cpu"))["convs.0.weight"].device == CPU
+
+
+def test_who_only_watches_leaves_the_processor_to_others():
+    """In a process of its own, because it is for good."""
+    code = (
+        "import os, torch\n"
+        "from accdd import execution\n"
+        "before = os.nice(0)\n"
+        "execution.stand_back()\n"
+        "print(torch.get_num_threads(), os.nice(0) - before)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert told.stdout.split() == ["1", "10"], told.stderr

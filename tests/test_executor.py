@@ -124,7 +124,7 @@ def test_unknown_executors_are_refused(how: str):
 
 
 @pytest.mark.parametrize("kind, package", [("slurm", "submitit"), ("ray", "ray")])
-def test_a_missing_extra_is_named(kind: str, package: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_package_is_named(kind: str, package: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"needs {package}. Expected: pip install {package}"):
         executor.parse(kind)

@@ -228,6 +228,9 @@ def test_runs_that_have_no_images_yet_are_compared_all_the_same(made: Path, tmp_
     assert "not scored" in (tmp_path / "both.html").read_text()
     assert command(f"report {tmp_path}/a {tmp_path}/b").exit_code == 0  # by itself, in the folder of all
     assert (tmp_path / "report.html").read_text() == (tmp_path / "both.html").read_text()
+    shutil.copytree(tmp_path / "a", tmp_path / "a" / "within")  # where a page would take the place of the run's own
+    told = command(f"report {tmp_path}/a/within {tmp_path}/a/within")
+    assert told.exit_code == 2 and "Expected --out FILE" in told.stderr
 
 
 def test_a_pipe_in_a_stranger_s_folder_is_not_waited_for(run: Path):
@@ -865,7 +868,10 @@ def test_what_cannot_be_scored_yet_is_refused(at_work: Path, change: dict[str, A
 class Endless:
     """Scores that would take for ever."""
 
+    begun = False
+
     def newest(self, report: Any) -> None:
+        self.begun = True
         while True:
             report(0.5)
             time.sleep(0.01)
@@ -876,19 +882,45 @@ class Broken:
         raise OSError("the data is gone")
 
 
+def until(true: Any) -> bool:
+    """Wait for something, for a while."""
+    deadline = time.monotonic() + 60
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true()
+
+
 def test_interim_scores_end_with_the_watching_and_do_not_end_it():
-    began = time.monotonic()
-    with watching._beside(Endless()) as interim:  # pyright: ignore[reportArgumentType]
-        time.sleep(1.2)
-        assert interim() is None
-    assert time.monotonic() - began < 5
-    with watching._beside(Broken()) as interim:  # pyright: ignore[reportArgumentType]
-        time.sleep(1.2)
-        assert interim() == "not known: the data is gone"
+    console, scores = Console(file=io.StringIO()), Endless()
     before = set(threading.enumerate())
-    with watching._beside(None):
-        pass
+    with watching._beside(scores, console) as interim:  # pyright: ignore[reportArgumentType]
+        assert until(lambda: scores.begun) and interim() is None
     assert set(threading.enumerate()) == before
+    with watching._beside(Broken(), console) as interim:  # pyright: ignore[reportArgumentType]
+        assert until(lambda: interim() == "not known: the data is gone")
+    with watching._beside(None, console) as interim:
+        assert interim() is None and set(threading.enumerate()) == before
+
+
+def test_a_snapshot_that_cannot_be_read_is_passed_over(at_work: Path):
+    newest = max((at_work / "snapshots").iterdir())
+    newest.write_bytes(newest.read_bytes()[:100])
+    found = accdd.run.newest_snapshot(at_work)
+    assert found and found[0].sweep < 2 and found[1].shape[:2] == (2, 2)
+    for file in (at_work / "snapshots").iterdir():
+        file.unlink()
+    os.mkfifo(newest)
+    assert accdd.run.newest_snapshot(at_work) is None
+
+
+def test_networks_that_would_score_the_result_are_not_imported_to_watch_it(at_work: Path):
+    told = yaml.safe_load((at_work / "config.yaml").read_text())
+    told["resolved"]["score"]["networks"] = ["mine:net"]
+    told["resolved"] |= {"precision": "bf16", "compile": "always"}  # as on a GPU
+    (at_work / "config.yaml").write_text(yaml.safe_dump(told))
+    scores = accdd.run.InterimScores(at_work)
+    settings = scores._settings
+    assert (settings.score.networks, settings.precision, settings.compile) == ((), "auto", "auto")
 
 
 def test_images_become_half_blocks_of_their_colours(made: Path):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer.main
 import yaml
 from helpers import assert_same
 from PIL import Image
@@ -214,14 +215,21 @@ def test_no_verb_needs_a_network(run: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(socket.socket, "connect", away)
     monkeypatch.setattr(socket, "getaddrinfo", away)
     scored = f"{TINY} --steps 2 --set score.seeds=1 --set score.epochs=1"
-    for line in (
+    lines = (
         f"distill digits --out {tmp_path}/run {scored}", f"evaluate {run} --seeds 1 --epochs 1 --baselines random",
+        f"distill digits --shard 1/2 --out {tmp_path}/first {UNSCORED}",
+        f"distill digits --shard 2/2 --out {tmp_path}/second {UNSCORED}",
+        f"merge {tmp_path}/first {tmp_path}/second --out {tmp_path}/merged",
+        f"pool digits {TINY}", f"targets digits --count 10 --set targets.real_batch=8 {TINY}",
         f"info {run}", f"check {run}", f"watch {run} --once", f"report {run} --out {tmp_path}/page.html",
         f"export {run} {tmp_path}/pictures --to png", f"import {tmp_path}/pictures {tmp_path}/back --from folder",
         f"compare digits --methods dm --baselines random --out {tmp_path}/compare {scored}",
-        f"ablate digits --over ipc=1,2 --out {tmp_path}/ablate {scored}", "presets", "cache ls",
-    ):  # fmt: skip
+        f"ablate digits --over ipc=1,2 --out {tmp_path}/ablate {scored}", "presets", "settings", "cache ls",
+    )  # fmt: skip
+    for line in lines:
         accdd(line)
+    verbs = set(typer.main.get_command(app).commands)  # pyright: ignore[reportAttributeAccessIssue]
+    assert verbs - {line.split()[0] for line in lines} == {"push", "reproduce"}  # to the hub; of data that is not here
 
 
 def test_quiet_says_nothing_but_the_result(tmp_path: Path):

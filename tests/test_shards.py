@@ -66,9 +66,9 @@ def test_what_a_shard_went_through_is_kept_and_how_it_was_executed_does_not_matt
 
 
 def test_what_shards_share_is_counted_once_and_their_sweeps_add_up(shards: dict[int, Distilled]):
-    for part, found in ((1, 40.0), (2, 30.0)):
-        shards[part].info["seconds"] |= {"pool": found, "distilling": 5.0}
-    told = accdd.merge(list(shards.values())).info["seconds"]
+    cost = [shards[part].info["seconds"] | {"pool": pool, "distilling": 5.0} for part, pool in ((1, 40.0), (2, 30.0))]
+    both = [dataclasses.replace(shards[part], info=shards[part].info | {"seconds": cost[part - 1]}) for part in (1, 2)]
+    told = accdd.merge(both).info["seconds"]
     assert (told["pool"], told["distilling"]) == (40.0, 10.0)
 
 

@@ -49,6 +49,8 @@ def main() -> None:
     elif not (told.out / "distilled").exists():
         accdd.resume(told.out, arrays)
     distilled = accdd.load(told.out)
+    if (distilled.info["source"]["fingerprint"], distilled.ipc) != (data.load(arrays).fingerprint, told.ipc):
+        parser.error(f"{told.out} holds another search. Expected a new --out.")
     scores = accdd.evaluate(
         distilled, test=arrays, data=arrays, networks=NETWORKS, baselines=["random"], whole=True,
         seeds=told.seeds, epochs=told.epochs, protocol="quick",

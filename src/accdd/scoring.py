@@ -179,7 +179,7 @@ def _scores_of(
     settings = asked.settings
     rule = evaluation.PROTOCOLS[settings.score.protocol]
     keys = evaluation.network_keys(Key(asked.seed), asked.seeds)[which.start : which.stop]
-    report, own_epochs = reporter.update, asked.way._replace(epochs=None)
+    report = reporter.update
     name = str(evaluation.origin(distilled).get("name") or tested.name)
     case = evaluation.Case(name, distilled.ipc, distilled.factor, tested.size, tested.num_classes)
     made_with = config.override(settings, evaluation.recorded(distilled, "network"))
@@ -212,7 +212,9 @@ def _scores_of(
             )
         if asked.whole:
             reporter.phase(f"the whole set on {name}")
-            beside.append(evaluation.whole(real, tested, architecture, own_epochs, keys=keys, report=report))
+            beside.append(
+                evaluation.whole(real, tested, architecture, asked.way._replace(epochs=None), keys=keys, report=report)
+            )
             reporter.update(1.0)
         scores += [dataclasses.replace(each, network=name, beside=label) for each in beside]
     return scores

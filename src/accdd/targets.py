@@ -133,7 +133,9 @@ class Bank:
         for done, block in enumerate(own):
             self.ensure(block, lambda share, done=done: report((done + share) / len(own)))
             report((done + 1) / len(own))
-        ranks.together(lambda: None)  # all are there before any is used; those of others are opened then
+        ranks.together(lambda: None)  # all are there before any is used, but on machines with a cache of their own
+        for block in _blocks(count):
+            self.ensure(block)
 
     def blocks(self, count: int) -> dict[int, Path]:
         """Where each block of the first `count` targets is, or will be."""

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -246,7 +247,11 @@ def _going_on(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         if str(stop) or not (folder / "config.yaml").exists():
             raise
-        raise KeyboardInterrupt(f"Stopped. Go on with: accdd distill --resume {shlex.quote(str(folder))}") from None
+        from accdd.run import Stopped
+
+        finished = (folder / "evaluation.json").exists()
+        verb = "All but the page is there: accdd report" if finished else "Go on with: accdd distill --resume"
+        raise Stopped(signal.SIGINT, f"Stopped. {verb} {shlex.quote(str(folder))}") from None
 
 
 def _refuse_beside_resume(options: dict[str, Any], flags: dict[str, Any]) -> None:

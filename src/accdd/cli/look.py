@@ -29,14 +29,24 @@ def report(
     def body() -> None:
         from accdd import report
 
-        above = os.path.commonpath([each.resolve().parent for each in outs])
-        page = report.write(outs[0], out) if len(outs) == 1 else report.compare(outs, out or Path(above, "report.html"))
+        page = report.write(outs[0], out) if len(outs) == 1 else report.compare(outs, out or _beside(outs))
         if as_json:
             print_json(path=str(page), bytes=page.stat().st_size)
             return
         typer.echo(f"{page}: {page.stat().st_size / 1000:,.0f} kB. Open it in any browser; it needs nothing else.")
 
     guard(body, debug)
+
+
+def _beside(outs: list[Path]) -> Path:
+    """A page beside several runs; not one run's own, nor one at the root."""
+    from accdd.config import InputError
+
+    parents = {each.resolve().parent for each in outs}
+    above = Path(os.path.commonpath(parents)) if len({each.anchor for each in parents}) == 1 else None
+    if above is None or above == above.parent or (above / "config.yaml").exists():
+        raise InputError("These runs have no folder of their own for a page. Expected --out FILE, as in all.html.")
+    return above / "report.html"
 
 
 def watch(

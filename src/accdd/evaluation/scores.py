@@ -125,7 +125,7 @@ def score(
         data: classes and test split; also says where to train.
         architecture: the network.
         protocol: recipe and epochs.
-        way: what is special about this score.
+        way: epochs, if not the protocol's, and what is asked for besides; see `Way`.
         mean, std: normalisation per channel, of training and of test images.
         keys: one per network: initialisation, order and augmentation.
         rows: int64 (networks, m), which images each network is trained on; None is all.

@@ -1,6 +1,7 @@
 """A run folder as far as it can be read: unfinished and damaged ones too, with a sentence for all that is missing."""
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -89,7 +90,7 @@ class Seen:
     nearest: Nearest | None
     verdict: str | None
     rows: tuple[Row, ...]
-    """Scores: the run's own, then those kept by `accdd evaluate --keep`."""
+    """Scores: the run's own, then those kept by `accdd evaluate --keep`; of networks that are in both, the larger."""
     seconds: Mapping[str, float]
     """Of each phase."""
     problems: tuple[str, ...]
@@ -327,25 +328,28 @@ def _nearest(folder: Path, distilled: Distilled | None, expected: bool, problems
 
 
 def read_rows(listed: list[Any], problems: list[str]) -> tuple[Row, ...]:
+    """Scores from JSON, each network once; damaged ones are counted among the problems."""
     rows = [_row(each) for each in listed]
     if damaged := rows.count(None):
         problems.append(f"evaluation.json: {damaged} of {len(rows)} scores are damaged and left out.")
-    whole = [row for row in rows if row]
-    return tuple(row for place, row in enumerate(whole) if not _told_by(row, whole[:place], whole[place + 1 :]))
+    return _once([row for row in rows if row])
 
 
-def _told_by(row: Row, before: list[Row], after: list[Row]) -> bool:
-    """Whether another score has the same networks, perhaps with more: a run's own, evaluated again."""
+def _once(rows: list[Row]) -> tuple[Row, ...]:
+    """Without those whose networks another has, too, perhaps with more of them: a run's own, evaluated again."""
 
-    def kind(row: Row) -> tuple[Any, ...]:
+    def kind(row: Row) -> tuple[str, str, str]:
         own = row.set not in OTHERS and row.sweep is None  # of the set itself, whatever it is called
-        return (None if own else row.set), row.network, row.protocol
+        return "" if own else row.set, row.network, row.protocol
 
-    n = len(row.accuracies)
-    alike = [
-        other for other in (*before, *after) if kind(other) == kind(row) and other.accuracies[:n] == row.accuracies
-    ]
-    return any(len(other.accuracies) > n for other in alike) or any(other in before for other in alike)
+    # In this order a score stands right before those that begin with its accuracies; of equal ones the first is last.
+    order = sorted(range(len(rows)), key=lambda place: (kind(rows[place]), rows[place].accuracies, -place))
+    told = set()
+    for place, following in itertools.pairwise(order):
+        row, other = rows[place], rows[following]
+        if kind(row) == kind(other) and other.accuracies[: len(row.accuracies)] == row.accuracies:
+            told.add(place)
+    return tuple(row for place, row in enumerate(rows) if place not in told)
 
 
 def _row(each: Any) -> Row | None:

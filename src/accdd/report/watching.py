@@ -17,7 +17,6 @@ from rich.progress_bar import ProgressBar
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
-from safetensors import SafetensorError
 from torch import Tensor
 
 from accdd import config, run
@@ -72,7 +71,10 @@ def watch(
         console.print(shown(path, console, time.time(), scores.newest() if scores else None))
         return
     try:
-        with _beside(scores) as interim, Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        with (
+            _beside(scores, console) as interim,
+            Live(console=console, auto_refresh=False, vertical_overflow="crop") as live,
+        ):
             while True:
                 live.update(shown(path, console, time.time(), interim()), refresh=True)
                 if (path / "evaluation.json").exists():
@@ -83,7 +85,7 @@ def watch(
 
 
 @contextlib.contextmanager
-def _beside(scores: InterimScores | None) -> Iterator[Callable[[], Interim | str | None]]:
+def _beside(scores: InterimScores | None, console: Console) -> Iterator[Callable[[], Interim | str | None]]:
     """The newest score, or why there are no more, while a thread makes them."""
     if scores is None:
         yield lambda: None
@@ -112,7 +114,10 @@ def _beside(scores: InterimScores | None) -> Iterator[Callable[[], Interim | str
         yield lambda: found
     finally:
         over.set()
-        thread.join()
+        thread.join(1.0)
+        if thread.is_alive():
+            console.print("Waiting for the network that is being trained to end its epoch.")
+            thread.join()
 
 
 def shown(path: Path, console: Console, now: float, interim: Interim | str | None = None) -> RenderableType:
@@ -126,9 +131,10 @@ def shown(path: Path, console: Console, now: float, interim: Interim | str | Non
     for label, value in standing.facts:
         table.add_row(Text(label, style="dim"), Text(printable(value)))
     parts: list[RenderableType] = [head, table]
-    images = _newest(path)
-    if images is not None and console.color_system:
-        parts += [Text(), blocks(images, console.width)]
+    there = run.newest_snapshot(path)
+    if there and console.color_system:
+        _, images = there
+        parts += [Text(), blocks(images[:, 0].clamp(0, 1), console.width)]
     parts += [Text(printable(problem), style="yellow") for problem in standing.problems]
     return Group(*parts)
 
@@ -226,18 +232,6 @@ def _saved(path: Path, now: float) -> str:
 
 def _ago(path: Path, now: float) -> str:
     return f" {max(0, round(now - path.stat().st_mtime))} s ago"
-
-
-def _newest(path: Path) -> Tensor | None:
-    """The first image of every class, (classes, c, h, w), of the newest snapshot that can be read."""
-    for file in sorted((path / "snapshots").glob("sweep-*.safetensors"), reverse=True):
-        try:
-            images = run.read_snapshot(run.snapshot(file))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-            continue
-        if images.ndim == 5 and images.numel():
-            return images[:, 0].clamp(0, 1)
-    return None
 
 
 def blocks(images: Tensor, width: int) -> Text:

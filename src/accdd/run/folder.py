@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import yaml
 from pydantic import TypeAdapter
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from accdd import execution, files
@@ -341,6 +341,22 @@ def snapshots(path: str | Path) -> list[Snapshot]:
     if not found:
         raise InputError(f"'{path}' holds no snapshots. Expected a run folder made with loop.snapshots above 0.")
     return [snapshot(file) for file in found]
+
+
+def newest_snapshot(path: Path) -> tuple[Snapshot, Tensor] | None:
+    """The newest snapshot that can be read, with its images, (classes, ipc, c, h, w); None where there is none.
+
+    A run at work writes them, and takes back those of sweeps that it repeats.
+    """
+    for file in sorted((path / "snapshots").glob("sweep-*.safetensors"), reverse=True):
+        try:
+            found = snapshot(file) if file.is_file() else None
+            images = read_snapshot(found) if found else None
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            continue
+        if found and images is not None and images.ndim == 5 and images.numel():
+            return found, images
+    return None
 
 
 def snapshot(file: Path) -> Snapshot:

@@ -16,7 +16,7 @@ from accdd.evaluation import PROTOCOLS, Score, Way
 from accdd.keys import Key
 from accdd.networks import runs_code
 from accdd.run import course
-from accdd.run.folder import RunFolder, read_snapshot, snapshots
+from accdd.run.folder import RunFolder, newest_snapshot
 from accdd.run.progress import Quiet
 from accdd.training import Report
 
@@ -35,7 +35,8 @@ class Interim(NamedTuple):
     """Percent that the second has right."""
     protocol: str
     images: int
-    """How many training images both were tested on; the second was trained on others, the run has seen them all."""
+    """How many training images both were tested on. The second was trained on others; the run has seen them, unless it
+    holds some out to choose by."""
 
     def __str__(self) -> str:
         """As in '46.1 % after sweep 640, random 24.0 % (one network each, protocol quick, on 999 training images)'."""
@@ -59,7 +60,9 @@ class InterimScores:
                 the folder names, or its data is not found as it was.
         """
         folder, record = RunFolder.open(path)
-        settings = config.override(Settings(), config.flatten(record.resolved) | {"device": "cpu"})
+        # What fits the run's device need not fit the processor; networks that score the result are not used here.
+        own = {"device": "cpu", "precision": "auto", "compile": "auto", "score.networks": ()}
+        settings = config.override(Settings(), config.flatten(record.resolved) | own)
         if settings.shard:
             raise InputError(f"'{path}' learns some of the classes alone. Expected no --score before it is merged.")
         if runs_code(settings.network.name):
@@ -78,20 +81,19 @@ class InterimScores:
         self._random: float | None = None
 
     def newest(self, report: Report = lambda share: None) -> Interim | None:
-        """Of the newest snapshot, which takes a while unless it was scored before; None before the first.
+        """Of the newest snapshot that can be read, which takes a while unless it was scored before; None without one.
 
         Args:
             report: told of progress; what it raises ends the scoring.
         """
-        try:
-            version = snapshots(self._path)[-1]
-        except InputError:
+        there = newest_snapshot(self._path)
+        if there is None:
             return None
+        version, stored = there
         if self._last is None or self._last.sweep != version.sweep:
             settings, real = self._settings, self._real
-            stored = read_snapshot(version).flatten(0, 1)
             decode = formation.decoder(settings.images.formation, settings.images.factor or 1)
-            decoded = decode(stored).clamp(0, 1)
+            decoded = decode(stored.flatten(0, 1)).clamp(0, 1)
             labels = torch.arange(real.num_classes).repeat_interleave(settings.ipc)
             learned = self._score(decoded, labels.repeat(len(decoded) // len(labels)), None, report)
             if self._random is None:

@@ -102,7 +102,8 @@ def learn(
             clock.read(stop=bool(came))
             state, finite = keeper.keep(state, stopping)
             if not finite:
-                states, state = keeper.go_back(begin, state), keeper.good
+                states = keeper.go_back(begin, state)
+                state = keeper.good
                 continue
             if stopping() or clock.progress(state.sweep) >= 1:
                 break
@@ -130,7 +131,7 @@ class _Clock:
         self._resumed = self._saved = time.perf_counter()
 
     def progress(self, sweeps: int) -> float:
-        """The share of the run, up to 1, that is over."""
+        """The share of the run that is over: 1 where it ends, more if the last sweep took longer than was left."""
         budget, total = self._loop.budget, self.total
         return max(self.spent / budget if budget else 0.0, sweeps / total if total else float(total == 0))
 
@@ -152,7 +153,7 @@ class _Clock:
         self.stop, self.due = stopped > 0, due > 0
 
     def saved(self, began: float) -> None:
-        """Something was saved, from this moment on until now: the next time follows from how long it took."""
+        """Saving, which began at this moment, is over; the longer it took, the later the next."""
         self._saved = time.perf_counter()
         self._until = self._loop.checkpoint or max(SAVE_SECONDS, (self._saved - began) / SAVED_SHARE)
 
