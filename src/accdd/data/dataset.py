@@ -104,6 +104,11 @@ class Dataset:
         return digest(self.images, self.labels, self.test_images, self.test_labels)
 
     @cached_property
+    def test_fingerprint(self) -> str:
+        """The same of the test split alone, which names what a score was tested on."""
+        return digest(self.test_images, self.test_labels)
+
+    @cached_property
     def class_index(self) -> tuple[Tensor, ...]:
         """For each class the positions of its training images, int64, ascending, on the CPU where choices are drawn."""
         labels = self.labels.cpu()
@@ -174,7 +179,9 @@ class Dataset:
 
     def _same_pixels(self, **changes: Any) -> "Dataset":
         """With changes that leave pixels and labels as they are, so that what was measured stays true."""
-        measured = {name: vars(self)[name] for name in ("moments", "fingerprint") if name in vars(self)}
+        measured = {
+            name: vars(self)[name] for name in ("moments", "fingerprint", "test_fingerprint") if name in vars(self)
+        }
         return dataclasses.replace(self, **changes).with_measured(**measured)
 
 

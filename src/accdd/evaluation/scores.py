@@ -15,7 +15,7 @@ from accdd.evaluation import trials
 from accdd.evaluation.cells import Cell, Cells
 from accdd.evaluation.protocols import Protocol
 from accdd.evaluation.trials import USUAL, Way
-from accdd.keys import SCHEME, Key, digest
+from accdd.keys import SCHEME, Key
 from accdd.networks import Architecture, identity
 from accdd.training import Report
 
@@ -48,7 +48,7 @@ class Score:
     beside: str | None = None
     """The set whose number of stored images, network keys and test images this baseline shares; None for a set."""
     tested: str | None = None
-    """Names the test images and labels (`keys.digest`): scores on others do not compare. None where `content` was."""
+    """The test images' `Dataset.test_fingerprint`: scores on others do not compare. None where `content` was."""
     precision: str | None = None
     """In which the networks were trained, `bf16` or `fp32` (they are tested in fp32); None in older scores."""
     found: int | None = dataclasses.field(default=None, compare=False)
@@ -144,7 +144,7 @@ def score(
     total = way.epochs or usual
     kept = tested_on = None
     if content is not None:
-        tested_on = digest(data.test_images, data.test_labels)
+        tested_on = data.test_fingerprint
         parts = {
             "scheme": SCHEME,
             "set": content,

@@ -104,8 +104,9 @@ def _load(distilled: Distilled, source: Any) -> Dataset:
     root = made_with.root if made_with.root and Path(made_with.root).is_dir() else None  # that of another machine
     size = distilled.images.shape[-1]
     real = data.load(source, dataclasses.replace(made_with, name=None, size=size, root=root))
-    own = origin(distilled).get("fingerprint") == _learned_from(distilled, real).fingerprint if made_with.name else None
-    return real.renamed(str(made_with.name)) if own else real
+    if made_with.name and origin(distilled).get("fingerprint") == _learned_from(distilled, real).fingerprint:
+        return real.renamed(made_with.name)
+    return real
 
 
 def _learned_from(distilled: Distilled, real: Dataset) -> Dataset:

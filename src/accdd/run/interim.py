@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from accdd import config, evaluation, formation, selection
+from accdd import config, evaluation, formation
 from accdd.config import InputError, Settings
 from accdd.evaluation import PROTOCOLS, Score, Way
 from accdd.keys import Key
@@ -97,8 +97,9 @@ class InterimScores:
             labels = torch.arange(real.num_classes).repeat_interleave(settings.ipc)
             learned = self._score(decoded, labels.repeat(len(decoded) // len(labels)), None, report)
             if self._random is None:
-                drawn = selection.random(real, settings.ipc, Key(settings.seed).at("random", 0))
-                self._random = self._score(real.images, real.labels, drawn.flatten()[None], report).mean
+                looking = evaluation.Real(real, course.architecture_for(settings.network, real), settings)
+                drawn = evaluation.chosen("random", looking, settings.ipc, Key(settings.seed), 1)
+                self._random = self._score(real.images, real.labels, drawn, report).mean
             self._last = Interim(version.sweep, learned.mean, self._random, learned.protocol, len(real.test_labels))
         return self._last
 
