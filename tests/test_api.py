@@ -115,6 +115,7 @@ def test_beside_a_run_s_set_stand_random_images_drawn_again_for_every_network():
     )
     assert [score.accuracies for score in both] == [distilled.accuracies, random.accuracies]
     assert [score.found for score in both] == [3, 3]  # trained once
+    assert 0 < result.seconds["scoring"] == pytest.approx(sum(score.seconds for score in both), abs=0.02)
 
 
 def test_what_a_run_returns_is_what_it_wrote(scored: accdd.Result):

@@ -114,7 +114,7 @@ _PHASES = {
     "targets": "targets, likewise",
     "distilling": "distilling",
     "choosing": "choosing a snapshot",
-    "scoring": "scoring",
+    "scoring": "scoring, likewise",
 }
 
 

@@ -166,13 +166,13 @@ def carry_out(
         return Result(distilled, (), distilled.info["seconds"], "", None)
     seconds: dict[str, float] = dict(distilled.info["seconds"])
 
-    began, scores = time.perf_counter(), ()
+    scores: tuple[Score, ...] = ()
     for name, network, protocol in networks if resolved.score.seeds and not resolved.shard else ():
         reporter.phase(f"scoring, {name}")
         scores += tuple(
             dataclasses.replace(each, network=name) for each in _scores(work, distilled, network, protocol, reporter)
         )
-    seconds["scoring"] = round(time.perf_counter() - began, 2)
+    seconds["scoring"] = round(sum(score.seconds for score in scores), 2)  # whenever these networks were trained
 
     outcome = {"scores": [score.to_dict() for score in scores], "seconds": seconds}
     distilled = dataclasses.replace(distilled, info=distilled.info | outcome)
