@@ -1,7 +1,8 @@
 """Studies cell by cell: how the numbers of RESULTS.md are made.
 
 A cell is one `accdd distill` and one `accdd evaluate`, each run as a user would run it. A cell whose result is there is
-skipped, so a study that was stopped goes on where it was. Afterwards a table is printed.
+skipped, so a study that was stopped goes on where it was, and with `--records FILE` also on another machine: a line
+for each cell that is scored, as in benchmarks/records/. Afterwards a table is printed.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +22,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+WRITING = threading.Lock()
+"""Of the workers that add to the records."""
 
 
 class Cell(NamedTuple):
@@ -37,21 +41,53 @@ class Cell(NamedTuple):
 def distill(cell: Cell, out: Path) -> None:
     """Make a cell's run unless it is there; what it prints stays beside it."""
     folder = out / cell.name / "run"
-    if (folder / "distilled").exists():
+    scored = cell.evaluate and (out / cell.name / cell.result).exists()  # perhaps elsewhere: then there is no run
+    if scored or (folder / "distilled").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)  # what a stopped study left unfinished
     accdd(["distill", *cell.distill, "--out", str(folder)], cell, out)
     print("distilled", cell.name, flush=True)
 
 
-def score(cell: Cell, out: Path) -> None:
-    """Score a cell's run unless it is scored."""
+def score(cell: Cell, out: Path, records: Path | None) -> None:
+    """Score a cell's run unless it is scored; `records` then gets a line more."""
     result = out / cell.name / cell.result
     if result.exists() or not cell.evaluate:
         return
-    scores = accdd(["evaluate", str(out / cell.name / "run"), *cell.evaluate, "--json"], cell, out)
+    run = out / cell.name / "run"
+    scores = accdd(["evaluate", str(run), *cell.evaluate, "--json"], cell, out).replace(str(run), "run")
+    if records is not None:
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        machine = json.loads((run / "env.json").read_text())["machine"]
+        record = {
+            "cell": cell.name, "result": cell.result, "options": options(cell), "machine": machine,
+            "sweeps": last["sweep"], "seconds": last["seconds"], **json.loads(scores),
+        }  # fmt: skip
+        with WRITING, records.open("a") as file:
+            file.write(json.dumps(record) + "\n")
     result.write_text(scores)
     print("scored", cell.name, flush=True)
+
+
+def options(cell: Cell) -> list[str]:
+    """What a cell's two commands are told, without where data are."""
+    return [text.replace(f"{DATA}/", "") for text in (*cell.distill, *cell.evaluate)]
+
+
+def recall(records: Path, cells: Sequence[Cell], out: Path) -> None:
+    """Put the results of finished cells where those of this machine are looked for."""
+    known = {(cell.name, cell.result): options(cell) for cell in cells}
+    for line in records.read_text().splitlines() if records.exists() else ():
+        record = json.loads(line)
+        name = record["cell"], record["result"]
+        if name not in known:
+            continue
+        if record["options"] != known[name]:
+            print(f"not used, because made with other options: {name[0]}")
+            continue
+        result = out / record["cell"] / record["result"]
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.write_text(json.dumps({"scores": record["scores"]}))
 
 
 def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> str:
@@ -161,12 +197,24 @@ def main(doc: str, studies: Mapping[str, Callable[[], list[Cell]]], pictures: Ma
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", default="", metavar="TEXT", help="cells whose name holds this")
     parser.add_argument("--no-scores", action="store_true", help="distill only: scores can wait, what is timed cannot")
+    parser.add_argument(
+        "--records", type=Path, metavar="FILE", help="results of finished cells, in lines; new ones are added"
+    )
     arguments = parser.parse_args()
+    out, records = arguments.out, arguments.records
     cells = [cell for cell in studies[arguments.study]() if arguments.only in cell.name]
+    if records is not None:
+        records.parent.mkdir(parents=True, exist_ok=True)
+        recall(records, cells, out)
+
+    def make(cell: Cell) -> None:
+        distill(cell, out)
+        if not arguments.no_scores:
+            score(cell, out, records)
+
     with ThreadPoolExecutor(arguments.workers) as pool:
-        for stage in (distill,) if arguments.no_scores else (distill, score):
-            list(pool.map(lambda cell, stage=stage: stage(cell, arguments.out), cells))
-    table(cells, arguments.out)
+        list(pool.map(make, cells))
+    table(cells, out)
     if arguments.study in pictures and not arguments.no_scores:
         draw, file = pictures[arguments.study]
-        draw(cells, arguments.out, ROOT / "docs" / file)
+        draw(cells, out, ROOT / "docs" / file)

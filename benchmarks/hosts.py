@@ -1,9 +1,9 @@
 """The paper's "applied to other methods": every host with and without each augmentation.
 
-    python benchmarks/hosts.py digits|fashion-mnist|cifar10|ipc10 --out RESULTS_FOLDER [--workers 2] [--only TEXT]
+    python benchmarks/hosts.py digits|fashion-mnist|cifar10|ipc10 --out FOLDER [--workers 2] [--records FILE]
 
-Every host keeps its own loop: how many sweeps a network takes part in, and what it is trained on in between. `digits`
-stops after 300 sweeps, the others by the clock, so there seconds count.
+Every host keeps its own loop: how many sweeps a network takes part in, and what it is trained on in between. All stop
+by the clock, so their seconds count; early-stage models are made before it runs, once for a data set.
 """
 
 import itertools
@@ -17,7 +17,6 @@ AUGMENTATIONS = {
     "both": ["--early-stage", "--perturb"],
 }
 COMMON = ["--targets=0", "--set=images.step=gradient", "--set=loop.snapshots=0", "--set=score.seeds=0"]
-SWEEPS = 300
 
 
 def loop(host: str, ipc: int) -> list[str]:
@@ -28,32 +27,23 @@ def loop(host: str, ipc: int) -> list[str]:
     return [f"--inner-steps={sweeps}"]
 
 
-def digits() -> list[Cell]:
-    """All five hosts, 300 sweeps, five seeds; images stand for themselves (factor 1)."""
+def timed(data: str, hosts: tuple[str, ...], seeds: int, budget: str, ipc: int = 1, width: int = 32) -> list[Cell]:
+    """Hosts by the four augmentations; the first host's plain images are scored beside random ones."""
     cells = []
-    for seed, ipc, host, (name, flags) in itertools.product(
-        range(5), (1, 5), ("idc", "idc-i", "dsa", "dc", "dm"), AUGMENTATIONS.items()
-    ):
-        own = loop(host, ipc)
-        inner = int(own[0].partition("=")[2])
-        factor = ["--factor=2"] if host == "idc" else []
-        options = ["digits", f"--ipc={ipc}", f"--method={host}", *COMMON, *own, *flags, *factor, f"--seed={seed}"]
-        options += [f"--steps={SWEEPS // inner}", f"--set=pool.seed={seed}"]
-        cells.append(Cell(f"digits, IPC {ipc}/{host}, {name}/{seed}", options, ["--seeds=1", f"--seed={seed}"]))
+    for seed, host, (name, flags) in itertools.product(range(seeds), hosts, AUGMENTATIONS.items()):
+        path = data if data == "digits" else str(DATA / data)
+        options = [path, f"--ipc={ipc}", f"--method={host}", *COMMON, *loop(host, ipc), *flags]
+        options += [f"--set=network.width={width}", f"--seed={seed}"]
+        options += [f"--budget={budget}", "--steps=1000000", *(["--factor=2"] if host == "idc" else [])]
+        beside = ["--baselines=random"] if host == hosts[0] and name == "plain" else []
+        evaluate = ["--seeds=1", "--epochs=300", f"--seed={seed}", *beside]
+        cells.append(Cell(f"{data}, IPC {ipc}/{host}, {name}/{seed}", options, evaluate))
     return cells
 
 
-def timed(data: str, hosts: tuple[str, ...], seeds: int, budget: str, ipc: int = 1) -> list[Cell]:
-    """Hosts by the four augmentations, width 32, stopped by the clock."""
-    return [
-        Cell(
-            f"{data}, IPC {ipc}/{host}, {name}/{seed}",
-            [str(DATA / data), f"--ipc={ipc}", f"--method={host}", *COMMON, *loop(host, ipc), *flags,
-             "--set=network.width=32", f"--seed={seed}", f"--budget={budget}", "--steps=1000000"],
-            ["--seeds=1", "--epochs=300", f"--seed={seed}"],
-        )
-        for seed, host, (name, flags) in itertools.product(range(seeds), hosts, AUGMENTATIONS.items())
-    ]  # fmt: skip
+def digits() -> list[Cell]:
+    """All five hosts, half a minute a cell, five seeds."""
+    return [cell for ipc in (1, 5) for cell in timed("digits", ("idc", "idc-i", "dsa", "dc", "dm"), 5, "30s", ipc)]
 
 
 def fashion_mnist() -> list[Cell]:

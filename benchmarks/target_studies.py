@@ -2,8 +2,8 @@
 
     python benchmarks/target_studies.py STUDY --out RESULTS_FOLDER [--only TEXT]
 
-`headline`, `methods` and `transfer` are scored on test images; the others choose settings on 5,000 images held out of
-the training data of CIFAR-10 (JPEG), never on its test images. One cell at a time: their seconds count.
+`headline`, `methods` and `transfer` are scored on test images; the others choose settings on images held out of the
+training data (5,000 of CIFAR-10 (JPEG)), never on test images. One cell at a time: their seconds count.
 """
 
 import functools
@@ -23,11 +23,11 @@ POOL = ["--set=pool.epochs=[1,1.5,2,2.5,3,3.5,4]"]
 ALL_CORES = os.cpu_count() or 1
 
 
-def held_out() -> Path:
-    """The training images of CIFAR-10 (JPEG), 500 of each class kept aside as the test split."""
-    path = Path(tempfile.gettempdir()) / "accdd-cifar10-jpeg-held-out.npz"
+def held_out(name: str = "cifar10-jpeg") -> Path:
+    """The training images of a data set, 500 of each class kept aside as the test split."""
+    path = Path(tempfile.gettempdir()) / f"accdd-{name}-held-out.npz"
     if not path.exists():
-        real = data.load(DATA / "cifar10-jpeg")
+        real = data.load(DATA / name)
         generator = torch.Generator().manual_seed(12345)
         aside = torch.cat([rows[torch.randperm(len(rows), generator=generator)[:500]] for rows in real.class_index])
         kept = torch.ones(len(real.images), dtype=torch.bool)
@@ -128,6 +128,31 @@ def magnitude() -> list[Cell]:
     ]  # fmt: skip
 
 
+FINALISTS = {
+    "default": (),
+    "moved by 0.2 to 0.3": ("--set=perturb.magnitude=[0.2,0.3]",),
+    "gradient, 0.3, cosine": ("--set=images.step=gradient", "--set=images.lr=0.3"),
+}
+"""What was best at width 32: the default, and what came nearest to it by another way."""
+
+
+def finalists() -> list[Cell]:
+    """The best of width 32 at the published one: five minutes on 200 targets, three sets of two data sets."""
+    return [
+        Cell(
+            f"finalists/{name}, {finalist}/{seed}",
+            [str(held_out(name)), "--ipc=1", "--factor=2", "--set=network.width=128", "--targets=200",
+             "--set=images.schedule=cosine", *flags, "--budget=5m", "--steps=1000000", f"--seed={seed}",
+             "--set=loop.snapshots=0", "--set=score.seeds=0"],
+            ["--seeds=2", "--epochs=300"],
+            ALL_CORES,
+        )
+        for name in ("fashion-mnist", "cifar10-jpeg")
+        for seed in range(3)
+        for finalist, flags in FINALISTS.items()
+    ]  # fmt: skip
+
+
 def mini_batch() -> list[Cell]:
     """Ten images per class, forty decoded: all of them in fewer sweeps, or some in more; as much arithmetic."""
     sizes = ((40, 1000), (20, 2000), (10, 4000))
@@ -206,7 +231,7 @@ if __name__ == "__main__":
     studies = {
         "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "numbers": numbers,
         "snapshots": snapshots, "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh,
-        "headline": headline, "methods": methods, "transfer": transfer,
+        "finalists": finalists, "headline": headline, "methods": methods, "transfer": transfer,
     }  # fmt: skip
     labels = {"count": "targets", "real-batch": "real images of a class behind a target"}
     numbered = functools.partial(over_numbers, labels=labels)
