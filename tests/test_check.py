@@ -177,10 +177,12 @@ def test_what_is_in_use_or_unknown_stays():
         folder.mkdir()
         (folder / "thesis.txt").write_text("the only copy")
         aged(folder, 100 * HOUR)
+    files.write_text(root / "pools" / f".{'0' * 32}.lock", "")
     building, left = (root / "pools" / f".{name}.0123456789abcdef.tmp" for name in ("0a", "0b"))
     for folder, age in ((building, 20 * HOUR), (left, 30 * HOUR)):
         folder.mkdir()
         aged(folder, age)
+    assert not any(entry.path.name.endswith(".lock") for entry in cache.entries())
     gone = cache.prune(everything=True)
     assert {entry.path for entry in gone} == {old, left}
     assert used.exists() and building.exists() and all((folder / "thesis.txt").exists() for folder in mine)

@@ -1,9 +1,12 @@
-"""Files appear whole or not at all, whatever call fails; the cache repairs itself and needs no locks."""
+"""Files appear whole or not at all, whatever call fails; the cache repairs itself, with locks and without."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -335,7 +338,80 @@ def test_a_damaged_entry_is_moved_aside_and_rebuilt(cache: Path, damage):
     assert names == {entry.name, f"{entry.name}.damaged-1", f"{entry.name}.damaged-2"}
 
 
-def test_racing_builders_agree(cache: Path):
+@pytest.mark.skipif(files.fcntl is None, reason="no locks on Windows")
+def test_one_builds_while_others_wait(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "SAY_AFTER", 0.0)
+    built, begun, said = [], threading.Event(), threading.Event()
+
+    def build(folder: Path) -> None:
+        begun.set()
+        assert said.wait(30)
+        built.append(folder)
+        fill(folder)
+
+    def wait() -> None:
+        begun.wait(30)
+        cached("pool", {"a": 1}, build)
+
+    threads = [threading.Thread(target=cached, args=("pool", {"a": 1}, build)), threading.Thread(target=wait)]
+    shown: list[tuple[str, str]] = []
+
+    def show(message: Warning, category: type[Warning], filename: str, *rest: object) -> None:
+        shown.append((filename, str(message)))
+        said.set()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert len(built) == 1
+    (entry,) = (cache / "pool").iterdir()  # the lock is gone
+    assert is_whole(entry)
+    assert [(file, text.partition(" that is needed")[0]) for file, text in shown] == [
+        (__file__, f"Another process is making something in '{entry.parent}'")
+    ]
+
+
+def test_a_lock_that_a_killed_process_left_holds_nobody_up(cache: Path):
+    entry = cached("pool", {"a": 1}, fill)
+    shutil.rmtree(entry)
+    lock = entry.with_name(f".{entry.name}.lock")
+    lock.touch()
+    assert files.LOCK.fullmatch(lock.name)
+    assert is_whole(cached("pool", {"a": 1}, fill))
+    assert not lock.exists()
+
+
+def test_a_lock_that_cannot_be_taken_away_spoils_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name.endswith(".lock"):
+            raise PermissionError(errno.EACCES, "refused", str(path))
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    for _ in range(2):
+        entry = cached("pool", {"a": 1}, fill)
+        assert is_whole(entry)
+        shutil.rmtree(entry)
+
+
+def _no_locks_here(*args: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@pytest.mark.parametrize("flock", [None, lambda *args: None, _no_locks_here], ids=["Windows", "no-op", "refused"])
+def test_racing_builders_agree_without_locks(cache: Path, monkeypatch: pytest.MonkeyPatch, flock):
+    if flock is None:
+        monkeypatch.setattr(files, "fcntl", None)
+    elif files.fcntl is None:
+        pytest.skip("no locks on Windows")
+    else:
+        monkeypatch.setattr(files.fcntl, "flock", flock)
     barrier, entries = threading.Barrier(4), []
 
     def build(folder: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,23 +90,33 @@ PROCESSES, KEYS = 16, 4
 
 
 def crowd(folder: Path, rounds: int, seed: int = 0) -> Outcome:
-    """Sixteen processes that want the same entries, some killed meanwhile; in every other round locks do nothing."""
+    """Sixteen processes that want the same entries, some killed meanwhile; in every other round locks do nothing.
+
+    Where they do something, an entry is made once, and once more for each process that was killed.
+    """
     draw, wrong = random.Random(seed), []
     before = os.environ.get("ACCDD_CACHE")
     try:
         for number in range(rounds):
             os.environ["ACCDD_CACHE"] = str(fresh(folder / "cache"))
+            fresh(folder / "begun")
             with _no_locks() if number % 2 else contextlib.nullcontext():
                 children = [_wanting(draw.random()) for _ in range(PROCESSES)]
-                killed = set(draw.sample(children, draw.randrange(6)))
-                for child in killed:
+                told_to_die = set(draw.sample(children, draw.randrange(6) if number % 4 else 0))
+                killed = 0
+                for child in told_to_die:
                     time.sleep(draw.uniform(0, 0.01))
                     os.kill(child, signal.SIGKILL)
                 for child in children:
                     code = _wait(child)
-                    if code != 0 and not (child in killed and code == -signal.SIGKILL):
+                    killed += code == -signal.SIGKILL
+                    if code != 0 and not (child in told_to_die and code == -signal.SIGKILL):
                         wrong.append(f"round {number}: a process ended with {code}")
                 wrong += [f"round {number}: {found}" for found in map(_wanted, range(KEYS)) if found]
+            for each in (folder / "begun").iterdir() if number % 2 == 0 else ():
+                times = each.stat().st_size
+                if not 1 <= times <= 1 + killed:
+                    wrong.append(f"round {number}: key {each.name} was made {times} times, {killed} killed")
             aside = list(folder.glob("cache/*/*.damaged-*"))
             wrong += [f"round {number}: {path.name} was never whole" for path in aside]
     finally:
@@ -118,6 +129,7 @@ def _wanting(first: float) -> int:
     with forked() as child:
         if child is not None:
             return child
+        warnings.simplefilter("ignore")  # that one waits for another
         found = [_wanted((int(first * KEYS) + each) % KEYS) for each in range(KEYS)]
         os._exit(3 if any(found) else 0)
     raise AssertionError
@@ -128,6 +140,8 @@ def _wanted(key: int) -> str | None:
     content = bytes([key]) * 50_000
 
     def build(folder: Path) -> None:
+        with (files.cache_folder().with_name("begun") / str(key)).open("a") as file:
+            file.write(".")
         for name in "ab":
             (folder / name).write_bytes(content)
 

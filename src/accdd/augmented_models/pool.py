@@ -63,11 +63,10 @@ def load_or_build(
         ArithmeticError: a network diverged.
     """
     settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
-    parts, ahead = _parts(data, architecture, settings), []
+    ahead = [member_entry(data, architecture, settings, network) for network in range(settings.pool.networks)]
 
     def write(folder: Path) -> None:
         began = time.perf_counter()
-        ahead.extend(member_entry(data, architecture, settings, network) for network in range(settings.pool.networks))
         found = {
             n: _read(path, data) for n, path in enumerate(ahead) if path.exists() and not files.verify_folder(path)
         }
@@ -77,7 +76,7 @@ def load_or_build(
         apart = sum(each.seconds for each in found.values())
         _write(folder, members, time.perf_counter() - began + apart)
 
-    folder = files.cached("pools", parts, write)
+    folder = files.cached("pools", _parts(data, architecture, settings), write)
     for path in ahead:
         shutil.rmtree(path, ignore_errors=True)
     return _read(folder, data)

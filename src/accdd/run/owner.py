@@ -15,12 +15,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from accdd import files
 from accdd.config import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where the token has to do
-    fcntl = None
 
 FILE = ".owner.json"
 
@@ -79,25 +75,14 @@ class Owner:
 
 
 def _open_locked(file: Path) -> int:
-    while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            if fcntl:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), file.stat()):
-                return handle
-        except FileNotFoundError:  # the process before has just finished and taken its file away
-            pass
-        except BlockingIOError:
-            by = _read(file)
-            os.close(handle)
-            raise InputError(
-                f"Process {by.get('process')} on {by.get('host')} is at work on the run in '{file.parent}'. "
-                "Expected a run that nobody works on: stop that process first (SIGTERM makes it save)."
-            ) from None
-        except OSError:  # this file system has no locks: the token has to do
-            return handle
-        os.close(handle)
+    try:
+        return files.open_locked(file)  # where there are no locks, the token has to do
+    except BlockingIOError:
+        by = _read(file)
+        raise InputError(
+            f"Process {by.get('process')} on {by.get('host')} is at work on the run in '{file.parent}'. "
+            "Expected a run that nobody works on: stop that process first (SIGTERM makes it save)."
+        ) from None
 
 
 def _read(file: Path) -> dict[str, object]:
