@@ -71,7 +71,7 @@ def score(cell: Cell, out: Path, records: Path | None) -> None:
 
 def options(cell: Cell) -> list[str]:
     """What a cell's two commands are told, without where data are."""
-    return [text.replace(f"{DATA}/", "") for text in (*cell.distill, *cell.evaluate)]
+    return [Path(text).name if text.startswith("/") else text for text in (*cell.distill, *cell.evaluate)]
 
 
 def recall(records: Path, cells: Sequence[Cell], out: Path) -> None:

@@ -1,6 +1,6 @@
 """The paper's "applied to other methods": every host with and without each augmentation.
 
-    python benchmarks/hosts.py digits|fashion-mnist|cifar10|ipc10 --out FOLDER [--workers 2] [--records FILE]
+    python benchmarks/hosts.py digits|fashion-mnist|cifar10|ipc10|early --out FOLDER [--workers 2] [--records FILE]
 
 Every host keeps its own loop: how many sweeps a network takes part in, and what it is trained on in between. All stop
 by the clock, so their seconds count; early-stage models are made before it runs, once for a data set.
@@ -9,6 +9,7 @@ by the clock, so their seconds count; early-stage models are made before it runs
 import itertools
 
 from cells import DATA, Cell, main
+from target_studies import held_out
 
 AUGMENTATIONS = {
     "plain": ["--no-early-stage", "--no-perturb"],
@@ -62,6 +63,18 @@ def ipc10() -> list[Cell]:
     return [cell for cell in cells if "plain" in cell.name or "both" in cell.name]
 
 
+def early() -> list[Cell]:
+    """How early DSA wants its models, two minutes each, on images held out of Fashion-MNIST's training images."""
+    common = [str(held_out("fashion-mnist")), "--ipc=1", "--method=dsa", *COMMON, "--inner-steps=1", "--no-perturb"]
+    common += ["--set=network.width=32", "--budget=2m", "--steps=1000000", "--set=pool.epochs=[0.1,0.3,1]"]
+    ages = {"fresh": ["--no-early-stage"]} | {f"{age} epochs": [f"--set=pool.draw={age}"] for age in (0.1, 0.3, 1)}
+    return [
+        Cell(f"dsa, early/{name}", [*common, *flags], ["--seeds=2", "--epochs=300"]) for name, flags in ages.items()
+    ]
+
+
 if __name__ == "__main__":
-    studies = {"digits": digits, "fashion-mnist": fashion_mnist, "cifar10": cifar10, "ipc10": ipc10}
+    studies = {
+        "digits": digits, "fashion-mnist": fashion_mnist, "cifar10": cifar10, "ipc10": ipc10, "early": early,
+    }  # fmt: skip
     main(__doc__ or "", studies, pictures={})
