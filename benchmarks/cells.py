@@ -2,7 +2,8 @@
 
 A cell is one `accdd distill` and one `accdd evaluate`, each run as a user would run it. A cell whose result is there is
 skipped, so a study that was stopped goes on where it was, and with `--records FILE` also on another machine: a line
-for each cell that is scored, as in benchmarks/records/. Afterwards a table is printed.
+for each cell that is scored, as in benchmarks/records/. Afterwards a table is printed. With several workers one cell
+may be scored while another is distilled.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 WRITING = threading.Lock()
-"""Of the workers that add to the records."""
+"""Held while a worker adds to the records."""
 
 
 class Cell(NamedTuple):
@@ -75,7 +76,7 @@ def options(cell: Cell) -> list[str]:
 
 
 def recall(records: Path, cells: Sequence[Cell], out: Path) -> None:
-    """Put the results of finished cells where those of this machine are looked for."""
+    """Put the results of finished cells, of whatever machine, where those of this one are looked for."""
     known = {(cell.name, cell.result): options(cell) for cell in cells}
     for line in records.read_text().splitlines() if records.exists() else ():
         record = json.loads(line)

@@ -3,7 +3,7 @@
     python benchmarks/hosts.py digits|fashion-mnist|cifar10|ipc10|early --out FOLDER [--workers 2] [--records FILE]
 
 Every host keeps its own loop: how many sweeps a network takes part in, and what it is trained on in between. All stop
-by the clock, so their seconds count; early-stage models are made before it runs, once for a data set.
+by the clock, so their seconds count; early-stage models are made before it starts, once for a data set.
 """
 
 import itertools
@@ -24,8 +24,7 @@ def loop(host: str, ipc: int) -> list[str]:
     """The released loops: IDC's 100 sweeps a network, DC's and DSA's by images per class, DM's one."""
     if host.startswith("idc"):
         return ["--inner-steps=100", "--set=loop.train_images=500"]
-    sweeps = {1: 1, 5: 5, 10: 10}[ipc] if host in ("dc", "dsa") else 1
-    return [f"--inner-steps={sweeps}"]
+    return [f"--inner-steps={ipc if host in ('dc', 'dsa') else 1}"]
 
 
 def timed(data: str, hosts: tuple[str, ...], seeds: int, budget: str, ipc: int = 1, width: int = 32) -> list[Cell]:
@@ -67,7 +66,9 @@ def early() -> list[Cell]:
     """How early DSA wants its models, two minutes each, on images held out of Fashion-MNIST's training images."""
     common = [str(held_out("fashion-mnist")), "--ipc=1", "--method=dsa", *COMMON, "--inner-steps=1", "--no-perturb"]
     common += ["--set=network.width=32", "--budget=2m", "--steps=1000000", "--set=pool.epochs=[0.1,0.3,1]"]
-    ages = {"fresh": ["--no-early-stage"]} | {f"{age} epochs": [f"--set=pool.draw={age}"] for age in (0.1, 0.3, 1)}
+    ages = {"fresh": ["--no-early-stage"]} | {
+        f"after {age} epochs": [f"--set=pool.draw={age}"] for age in (0.1, 0.3, 1)
+    }
     return [
         Cell(f"dsa, early/{name}", [*common, *flags], ["--seeds=2", "--epochs=300"]) for name, flags in ages.items()
     ]

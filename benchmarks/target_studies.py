@@ -137,7 +137,7 @@ FINALISTS = {
 
 
 def finalists() -> list[Cell]:
-    """The best of width 32 at the published one: five minutes on 200 targets, three sets of two data sets."""
+    """The best of width 32 at the published one: five minutes on 200 targets, three sets for each of two data sets."""
     return [
         Cell(
             f"finalists/{name}, {finalist}/{seed}",

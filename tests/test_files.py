@@ -412,7 +412,7 @@ def test_racing_builders_agree_without_locks(cache: Path, monkeypatch: pytest.Mo
         pytest.skip("no locks on Windows")
     else:
         monkeypatch.setattr(files.fcntl, "flock", flock)
-    barrier, entries = threading.Barrier(4), []
+    barrier, entries = threading.Barrier(4, timeout=30), []
 
     def build(folder: Path) -> None:
         fill(folder)

@@ -1,9 +1,9 @@
 """Folders and files that appear whole or not at all, their checksums, and the cache.
 
 Everything is written to a temporary sibling, fsynced, renamed, and the parent folder is fsynced: a process
-killed at any moment leaves the old state or the new one, and at worst siblings named `.<name>.<hex>.tmp` and
-`.<name>.lock`. Those, and anything else not recognised, are never deleted here: they may belong to a process still at
-work.
+killed at any moment leaves the old state or the new one, and at worst a sibling named `.<name>.<hex>.tmp`.
+Those, and anything else not recognised, are never deleted here: they may belong to a process still at work. (The lock
+of a cache entry, `.<name>.lock`, is deleted by whoever holds it.)
 """
 
 import contextlib
@@ -229,14 +229,14 @@ def open_locked(file: Path) -> int:
         BlockingIOError: another has it.
         OSError: it cannot be created.
     """
-    while True:
+    for left in reversed(range(100)):
         handle = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         if fcntl is None:
             return handle
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), file.stat()):
-                return handle
+            if os.path.samestat(os.fstat(handle), file.stat()) or not left:
+                return handle  # where the two never agree, it is as if there were no locks
         except FileNotFoundError:  # who had it before has just taken it away
             pass
         except BlockingIOError:
@@ -245,6 +245,7 @@ def open_locked(file: Path) -> int:
         except OSError:  # this file system has no locks
             return handle
         os.close(handle)
+    raise BlockingIOError(errno.EWOULDBLOCK, "was another's at every try", str(file))
 
 
 def cache_entry(kind: str, key_parts: Mapping[str, Any]) -> Path:

@@ -92,7 +92,8 @@ PROCESSES, KEYS = 16, 4
 def crowd(folder: Path, rounds: int, seed: int = 0) -> Outcome:
     """Sixteen processes that want the same entries, some killed meanwhile; in every other round locks do nothing.
 
-    Where they do something, an entry is made once, and once more for each process that was killed.
+    Where they do something, an entry is made once, and at most once more for each process that was killed; in half of
+    those rounds none is.
     """
     draw, wrong = random.Random(seed), []
     before = os.environ.get("ACCDD_CACHE")

@@ -77,7 +77,7 @@ def load_or_build(
         _write(folder, members, time.perf_counter() - began + apart)
 
     folder = files.cached("pools", _parts(data, architecture, settings), write)
-    for path in ahead:
+    for path in ahead:  # also where another process has put the pool together
         shutil.rmtree(path, ignore_errors=True)
     return _read(folder, data)
 
