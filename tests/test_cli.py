@@ -484,6 +484,7 @@ def test_every_command_in_the_readme_parses():
     assert verbs == set(COMMANDS)
 
 
+@pytest.mark.timeout(300)  # a minute and a half on a slow machine
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with fake_hub.serving(monkeypatch) as hub:
         run_the_commands_of_the_readme(tmp_path, monkeypatch)
