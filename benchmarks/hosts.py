@@ -27,13 +27,13 @@ def loop(host: str, ipc: int) -> list[str]:
     return [f"--inner-steps={ipc if host in ('dc', 'dsa') else 1}"]
 
 
-def timed(data: str, hosts: tuple[str, ...], seeds: int, budget: str, ipc: int = 1, width: int = 32) -> list[Cell]:
+def timed(data: str, hosts: tuple[str, ...], seeds: int, budget: str, ipc: int = 1) -> list[Cell]:
     """Hosts by the four augmentations; the first host's plain images are scored beside random ones."""
     cells = []
     for seed, host, (name, flags) in itertools.product(range(seeds), hosts, AUGMENTATIONS.items()):
         path = data if data == "digits" else str(DATA / data)
         options = [path, f"--ipc={ipc}", f"--method={host}", *COMMON, *loop(host, ipc), *flags]
-        options += [f"--set=network.width={width}", f"--seed={seed}"]
+        options += ["--set=network.width=32", f"--seed={seed}"]
         options += [f"--budget={budget}", "--steps=1000000", *(["--factor=2"] if host == "idc" else [])]
         beside = ["--baselines=random"] if host == hosts[0] and name == "plain" else []
         evaluate = ["--seeds=1", "--epochs=300", f"--seed={seed}", *beside]
