@@ -59,9 +59,10 @@ def score(cell: Cell, out: Path, records: Path | None) -> None:
     scores = accdd(["evaluate", str(run), *cell.evaluate, "--json"], cell, out).replace(str(run), "run")
     if records is not None:
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-        machine = json.loads((run / "env.json").read_text())["machine"]
+        env = json.loads((run / "env.json").read_text())
         record = {
-            "cell": cell.name, "result": cell.result, "options": options(cell), "machine": machine,
+            "cell": cell.name, "result": cell.result, "options": options(cell),
+            **{name: env[name] for name in ("machine", "accdd", "torch")},
             "sweeps": last["sweep"], "seconds": last["seconds"], **json.loads(scores),
         }  # fmt: skip
         with WRITING, records.open("a") as file:

@@ -1,6 +1,6 @@
 """The paper's "applied to other methods": every host with and without each augmentation.
 
-    python benchmarks/hosts.py digits|fashion-mnist|cifar10|ipc10|early --out FOLDER [--workers 2] [--records FILE]
+    python benchmarks/hosts.py STUDY --out FOLDER [--workers 2] [--records FILE]
 
 Every host keeps its own loop: how many sweeps a network takes part in, and what it is trained on in between. All stop
 by the clock, so their seconds count; early-stage models are made before it starts, once for a data set.
@@ -74,8 +74,20 @@ def early() -> list[Cell]:
     ]
 
 
+def on_targets() -> list[Cell]:
+    """Fresh networks or early-stage ones behind the targets, which is what hosts do by default; as in `early`."""
+    common = [str(held_out("fashion-mnist")), "--ipc=1", "--targets=300", "--set=loop.snapshots=0"]
+    common += ["--set=score.seeds=0", "--set=network.width=32", "--budget=2m", "--steps=1000000"]
+    models = {"fresh": ["--no-early-stage"], "early-stage": ["--set=pool.epochs=[0.1,0.3,1]", "--set=pool.draw=1"]}
+    return [
+        Cell(f"on targets/{host}, {name}", [*common, f"--method={host}", *flags], ["--seeds=2", "--epochs=300"])
+        for host, (name, flags) in itertools.product(("dsa", "dc", "dm"), models.items())
+    ]
+
+
 if __name__ == "__main__":
     studies = {
         "digits": digits, "fashion-mnist": fashion_mnist, "cifar10": cifar10, "ipc10": ipc10, "early": early,
+        "on-targets": on_targets,
     }  # fmt: skip
     main(__doc__ or "", studies, pictures={})

@@ -302,7 +302,13 @@ def test_the_working_folder_serves_as_out(place: Path, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path / "mine")
     told = accdd(f"distill {place}/good.npz --out . {TINY}")
     assert told.exit_code == 0 and "accdd export . --to npz mine.npz" in told.stdout
-    assert "use --out" in accdd(f"distill {place}/good.npz --out . {TINY}").stderr
+    assert "use --out" in accdd(f"distill {place}/good.npz --out . {TINY} --ipc 2").stderr
+
+
+def test_the_command_of_a_finished_run_typed_again_gives_its_result(place: Path):
+    again = accdd(f"distill {place}/good.npz --out {place}/run {TINY} --json")
+    assert again.exit_code == 0 and "is finished: nothing is made again" in again.stderr
+    assert json.loads(again.stdout)["out"] == str(place / "run")
 
 
 def test_the_folder_that_a_taken_one_suggests_is_free(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -100,8 +100,7 @@ def test_a_run_folder_goes_on_to_the_same_set_and_the_same_metrics(
 
     assert sweeps("cut") == sorted(set(sweeps("cut"))) and sweeps("cut")[-1] == sweeps("whole")[-1]
     assert len(checkpoints.listed(tmp_path / "cut" / "checkpoints")) == checkpoints.KEPT
-    with pytest.raises(InputError, match="holds a finished run"):
-        accdd.resume(tmp_path / "cut", source)
+    assert_same(accdd.resume(tmp_path / "cut").distilled.images, whole.images)  # finished: not even its data is needed
 
 
 # Damage -------------------------------------------------------------------------------------------------------
@@ -305,6 +304,24 @@ def test_an_unfinished_run_is_offered_to_be_gone_on_with_and_differing_settings_
         distilled(out, **TINY, **{**RUNS["idc"], "loop.steps": 5})
     with pytest.raises(InputError, match="has changed since the run began"):
         accdd.resume(out, stripes_as_arrays())
+
+
+def test_a_finished_run_asked_for_again_is_the_result_and_is_not_made_again(tmp_path: Path):
+    settings = {**TINY, **RUNS["idc"], "score.seeds": 2, "score.epochs": 2}
+    first = accdd.distill(arrays(), 2, out=tmp_path, settings=settings)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for again in (accdd.distill(arrays(), 2, out=tmp_path, settings=settings), accdd.resume(tmp_path)):
+        assert_same(again.distilled.images, first.distilled.images)
+        assert (again.scores, again.verdict, again.out) == (first.scores, first.verdict, tmp_path)
+        assert dict(again.seconds) == dict(first.seconds)
+    with pytest.raises(InputError, match="holds a finished run of the same settings with other data .arrays."):
+        accdd.distill(stripes_as_arrays(), 2, out=tmp_path, settings=settings)
+    with pytest.raises(InputError, match=r"holds a finished run with other settings \(loop\.steps: 3 there, 4 wanted\)"):
+        accdd.distill(arrays(), 2, out=tmp_path, settings={**settings, "loop.steps": 4})
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    (tmp_path / "evaluation.json").write_text('{"scores": [{"set": 1}]}')
+    with pytest.raises(InputError, match=r"evaluation\.json is damaged"):
+        accdd.resume(tmp_path)
 
 
 def stripes_as_arrays() -> tuple[Any, Any]:

@@ -40,6 +40,8 @@ def distill(
 ) -> Result:
     """Learn a few images per class that train a network nearly as well as all of them.
 
+    Where `out` holds a finished run of the same settings and data, that is the result, and nothing is done again.
+
     Args:
         source: a name from `accdd.data.NAMED`, a path, `hf:owner/name`, arrays, or a `datasets.Dataset`; see
             `accdd.data.load`.
@@ -76,8 +78,10 @@ def distill(
         ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
         wanted, told = ranks.together(asked)
-        ranks.leader(lambda: run.refuse_existing(Path(out), told) if out is not None else None)
+        done = ranks.leader(lambda: out is not None and _done_before(Path(out), told))
         real, resolved = ranks.together(lambda: course.read(source, wanted, reporter))
+        if out is not None and done:
+            return ranks.leader(lambda: _finished(*RunFolder.open(out), reporter, real.fingerprint))
         ranks = _shard(ranks, resolved)
         work = ranks.together(lambda: course.prepare(source, real, resolved, reporter, wanted=wanted))
         work = work._replace(plan=ranks.leader(lambda: work.plan))  # that of another machine may be another
@@ -134,7 +138,8 @@ def resume(
 ) -> Result:
     """Go on with a run that was killed or stopped, from its newest checkpoint, to what it would have become.
 
-    To the same bits on the same processor, in runs that end by steps; where the clock decides, or on a GPU, nearly.
+    To the same bits on the same processor, in runs that end by steps; where the clock decides, or on a GPU, nearly. Of
+    a run that is finished already, that is the result.
 
     Args:
         out: the run's folder.
@@ -145,7 +150,7 @@ def resume(
         reporter: told of progress.
 
     Raises:
-        InputError: there is no such run, it is finished, or its data has changed.
+        InputError: there is no such run, or its data has changed.
         ArithmeticError: the images diverged.
     """
     reporter = reporter or Quiet()
@@ -154,7 +159,9 @@ def resume(
         ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
         ranks.together(lambda: tracking.check(track))
-        folder, record, resolved = ranks.leader(lambda: _unfinished(out, allowed))
+        folder, record, resolved = ranks.leader(lambda: _begun(out, allowed))
+        if ranks.leader(lambda: folder.finished):
+            return ranks.leader(lambda: _finished(folder, record, reporter))
         given = record.source if source is None else source
 
         def read() -> tuple[Dataset, Settings]:
@@ -270,11 +277,29 @@ def _agree(ranks: Ranks, work: course.Work) -> None:
     })  # fmt: skip
 
 
-def _unfinished(out: str | Path, allowed: set[str]) -> tuple[RunFolder, Record, Settings]:
-    """The folder of a run to go on with, what it says of itself, and its settings; `allowed` networks may run code."""
+def _done_before(out: Path, told: Mapping[str, Any]) -> bool:
+    """Whether a finished run of the same settings is in `out`; whatever else is there is refused."""
+    alike = run.ended_alike(out, told)
+    if not alike:
+        run.refuse_existing(out, told)
+    return alike
+
+
+def _finished(folder: RunFolder, record: Record, reporter: Reporter, fingerprint: str | None = None) -> Result:
+    """What a finished run has made, if it is of the data wanted."""
+    if fingerprint not in (None, record.fingerprint):
+        raise InputError(
+            f"'{folder.path}' holds a finished run of the same settings with other data ({record.source or 'arrays'}), "
+            "and is not written over. Expected a new folder: use another --out."
+        )
+    page = "" if (folder.path / "report.html").exists() else f" Its page is missing: accdd report {folder.path}"
+    reporter.note(f"'{folder.path}' holds this run already, and it is finished: nothing is made again.{page}")
+    return course.ended(folder.path)
+
+
+def _begun(out: str | Path, allowed: set[str]) -> tuple[RunFolder, Record, Settings]:
+    """The folder of a run, what it says of itself, and its settings; `allowed` networks may run code."""
     folder, record = RunFolder.open(out)
-    if (folder.path / "evaluation.json").exists():
-        raise InputError(f"'{out}' holds a finished run. Expected an unfinished one; 'accdd report' writes its page.")
     resolved = config.override(Settings(), config.flatten(record.resolved))
     own = [name for name in dict.fromkeys((resolved.network.name, *(resolved.score.networks or ()))) if runs_code(name)]
     if not allowed.issuperset(own):

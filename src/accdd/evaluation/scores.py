@@ -3,9 +3,11 @@
 import dataclasses
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from accdd import config, execution
@@ -84,6 +86,18 @@ class Score:
         if self.best_on_test is not None:
             record["best_on_test"] = {"accuracies": self.best_on_test} | _statistics(self.best_on_test)
         return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Score":
+        """What `to_dict` has written.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        fields = {field.name: record[field.name] for field in dataclasses.fields(cls) if field.name in record}
+        if best := fields.get("best_on_test"):
+            fields["best_on_test"] = best["accuracies"]
+        return TypeAdapter(cls).validate_python(fields)
 
 
 def _statistics(values: Sequence[float]) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -13,7 +14,7 @@ import torch
 from accdd import artifact, config, data, defaults, engine, evaluation, loop, methods, networks
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
-from accdd.config import Settings
+from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
 from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, Way
@@ -182,6 +183,24 @@ def carry_out(
         artifact.annotate(distilled, folder.path / "distilled")
         folder.evaluation({"verdict": sentence, **outcome}, distilled.info["sweeps"])
     return Result(distilled, scores, seconds, sentence, folder.path if folder else None)
+
+
+def ended(path: Path) -> Result:
+    """What a finished run has made, as its folder says.
+
+    Raises:
+        InputError: something of it is damaged.
+    """
+    distilled = artifact.load(path)
+    try:
+        record = json.loads((path / "evaluation.json").read_text())
+        scores = tuple(Score.from_dict(score) for score in record["scores"])
+        return Result(distilled, scores, dict(record["seconds"]), str(record["verdict"]), path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"'{path}' holds a finished run, but evaluation.json is damaged: {error}. The set is whole: "
+            f"'accdd evaluate {path}' scores it."
+        ) from None
 
 
 def early_stage_models(

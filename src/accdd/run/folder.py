@@ -159,6 +159,11 @@ class RunFolder:
             raise InputError(f"'{path}' is no run to go on with: config.yaml or env.json: {error}.") from None
         return folder, record
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end, but for its page."""
+        return (self.path / "evaluation.json").exists()
+
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Keep other processes out for the length of a block, and say how to go on where the disk refuses in it.
@@ -291,13 +296,21 @@ def refuse_existing(path: Path, given: Mapping[str, Any] | None = None) -> None:
     free = next(p for n in range(2, 10_000) if not (p := Path(f"{beside}-{n}")).exists())
     what, hint = "is not empty" if path.is_dir() else "is a file", ""
     if (path / "config.yaml").exists():
-        finished = (path / "evaluation.json").exists()
+        finished = RunFolder(path).finished
         what = f"holds {'a finished' if finished else 'an unfinished'} run{_differing(path, given)}"
         hint = "" if finished else f" To go on with it: --resume {shlex.quote(str(path))}."
     raise InputError(
         f"'{path}' {what}, and is not written over. Expected a new folder: use --out {shlex.quote(str(free))}, "
         f"or remove it first.{hint}"
     )
+
+
+def ended_alike(path: Path, given: Mapping[str, Any]) -> bool:
+    """Whether a finished run is at `path` that was asked for with these dotted settings."""
+    with contextlib.suppress(InputError):
+        folder, record = RunFolder.open(path)
+        return folder.finished and record.given == given
+    return False
 
 
 def _differing(path: Path, given: Mapping[str, Any] | None) -> str:
