@@ -74,20 +74,27 @@ def early() -> list[Cell]:
     ]
 
 
-def on_targets() -> list[Cell]:
+def on_targets(hosts: tuple[str, ...] = ("dsa", "dc", "dm"), distance: str = "") -> list[Cell]:
     """Fresh networks or early-stage ones behind the targets, which is what hosts do by default; as in `early`."""
     common = [str(held_out("fashion-mnist")), "--ipc=1", "--targets=300", "--set=loop.snapshots=0"]
     common += ["--set=score.seeds=0", "--set=network.width=32", "--budget=2m", "--steps=1000000"]
+    common += [f"--set=match.distance={distance}"] if distance else []
     models = {"fresh": ["--no-early-stage"], "early-stage": ["--set=pool.epochs=[0.1,0.3,1]", "--set=pool.draw=1"]}
     return [
-        Cell(f"on targets/{host}, {name}", [*common, f"--method={host}", *flags], ["--seeds=2", "--epochs=300"])
-        for host, (name, flags) in itertools.product(("dsa", "dc", "dm"), models.items())
-    ]
+        Cell(f"on targets/{host}, {distance + ', ' if distance else ''}{name}", [*common, f"--method={host}", *flags],
+             ["--seeds=2", "--epochs=300"])
+        for host, (name, flags) in itertools.product(hosts, models.items())
+    ]  # fmt: skip
+
+
+def distances() -> list[Cell]:
+    """Whether it is the angle that does not go with early-stage models: DSA without it, IDC without and with it."""
+    return [*on_targets(("dsa",), "mse"), *on_targets(("idc",), "mse"), *on_targets(("idc",), "cosine")]
 
 
 if __name__ == "__main__":
     studies = {
         "digits": digits, "fashion-mnist": fashion_mnist, "cifar10": cifar10, "ipc10": ipc10, "early": early,
-        "on-targets": on_targets,
+        "on-targets": on_targets, "distances": distances,
     }  # fmt: skip
     main(__doc__ or "", studies, pictures={})
