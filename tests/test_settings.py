@@ -185,6 +185,15 @@ def test_distance_and_augmentation_follow_from_the_method_and_the_step_from_the_
         assert resolve(override(Settings(), {**changes, "images.lr": 0.5}), sized(32)).images.lr == 0.5
 
 
+@pytest.mark.parametrize(
+    ("method", "early"), [("idc", True), ("idc-i", True), ("dsa", False), ("dc", False), ("dm", False)]
+)
+def test_early_stage_models_are_for_methods_that_they_serve_unless_told_otherwise(method: str, early: bool):
+    for told, used in ((None, early), (True, True), (False, False)):
+        settings = override(Settings(), {"method": method, "pool.use": told})
+        assert resolve(settings, sized(32)).pool.use is used
+
+
 def test_steps_on_targets_are_normalised_and_fall_and_others_are_those_of_the_papers():
     def step(changes: dict[str, Any]) -> tuple[str | None, str | None, float | None]:
         images = resolve(override(Settings(), changes), sized(32)).images

@@ -173,7 +173,8 @@ def test_one_pool_serves_all_lengths_of_pre_training(source: str, tmp_path: Path
 def test_the_paper_s_studies_are_those_of_the_paper():
     assert list(NAMED) == ["pre-training", "models", "magnitude", "directions", "normalisation", "where", "factor"]
     grid, common = grids.joined("pre-training", {}, {"ipc": 1})
-    assert grid["pool.draw"] == [0, 0.5, 1, 2, 5, 10, 20] and common == {"ipc": 1, "pool.epochs": (*grid["pool.draw"],)}
+    assert grid["pool.draw"] == [0, 0.5, 1, 2, 5, 10, 20]
+    assert common == {"ipc": 1, "pool.epochs": (*grid["pool.draw"],), "pool.use": True}
     assert grids.joined("models", {}, {})[0] == {"pool.networks": [1, 2, 5, 10]}
     magnitudes = grids.joined("magnitude", {}, {})[0]["perturb.magnitude"]
     assert (magnitudes[0], magnitudes[-1]) == (0, 0.3)
@@ -189,6 +190,16 @@ def test_a_study_can_be_joined_with_more():
     assert grids.combinations({"a": [1, 2], "b": [3, 4]}) == [
         {"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("over", "settings", "used"),
+    [("pool.networks", {}, True), ("pool.networks", {"pool.use": False}, False), ("pool.use", {}, None),
+     ("pool.seed", {}, None), ("ipc", {}, None)],
+)  # fmt: skip
+def test_what_is_varied_of_the_pool_is_varied_for_every_method(over: str, settings: dict[str, Any], used: bool | None):
+    _, common = grids.joined(None, {over: [1]}, {"method": "dsa", **settings})
+    assert common.get("pool.use") is used
 
 
 def test_values_are_yaml():

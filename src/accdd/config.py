@@ -100,8 +100,9 @@ class Train:
 class Pool:
     """Early-stage models: networks trained on the real data for a few epochs."""
 
-    use: bool = True
-    """Draw networks from the pool; False draws a freshly initialised network every time."""
+    use: bool | None = None
+    """Draw networks from the pool; False draws a freshly initialised network every time; None is what serves the method
+    better."""
     seed: int = Field(default=0, ge=0)
     """Decides the pool and the targets made with it, which runs of every other seed share."""
     networks: int = Field(default=5, ge=1)

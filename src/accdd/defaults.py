@@ -33,6 +33,7 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     _check_drawn(settings)
     match = _match(settings.match, method, data)
     loop = _loop(settings, method)
+    pool = dataclasses.replace(settings.pool, use=early_stage(settings))
     _check_shard(settings, loop, data)
     real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
     bank = dataclasses.replace(settings.targets, count=_targets(settings, loop, match), real_batch=real_batch)
@@ -45,8 +46,14 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     score = settings.score
     score = dataclasses.replace(score, networks=(network.name,) if score.networks is None else score.networks)
     return dataclasses.replace(
-        settings, data=pixels, network=network, images=images, match=match, targets=bank, loop=loop, score=score
-    )
+        settings, data=pixels, pool=pool, network=network, images=images, match=match, targets=bank, loop=loop,
+        score=score,
+    )  # fmt: skip
+
+
+def early_stage(settings: Settings) -> bool:
+    """Whether networks are drawn from early-stage models."""
+    return methods.named(settings.method).early_stage if settings.pool.use is None else settings.pool.use
 
 
 def factor_for(size: int) -> int:

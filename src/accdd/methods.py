@@ -58,6 +58,8 @@ class Method:
     """What images begin as where factor is 1, unless `images.start` says otherwise; None is random. Above it, mixed."""
     step: synthetic.StepRule = synthetic.after_every_sweep
     """How a gradient step is sized: what a learning rate means in the method's released code."""
+    early_stage: bool = True
+    """Whether networks are drawn from early-stage models, unless `pool.use` says otherwise."""
     clamped: bool = False
     """Whether images are kept in [0, 1] while they are learned by gradient steps (they always are at the end)."""
     trains_on: Literal["real", "synthetic"] | None = None
@@ -96,6 +98,7 @@ DC = Method(
     source="Zhao et al., ICLR 2021",
     start="normal",
     trains_on="synthetic",
+    early_stage=False,  # a gradient's angle is worse to match on early-stage models than on fresh ones, see RESULTS.md
 )
 
 DSA = dataclasses.replace(
@@ -114,6 +117,7 @@ DM = Method(
     source="Zhao & Bilen, WACV 2023",
     siamese=augment.NAMES,
     one_of=True,
+    early_stage=False,  # no better with them, and without their cost, see RESULTS.md
 )
 
 METHODS = {"idc": IDC, "idc-i": IDC_I, "dsa": DSA, "dc": DC, "dm": DM}

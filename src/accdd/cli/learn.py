@@ -44,7 +44,11 @@ def distill(
     ipc: IpcOption = None,
     method: Annotated[str | None, typer.Option("--method", help="Host method.")] = None,
     early_stage: Annotated[
-        bool | None, typer.Option("--early-stage/--no-early-stage", help="Networks from a pool of early-stage models.")
+        bool | None,
+        typer.Option(
+            "--early-stage/--no-early-stage",
+            help="Networks from a pool of early-stage models. Default: as serves METHOD.",
+        ),
     ] = None,
     perturb: Annotated[bool | None, typer.Option("--perturb/--no-perturb", help="Perturb every drawn network.")] = None,
     factor: Annotated[int | None, typer.Option("--factor", help="One image holds factor x factor images.")] = None,

@@ -146,8 +146,8 @@ class Study:
         wanting: dict[Any, list[Cell]] = collections.defaultdict(list)
         for cell in cells:
             wanted = self._wanted(cell.settings)
-            if wanted.pool.use:
-                pool = dataclasses.replace(wanted.pool, draw=None)
+            if defaults.early_stage(wanted):
+                pool = dataclasses.replace(wanted.pool, use=True, draw=None)
                 wanting[wanted.data, wanted.network, wanted.train, pool].append(cell)
         return [first for first, *others in wanting.values() if others]
 

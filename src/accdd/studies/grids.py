@@ -87,7 +87,10 @@ def joined(study: str | None, over: Grid, settings: Mapping[str, Any]) -> tuple[
         if key in settings:
             raise InputError(f"'{key}' is both set and varied. Expected it in --over alone.")
         grid[key] = [_taken(key, value) for value in values]
-    return grid, {**named.changes, **settings}
+    # What is said of the pool says nothing where a method draws fresh networks.
+    of_pool = [key for key in grid if key.startswith("pool.") and key != "pool.seed"]
+    pool = {"pool.use": True} if of_pool and "pool.use" not in grid else {}
+    return grid, {**pool, **named.changes, **settings}
 
 
 def _taken(key: str, value: Any) -> Any:
