@@ -2,8 +2,9 @@
 
     python benchmarks/hosts.py STUDY --out FOLDER [--workers 2] [--records FILE]
 
-Every host keeps its own loop: how many sweeps a network takes part in, and what it is trained on in between. All stop
-by the clock, so their seconds count; early-stage models are made before it starts, once for a data set.
+Every host keeps its own loop: how many sweeps a network takes part in, and what it is trained on in between; but in
+`on-targets` and `distances`, where networks are used once. All stop by the clock, so their seconds count; early-stage
+models and targets are made before it starts, once for a data set.
 """
 
 import itertools
@@ -18,6 +19,9 @@ AUGMENTATIONS = {
     "both": ["--early-stage", "--perturb"],
 }
 COMMON = ["--targets=0", "--set=images.step=gradient", "--set=loop.snapshots=0", "--set=score.seeds=0"]
+
+EARLY = ["--early-stage", "--set=pool.epochs=[0.1,0.3,1]", "--set=pool.draw=1"]
+"""Models of one epoch, from the pool of `early`."""
 
 
 def loop(host: str, ipc: int) -> list[str]:
@@ -67,7 +71,7 @@ def early() -> list[Cell]:
     common = [str(held_out("fashion-mnist")), "--ipc=1", "--method=dsa", *COMMON, "--inner-steps=1", "--no-perturb"]
     common += ["--set=network.width=32", "--budget=2m", "--steps=1000000", "--set=pool.epochs=[0.1,0.3,1]"]
     ages = {"fresh": ["--no-early-stage"]} | {
-        f"after {age} epochs": [f"--set=pool.draw={age}"] for age in (0.1, 0.3, 1)
+        f"after {age} epochs": ["--early-stage", f"--set=pool.draw={age}"] for age in (0.1, 0.3, 1)
     }
     return [
         Cell(f"dsa, early/{name}", [*common, *flags], ["--seeds=2", "--epochs=300"]) for name, flags in ages.items()
@@ -75,11 +79,11 @@ def early() -> list[Cell]:
 
 
 def on_targets(hosts: tuple[str, ...] = ("dsa", "dc", "dm"), distance: str = "") -> list[Cell]:
-    """Fresh networks or early-stage ones behind the targets, which is what hosts do by default; as in `early`."""
+    """Fresh networks or early-stage ones behind the targets, perturbed, on the data of `early`."""
     common = [str(held_out("fashion-mnist")), "--ipc=1", "--targets=300", "--set=loop.snapshots=0"]
     common += ["--set=score.seeds=0", "--set=network.width=32", "--budget=2m", "--steps=1000000"]
     common += [f"--set=match.distance={distance}"] if distance else []
-    models = {"fresh": ["--no-early-stage"], "early-stage": ["--set=pool.epochs=[0.1,0.3,1]", "--set=pool.draw=1"]}
+    models = {"fresh": ["--no-early-stage"], "early-stage": EARLY}
     return [
         Cell(f"on targets/{host}, {distance + ', ' if distance else ''}{name}", [*common, f"--method={host}", *flags],
              ["--seeds=2", "--epochs=300"])

@@ -311,6 +311,13 @@ def test_the_command_of_a_finished_run_typed_again_gives_its_result(place: Path)
     assert json.loads(again.stdout)["out"] == str(place / "run")
 
 
+def test_settings_of_early_stage_models_that_are_not_drawn_are_said_to_be_unused(place: Path, tmp_path: Path):
+    told = accdd(f"distill {place}/good.npz --out {tmp_path}/fresh --method dsa {TINY}")
+    assert "Not used: pool.networks, pool.epochs. dsa draws fresh networks unless told --early-stage." in told.stderr
+    told = accdd(f"distill {place}/good.npz --out {tmp_path}/early --method dsa --early-stage {TINY}")
+    assert told.exit_code == 0 and "Not used" not in told.stderr
+
+
 def test_the_folder_that_a_taken_one_suggests_is_free(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for taken in ("mine", "mine-2"):

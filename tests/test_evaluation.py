@@ -1,6 +1,7 @@
 """Scores: learning what can be learned, statistics by hand, and the same score for the same key."""
 
 import dataclasses
+import json
 import math
 import operator
 from pathlib import Path
@@ -256,6 +257,7 @@ def test_the_best_on_test_is_the_highest_look_and_changes_nothing_else(data: Dat
     assert found.accuracies == (50.0, 25.0) and found.best_on_test == (75.0, 25.0)
     told = found.to_dict()
     assert told["mean"] == 37.5 and told["best_on_test"] == {"accuracies": (75.0, 25.0), "mean": 50, "std": 35.36}
+    assert Score.from_dict(json.loads(json.dumps(told))) == found
     assert str(found) == "37.5 ± 17.7 % (n = 2, protocol few, 3 epochs); best on test 50.0 ± 35.4 %"
     plain, best = scored(data, epochs=3), scored(data, epochs=3, best_on_test=True)
     assert plain.accuracies == best.accuracies

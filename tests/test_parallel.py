@@ -246,3 +246,7 @@ def test_torchrun_launches_again_what_died_and_the_run_goes_on(tmp_path: Path):
     (whole,) = launch(1, *DISTILL, *own, "--out", str(tmp_path / "whole"))
     whole.communicate(timeout=100)
     assert images(out) == images(tmp_path / "whole")
+    again = launch(2, *DISTILL, *own, "--out", str(out))
+    words = [process.communicate(timeout=100)[0] for process in again]
+    assert [process.returncode for process in again] == [0, 0]
+    assert "it is finished" in words[0] and not words[1]

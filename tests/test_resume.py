@@ -1,5 +1,6 @@
 """Runs that go on: the same bits after a stop at any sweep, after a real kill, with a damaged newest checkpoint."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -306,7 +307,9 @@ def test_an_unfinished_run_is_offered_to_be_gone_on_with_and_differing_settings_
         accdd.resume(out, stripes_as_arrays())
 
 
-def test_a_finished_run_asked_for_again_is_the_result_and_is_not_made_again(tmp_path: Path):
+def test_a_finished_run_asked_for_again_is_the_result_and_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     settings = {**TINY, **RUNS["idc"], "score.seeds": 2, "score.epochs": 2}
     first = accdd.distill(arrays(), 2, out=tmp_path, settings=settings)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -314,11 +317,19 @@ def test_a_finished_run_asked_for_again_is_the_result_and_is_not_made_again(tmp_
         assert_same(again.distilled.images, first.distilled.images)
         assert (again.scores, again.verdict, again.out) == (first.scores, first.verdict, tmp_path)
         assert dict(again.seconds) == dict(first.seconds)
-    with pytest.raises(InputError, match=r"holds a finished run of the same settings with other data \(arrays\)"):
+    with pytest.raises(InputError, match="finished run that was asked for alike and had other data"):
         accdd.distill(stripes_as_arrays(), 2, out=tmp_path, settings=settings)
     with pytest.raises(InputError, match=r"finished run with other settings \(loop\.steps: 3 there, 4 wanted\)"):
         accdd.distill(arrays(), 2, out=tmp_path, settings={**settings, "loop.steps": 4})
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    (tmp_path / "report.html").unlink()
+    accdd.distill(arrays(), 2, out=tmp_path, settings=settings)
+    assert (tmp_path / "report.html").exists()
+    with pytest.raises(InputError, match="has changed since the run began"):
+        accdd.resume(tmp_path, stripes_as_arrays())
+    monkeypatch.setitem(methods.METHODS, "idc", dataclasses.replace(methods.METHODS["idc"], early_stage=False))
+    with pytest.raises(InputError, match=r"asked for alike and had another pool\.use, and"):
+        accdd.distill(arrays(), 2, out=tmp_path, settings=settings)
     (tmp_path / "evaluation.json").write_text('{"scores": [{"set": 1}]}')
     with pytest.raises(InputError, match=r"evaluation\.json is damaged"):
         accdd.resume(tmp_path)

@@ -1,6 +1,7 @@
 """What Python users call to make, go on with, load and publish sets. The command line calls the same functions."""
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,14 @@ def distill(
         source: a name from `accdd.data.NAMED`, a path, `hf:owner/name`, arrays, or a `datasets.Dataset`; see
             `accdd.data.load`.
         ipc: images per class; short for `settings={"ipc": ...}`.
-        out: a new folder for the run; None keeps everything in memory.
+        out: a new folder for the run, or that of the same run, finished; None keeps everything in memory.
         preset: a name from `accdd.presets.PRESETS`.
         settings: dotted keys, as in {"pool.epochs": 5, "loop.budget": 600}; they win over the preset.
         track: a name from `accdd.run.TRACKERS`, told of losses, images and scores; it goes with `out`.
         reporter: told of progress; None is silent.
 
     Raises:
-        InputError: something given is wrong; nothing has been written.
+        InputError: something given is wrong, or another run is in `out`; nothing has been written.
         ArithmeticError: a network or the images diverged.
     """
     reporter = reporter or Quiet()
@@ -81,13 +82,15 @@ def distill(
         done = ranks.leader(lambda: out is not None and _done_before(Path(out), told))
         real, resolved = ranks.together(lambda: course.read(source, wanted, reporter))
         if out is not None and done:
-            return ranks.leader(lambda: _finished(*RunFolder.open(out), reporter, real.fingerprint))
+            return _ended(ranks.leader(lambda: _same(out, real, resolved)), real, reporter, ranks)
         ranks = _shard(ranks, resolved)
         work = ranks.together(lambda: course.prepare(source, real, resolved, reporter, wanted=wanted))
         work = work._replace(plan=ranks.leader(lambda: work.plan))  # that of another machine may be another
         _agree(ranks, work)
         ranks.together(lambda: work.bank.check_room(work.settings.targets.count or 0))
         course.announce(work, reporter, ranks)
+        if unused := run.unused(told, resolved):
+            reporter.note(unused)
         expected = run.foretell(work, ranks)
         if expected:
             reporter.note(f"About {expected}.")
@@ -138,8 +141,8 @@ def resume(
 ) -> Result:
     """Go on with a run that was killed or stopped, from its newest checkpoint, to what it would have become.
 
-    To the same bits on the same processor, in runs that end by steps; where the clock decides, or on a GPU, nearly. Of
-    a run that is finished already, that is the result.
+    To the same bits on the same processor, in runs that end by steps; where the clock decides, or on a GPU, nearly. A
+    run that is finished already is the result, and nothing is done again.
 
     Args:
         out: the run's folder.
@@ -160,8 +163,9 @@ def resume(
         reporter = reporter if ranks.leads else Quiet()
         ranks.together(lambda: tracking.check(track))
         folder, record, resolved = ranks.leader(lambda: _begun(out, allowed))
-        if ranks.leader(lambda: folder.finished):
-            return ranks.leader(lambda: _finished(folder, record, reporter))
+        finished, complete = ranks.leader(lambda: (folder.finished, (folder.path / "report.html").exists()))
+        if finished and complete and source is None:
+            return _ended(folder, None, reporter, ranks)
         given = record.source if source is None else source
 
         def read() -> tuple[Dataset, Settings]:
@@ -177,6 +181,8 @@ def resume(
             return found
 
         real, resolved = ranks.together(read)
+        if finished:
+            return _ended(folder, real, reporter, ranks)
         where = real.device
         ranks = _shard(ranks, resolved)
         work = ranks.together(lambda: course.prepare(given, real, resolved, reporter, plan=record.plan))
@@ -285,23 +291,44 @@ def _done_before(out: Path, told: Mapping[str, Any]) -> bool:
     return alike
 
 
-def _finished(folder: RunFolder, record: Record, reporter: Reporter, fingerprint: str | None = None) -> Result:
-    """What a finished run has made, if it is of the data wanted."""
-    if fingerprint not in (None, record.fingerprint):
+def _same(out: str | Path, real: Dataset, resolved: Settings) -> RunFolder:
+    """The folder of a finished run, if it was of the same data, and the same settings became the same.
+
+    Raises:
+        InputError: it was not.
+    """
+    folder, record = RunFolder.open(out)
+    there, wanted = config.flatten(record.resolved), config.flatten(config.to_dict(resolved))
+    differing = [key for key in wanted if there.get(key) != wanted[key] and key not in course.BY_BUDGET]
+    what = "other data" if record.fingerprint != real.fingerprint else f"another {', '.join(differing[:5])}"
+    if record.fingerprint != real.fingerprint or differing:
         raise InputError(
-            f"'{folder.path}' holds a finished run of the same settings with other data ({record.source or 'arrays'}), "
-            "and is not written over. Expected a new folder: use another --out."
+            f"'{out}' holds a finished run that was asked for alike and had {what}, and is not written over. "
+            "Expected a new folder: use another --out."
         )
-    page = "" if (folder.path / "report.html").exists() else f" Its page is missing: accdd report {folder.path}"
-    reporter.note(f"'{folder.path}' holds this run already, and it is finished: nothing is made again.{page}")
-    return course.ended(folder.path)
+    return folder
+
+
+def _ended(folder: RunFolder, real: Dataset | None, reporter: Reporter, ranks: Ranks) -> Result:
+    """What a finished run has made. With the data at hand its page is written, if that alone is missing."""
+
+    def result() -> Result:
+        reporter.note(f"'{folder.path}' holds this run already, and it is finished: nothing is made again.")
+        made = course.ended(folder.path)
+        if real is not None and not (folder.path / "report.html").exists():
+            with folder.claimed():
+                report.finish(made.distilled, real, folder.path, reporter)
+        return made
+
+    made = ranks.leader(result)
+    return made if ranks.leads else dataclasses.replace(made, scores=(), verdict="", out=None)
 
 
 def _begun(out: str | Path, allowed: set[str]) -> tuple[RunFolder, Record, Settings]:
-    """The folder of a run, what it says of itself, and its settings; `allowed` networks may run code."""
+    """The folder of a run, what it says of itself, and its settings; `allowed` networks may run code to go on."""
     folder, record = RunFolder.open(out)
     resolved = config.override(Settings(), config.flatten(record.resolved))
     own = [name for name in dict.fromkeys((resolved.network.name, *(resolved.score.networks or ()))) if runs_code(name)]
-    if not allowed.issuperset(own):
+    if not folder.finished and not allowed.issuperset(own):
         refusing.refuse_recorded_code(",".join(own), "--resume OUT --network")
     return folder, record, resolved

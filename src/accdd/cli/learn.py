@@ -36,7 +36,7 @@ def distill(
     data: Annotated[str | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     out: Annotated[Path | None, typer.Option("--out", help="New folder for everything this run makes.")] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="OUT", help="Go on with the unfinished run in this folder.")
+        Path | None, typer.Option("--resume", metavar="OUT", help="Go on with the run in this folder.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what the run will take: time, memory, disk; without --out.")

@@ -20,7 +20,7 @@ from accdd.run.learning import Stopped, learn
 from accdd.run.probing import Forecast, forecast, foretell
 from accdd.run.progress import Quiet, Reporter, reporter
 from accdd.run.tracking import TRACKERS, tracked
-from accdd.run.words import describe, describe_bank
+from accdd.run.words import describe, describe_bank, unused
 
 __all__ = [
     "TRACKERS",
@@ -52,4 +52,5 @@ __all__ = [
     "snapshots",
     "tracked",
     "tree",
+    "unused",
 ]

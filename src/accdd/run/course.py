@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -47,6 +48,10 @@ class Result:
     """One sentence."""
     out: Path | None
     """The run folder, if one was asked for."""
+
+
+BY_BUDGET = frozenset({"targets.count", "images.step", "images.lr", "images.schedule"})
+"""Settings that may depend on how many targets a budget pays for here, where nothing is said of them."""
 
 
 class Work(NamedTuple):
@@ -199,7 +204,7 @@ def ended(path: Path) -> Result:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"'{path}' holds a finished run, but evaluation.json is damaged: {error}. The set is whole: "
-            f"'accdd evaluate {path}' scores it."
+            f"'accdd evaluate {shlex.quote(str(path))}' scores it."
         ) from None
 
 

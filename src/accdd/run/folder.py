@@ -136,7 +136,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> tuple["RunFolder", "Record"]:
-        """The folder of an unfinished run, and what it says of itself.
+        """The folder of a run, and what it says of itself.
 
         Raises:
             InputError: it is none.

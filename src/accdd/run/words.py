@@ -1,6 +1,6 @@
 """What a run says before it begins and after it ended."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -13,6 +13,14 @@ from accdd.networks import Architecture
 from accdd.parallel import Ranks
 from accdd.targets import Bank
 from accdd.text import printable
+
+
+def unused(told: Collection[str], settings: Settings) -> str | None:
+    """That settings of early-stage models were given, as dotted keys, to a run that draws none."""
+    given = [key for key in told if key.startswith("pool.") and key != "pool.seed"]
+    if settings.pool.use or "pool.use" in told or not given:
+        return None
+    return f"Not used: {', '.join(given)}. {settings.method} draws fresh networks unless told --early-stage."
 
 
 def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:

@@ -87,7 +87,7 @@ def joined(study: str | None, over: Grid, settings: Mapping[str, Any]) -> tuple[
         if key in settings:
             raise InputError(f"'{key}' is both set and varied. Expected it in --over alone.")
         grid[key] = [_taken(key, value) for value in values]
-    # What is said of the pool says nothing where a method draws fresh networks.
+    # Whatever the method or the preset draws: with fresh networks nothing would vary.
     of_pool = [key for key in grid if key.startswith("pool.") and key != "pool.seed"]
     pool = {"pool.use": True} if of_pool and "pool.use" not in grid else {}
     return grid, {**pool, **named.changes, **settings}
