@@ -30,7 +30,7 @@ class Distiller(BaseEstimator):
         ipc: learned images per class.
         preset: a name from `accdd.presets.PRESETS`.
         settings: dotted keys, as for `accdd.distill`, as in {"loop.steps": 500}. Nothing is scored.
-        out: a new folder for the run; None keeps everything in memory.
+        out: a new folder for the run, or that of the same run, finished; None keeps everything in memory.
         random_state: decides every draw, as scikit-learn has it: a number, a generator, or None for another each time.
 
     Attributes:
