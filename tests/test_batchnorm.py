@@ -235,7 +235,7 @@ def test_a_score_does_not_depend_on_how_test_images_are_batched(data: Dataset, m
 @compiles
 @pytest.mark.parametrize("statistics", ["of the batch", "frozen"])
 def test_compiled_halves_agree_with_plain_ones(data: Dataset, statistics: str):
-    shape = convnet()
+    shape = convnet(depth=1)
     weights = moved(shape.initialise(Key(0)))
     weights = frozen(shape, weights) if statistics == "frozen" else weights
     given = problem(data)._replace(forward=Forward(shape))

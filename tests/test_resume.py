@@ -245,7 +245,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch:
 COMMAND = [
     "digits", "--ipc=1", "--steps=4", "--inner-steps=30", "--seed=3", "--compile=never", "--precision=fp32",
     "--set=loop.train_images=64", "--set=score.seeds=0", "--set=loop.checkpoint=0.05", "--set=pool.networks=1",
-    "--set=pool.epochs=0.2",
+    "--set=pool.epochs=0.2", "--set=network.width=32",
 ]  # fmt: skip
 
 
