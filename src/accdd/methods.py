@@ -98,7 +98,7 @@ DC = Method(
     source="Zhao et al., ICLR 2021",
     start="normal",
     trains_on="synthetic",
-    early_stage=False,  # they cost DC 17 points and DSA 4 to 11, see RESULTS.md
+    early_stage=False,  # they cost DC up to 17 points and DSA 11, see RESULTS.md
 )
 
 DSA = dataclasses.replace(
@@ -117,7 +117,7 @@ DM = Method(
     source="Zhao & Bilen, WACV 2023",
     siamese=augment.NAMES,
     one_of=True,
-    early_stage=False,  # a point worse with them, which take long to make, see RESULTS.md
+    early_stage=False,  # one or two points worse with them, see RESULTS.md
 )
 
 METHODS = {"idc": IDC, "idc-i": IDC_I, "dsa": DSA, "dc": DC, "dm": DM}
