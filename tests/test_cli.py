@@ -311,11 +311,11 @@ def test_the_command_of_a_finished_run_typed_again_gives_its_result(place: Path)
     assert json.loads(again.stdout)["out"] == str(place / "run")
 
 
-def test_settings_of_early_stage_models_that_are_not_drawn_are_said_to_be_unused(place: Path, tmp_path: Path):
+def test_settings_of_early_stage_models_that_are_not_drawn_are_named(place: Path, tmp_path: Path):
     told = accdd(f"distill {place}/good.npz --out {tmp_path}/fresh --method dsa {TINY}")
-    assert "Not used: pool.networks, pool.epochs. dsa draws fresh networks unless told --early-stage." in told.stderr
+    assert "pool.networks, pool.epochs: but dsa draws fresh networks unless told --early-stage." in told.stderr
     told = accdd(f"distill {place}/good.npz --out {tmp_path}/early --method dsa --early-stage {TINY}")
-    assert told.exit_code == 0 and "Not used" not in told.stderr
+    assert told.exit_code == 0 and "draws fresh" not in told.stderr
 
 
 def test_the_folder_that_a_taken_one_suggests_is_free(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from accdd import artifact, config, execution, parallel, presets, report, run, s
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
+from accdd.methods import METHODS
 from accdd.networks import runs_code
 from accdd.parallel import ALONE, Everywhere, Ranks
 from accdd.run import Checkpoint, Quiet, Record, Reporter, Result, RunFolder, course, refusing, tracking
@@ -41,7 +43,8 @@ def distill(
 ) -> Result:
     """Learn a few images per class that train a network nearly as well as all of them.
 
-    Where `out` holds a finished run of the same settings and data, that is the result, and nothing is done again.
+    Where `out` holds a finished run of the same settings and data, that is the result, and at most its page is written.
+    Where a network or a method of the user's took part, whose code may have changed, it is refused instead.
 
     Args:
         source: a name from `accdd.data.NAMED`, a path, `hf:owner/name`, arrays, or a `datasets.Dataset`; see
@@ -72,17 +75,19 @@ def distill(
         return wanted, {key: became[key] for key in given}
 
     if out is not None and parallel.restarted() and (Path(out) / "config.yaml").exists():
-        wanted, _ = asked()
+        wanted, told = asked()
         own = (wanted.network.name, *(wanted.score.networks or ()))
-        return resume(out, source, network=own, track=track, reporter=reporter)
+        if run.alike(Path(out), told):
+            return resume(out, source, network=own, track=track, reporter=reporter)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
         wanted, told = ranks.together(asked)
-        done = ranks.leader(lambda: out is not None and _done_before(Path(out), told))
+        done = ranks.leader(lambda: None if out is None else _done_before(Path(out), wanted, told))
         real, resolved = ranks.together(lambda: course.read(source, wanted, reporter))
-        if out is not None and done:
-            return _ended(ranks.leader(lambda: _same(out, real, resolved)), real, reporter, ranks)
+        if done:
+            ranks.leader(lambda: _check_same(*done, real, resolved))
+            return _ended(done[0], real, reporter, ranks)
         ranks = _shard(ranks, resolved)
         work = ranks.together(lambda: course.prepare(source, real, resolved, reporter, wanted=wanted))
         work = work._replace(plan=ranks.leader(lambda: work.plan))  # that of another machine may be another
@@ -142,7 +147,7 @@ def resume(
     """Go on with a run that was killed or stopped, from its newest checkpoint, to what it would have become.
 
     To the same bits on the same processor, in runs that end by steps; where the clock decides, or on a GPU, nearly. A
-    run that is finished already is the result, and nothing is done again.
+    run that is finished already is the result; neither its data nor its networks are looked at.
 
     Args:
         out: the run's folder.
@@ -163,8 +168,7 @@ def resume(
         reporter = reporter if ranks.leads else Quiet()
         ranks.together(lambda: tracking.check(track))
         folder, record, resolved = ranks.leader(lambda: _begun(out, allowed))
-        finished, complete = ranks.leader(lambda: (folder.finished, (folder.path / "report.html").exists()))
-        if finished and complete and source is None:
+        if ranks.leader(lambda: folder.finished):
             return _ended(folder, None, reporter, ranks)
         given = record.source if source is None else source
 
@@ -181,8 +185,6 @@ def resume(
             return found
 
         real, resolved = ranks.together(read)
-        if finished:
-            return _ended(folder, real, reporter, ranks)
         where = real.device
         ranks = _shard(ranks, resolved)
         work = ranks.together(lambda: course.prepare(given, real, resolved, reporter, plan=record.plan))
@@ -283,30 +285,32 @@ def _agree(ranks: Ranks, work: course.Work) -> None:
     })  # fmt: skip
 
 
-def _done_before(out: Path, told: Mapping[str, Any]) -> bool:
-    """Whether a finished run of the same settings is in `out`; whatever else is there is refused."""
-    alike = run.ended_alike(out, told)
-    if not alike:
-        run.refuse_existing(out, told)
-    return alike
+def _done_before(out: Path, wanted: Settings, told: Mapping[str, Any]) -> tuple[RunFolder, Record] | None:
+    """A finished run of the same settings in `out`; whatever else is there is refused."""
+    there = run.alike(out, told)
+    ours = wanted.method in METHODS and not any(map(runs_code, (wanted.network.name, *(wanted.score.networks or ()))))
+    if there and there[0].finished and ours:
+        return there
+    run.refuse_existing(out, told)
+    return None
 
 
-def _same(out: str | Path, real: Dataset, resolved: Settings) -> RunFolder:
-    """The folder of a finished run, if it was of the same data, and the same settings became the same.
+def _check_same(folder: RunFolder, record: Record, real: Dataset, resolved: Settings) -> None:
+    """Refuse a finished run on other data, or whose settings became others: a default has changed since.
 
     Raises:
-        InputError: it was not.
+        InputError: naming what differs.
     """
-    folder, record = RunFolder.open(out)
     there, wanted = config.flatten(record.resolved), config.flatten(config.to_dict(resolved))
-    differing = [key for key in wanted if there.get(key) != wanted[key] and key not in course.BY_BUDGET]
-    what = "other data" if record.fingerprint != real.fingerprint else f"another {', '.join(differing[:5])}"
-    if record.fingerprint != real.fingerprint or differing:
+    differing = {key for key in wanted if there.get(key) != wanted[key]}
+    if "targets.count" in differing and "targets.count" not in record.given and resolved.loop.budget is not None:
+        differing -= course.BY_BUDGET
+    what = ["the data"] if record.fingerprint != real.fingerprint else sorted(differing)[:5]
+    if what:
         raise InputError(
-            f"'{out}' holds a finished run that was asked for alike and had {what}, and is not written over. "
-            "Expected a new folder: use another --out."
+            f"'{folder.path}' holds a finished run that was asked for alike, but {', '.join(what)} differed. It is not "
+            "written over. Expected a new folder: use another --out."
         )
-    return folder
 
 
 def _ended(folder: RunFolder, real: Dataset | None, reporter: Reporter, ranks: Ranks) -> Result:
@@ -315,9 +319,16 @@ def _ended(folder: RunFolder, real: Dataset | None, reporter: Reporter, ranks: R
     def result() -> Result:
         reporter.note(f"'{folder.path}' holds this run already, and it is finished: nothing is made again.")
         made = course.ended(folder.path)
-        if real is not None and not (folder.path / "report.html").exists():
+        if (folder.path / "report.html").exists():
+            return made
+        if real is None:
+            reporter.note(f"Its page is missing; accdd report {shlex.quote(str(folder.path))} writes it.")
+            return made
+        try:
             with folder.claimed():
                 report.finish(made.distilled, real, folder.path, reporter)
+        except (InputError, OSError) as error:  # another process is at it, or the folder cannot be written
+            reporter.note(f"Its page is missing: {error}")
         return made
 
     made = ranks.leader(result)

@@ -1,4 +1,4 @@
-"""The target bank: what real images do to early-stage models, computed once and used in every sweep.
+"""The target bank: what real images do to networks, computed once and used in every sweep.
 
 While a network is not trained between sweeps, the real half of a matching step depends on nothing that is learned.
 A target is one network, one siamese draw, and the real half of every class for them. Targets are numbered without

@@ -47,7 +47,7 @@ def distill(
         bool | None,
         typer.Option(
             "--early-stage/--no-early-stage",
-            help="Networks from a pool of early-stage models. Default: as serves METHOD.",
+            help="Networks from a pool of early-stage models. Default: on for idc, idc-i.",
         ),
     ] = None,
     perturb: Annotated[bool | None, typer.Option("--perturb/--no-perturb", help="Perturb every drawn network.")] = None,

@@ -305,12 +305,12 @@ def refuse_existing(path: Path, given: Mapping[str, Any] | None = None) -> None:
     )
 
 
-def ended_alike(path: Path, given: Mapping[str, Any]) -> bool:
-    """Whether a finished run is at `path` that was asked for with these dotted settings."""
+def alike(path: Path, given: Mapping[str, Any]) -> tuple[RunFolder, Record] | None:
+    """The run at `path`, if it was asked for with these dotted settings."""
     with contextlib.suppress(InputError):
         folder, record = RunFolder.open(path)
-        return folder.finished and record.given == given
-    return False
+        return (folder, record) if record.given == given else None
+    return None
 
 
 def _differing(path: Path, given: Mapping[str, Any] | None) -> str:

@@ -16,11 +16,11 @@ from accdd.text import printable
 
 
 def unused(told: Collection[str], settings: Settings) -> str | None:
-    """That settings of early-stage models were given, as dotted keys, to a run that draws none."""
+    """That settings of early-stage models, as dotted keys, were given to a run that draws none."""
     given = [key for key in told if key.startswith("pool.") and key != "pool.seed"]
     if settings.pool.use or "pool.use" in told or not given:
         return None
-    return f"Not used: {', '.join(given)}. {settings.method} draws fresh networks unless told --early-stage."
+    return f"{', '.join(given)}: but {settings.method} draws fresh networks unless told --early-stage."
 
 
 def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:
