@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from accdd import files
+from accdd import files, locks
 from accdd.files import MANIFEST, cache_folder, cached, commit_file, commit_folder, sha256, verify_folder, write_text
 
 CONTENTS = {"a.bin": b"\x00\x01" * 500, "inner/b.txt": b"two\n"}
@@ -338,9 +338,9 @@ def test_a_damaged_entry_is_moved_aside_and_rebuilt(cache: Path, damage):
     assert names == {entry.name, f"{entry.name}.damaged-1", f"{entry.name}.damaged-2"}
 
 
-@pytest.mark.skipif(files.fcntl is None, reason="no locks on Windows")
+@pytest.mark.skipif(locks.fcntl is None, reason="no locks on Windows")
 def test_one_builds_while_others_wait(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files, "SAY_AFTER", 0.0)
+    monkeypatch.setattr(locks, "SAY_AFTER", 0.0)
     built, begun, said = [], threading.Event(), threading.Event()
 
     def build(folder: Path) -> None:
@@ -380,7 +380,7 @@ def test_a_lock_that_a_killed_process_left_holds_nobody_up(cache: Path):
     shutil.rmtree(entry)
     lock = entry.with_name(f".{entry.name}.lock")
     lock.touch()
-    assert files.LOCK.fullmatch(lock.name)
+    assert locks.LOCK.fullmatch(lock.name)
     assert is_whole(cached("pool", {"a": 1}, fill))
     assert not lock.exists()
 
@@ -407,11 +407,11 @@ def _no_locks_here(*args: object) -> None:
 @pytest.mark.parametrize("flock", [None, lambda *args: None, _no_locks_here], ids=["Windows", "no-op", "refused"])
 def test_racing_builders_agree_without_locks(cache: Path, monkeypatch: pytest.MonkeyPatch, flock):
     if flock is None:
-        monkeypatch.setattr(files, "fcntl", None)
-    elif files.fcntl is None:
+        monkeypatch.setattr(locks, "fcntl", None)
+    elif locks.fcntl is None:
         pytest.skip("no locks on Windows")
     else:
-        monkeypatch.setattr(files.fcntl, "flock", flock)
+        monkeypatch.setattr(locks.fcntl, "flock", flock)
     barrier, entries = threading.Barrier(4, timeout=30), []
 
     def build(folder: Path) -> None:

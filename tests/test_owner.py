@@ -14,7 +14,7 @@ from test_resume import RUNS, TINY, arrays, distilled
 from torture.disk import Disk
 
 import accdd
-from accdd import files
+from accdd import locks as file_locks
 from accdd.config import InputError
 from accdd.loop import State
 from accdd.run import checkpoints, owner
@@ -27,7 +27,7 @@ IDC = {**TINY, **RUNS["idc"]}
 def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     works = request.param == "locks"
     if not works:
-        monkeypatch.setattr(files.fcntl, "flock", lambda *args: None)
+        monkeypatch.setattr(file_locks.fcntl, "flock", lambda *args: None)
     return works
 
 

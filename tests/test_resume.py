@@ -261,7 +261,7 @@ def newest_name(out: Path) -> str | None:
     return next((path.name for path in checkpoints.listed(out / "checkpoints")), None)
 
 
-@pytest.mark.timeout(300)  # a minute and a half on a slow machine
+@pytest.mark.timeout(300)  # a minute on a slow machine
 def test_runs_that_are_killed_and_gone_on_with_end_with_the_same_bits(tmp_path: Path):
     out, said = tmp_path / "cut", tmp_path / "said.txt"
     whole = command(tmp_path / "whole.txt", *COMMAND, "--out", str(tmp_path / "whole"))

@@ -76,8 +76,8 @@ def distill(
 
     if out is not None and parallel.restarted() and (Path(out) / "config.yaml").exists():
         wanted, told = asked()
-        own = (wanted.network.name, *(wanted.score.networks or ()))
         if run.alike(Path(out), told):
+            own = (wanted.network.name, *(wanted.score.networks or ()))
             return resume(out, source, network=own, track=track, reporter=reporter)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(parallel.joined())

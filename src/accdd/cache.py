@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accdd import files
+from accdd import files, locks
 from accdd.config import InputError
 from accdd.text import quantity
 
@@ -58,7 +58,7 @@ def entries() -> list[Entry]:
         inside = sorted(path.iterdir()) if path.name in KINDS and path.is_dir() and not path.is_symlink() else [path]
         if path.name == "targets":  # a bank is made block by block
             inside += [left for bank in inside for left in bank.glob(".*") if files.LEFT_OVER.fullmatch(left.name)]
-        found += [_entry(each, root, names) for each in inside if not files.LOCK.fullmatch(each.name)]
+        found += [_entry(each, root, names) for each in inside if not locks.LOCK.fullmatch(each.name)]
     return sorted(found, key=lambda entry: entry.used)
 
 

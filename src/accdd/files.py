@@ -17,7 +17,6 @@ import re
 import secrets
 import shutil
 import stat
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,10 +24,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from accdd import locks
 
 MANIFEST = "manifest.json"
 """Name of the file that lists all others of a committed folder with size and SHA-256; written last."""
@@ -48,10 +44,6 @@ LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 """What a process that was killed leaves behind; see `temporary_sibling`."""
 ASIDE = re.compile(r".+\.damaged-\d+")
 """What was damaged and moved aside; see `aside`."""
-LOCK = re.compile(r"\.([0-9a-f]{32}|[0-9]{6,})\.lock")
-"""Empty files whose holder makes the cache entry of that name; see `made`."""
-SAY_AFTER = 5.0
-"""Seconds of waiting for another process after which that is said."""
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -213,39 +205,13 @@ def made(entry: Path, build: Callable[[Path], None], *, hashed_up_to: int | None
         with contextlib.suppress(OSError):  # a cache that can only be read
             os.utime(entry / MANIFEST)  # when it was last used: `accdd cache prune` goes by that
         return entry
-    with _turn(entry):
+    with contextlib.suppress(OSError):  # whoever builds meets that, too, and says it
+        _make_folders(entry.parent)
+    with locks.turn(entry):
         if not _usable(entry, hashed_up_to):  # nor was it made in the meantime
             with commit_folder(entry, manifest=True, winner_ok=True) as temporary:
                 build(temporary)
     return entry
-
-
-def open_locked(file: Path) -> int:
-    """A handle to a file, created if need be, that no other is given until it is closed.
-
-    On file systems without locks, and on Windows, everybody is given one.
-
-    Raises:
-        BlockingIOError: another has it.
-        OSError: it cannot be created.
-    """
-    for left in reversed(range(100)):
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        if fcntl is None:
-            return handle
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), file.stat()) or not left:
-                return handle  # where the two never agree, it is as if there were no locks
-        except FileNotFoundError:  # who had it before has just taken it away
-            pass
-        except BlockingIOError:
-            os.close(handle)
-            raise
-        except OSError:  # this file system has no locks
-            return handle
-        os.close(handle)
-    raise BlockingIOError(errno.EWOULDBLOCK, "was another's at every try", str(file))
 
 
 def cache_entry(kind: str, key_parts: Mapping[str, Any]) -> Path:
@@ -260,43 +226,6 @@ def key_text(key_parts: Mapping[str, Any]) -> str:
         TypeError, ValueError: `key_parts` is not JSON.
     """
     return json.dumps(dict(key_parts), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-@contextlib.contextmanager
-def _turn(entry: Path) -> Iterator[None]:
-    """Wait while another process makes this cache entry; where there are no locks, do not."""
-    file = entry.with_name(f".{entry.name}.lock")
-    handle = _waited_for(file) if fcntl else None
-    try:
-        yield
-    finally:
-        if handle is not None:
-            with contextlib.suppress(OSError):  # it is empty, and the next to want it takes it as it is
-                file.unlink()  # before it is closed: who has opened it meanwhile finds that it is gone
-            os.close(handle)
-
-
-def _waited_for(file: Path) -> int | None:
-    """The handle of a lock once it is free; None where there can be none."""
-    began = time.monotonic()
-    pause, said = 0.01, os.environ.get("RANK", "0") != "0"  # of processes that torchrun launched the first alone speaks
-    while True:
-        try:
-            _make_folders(file.parent)
-            return open_locked(file)
-        except BlockingIOError:
-            if not said and time.monotonic() - began > SAY_AFTER:
-                said = True
-                # The same words for all blocks of a bank: Python shows them once.
-                warnings.warn(
-                    f"Another process is making something in '{file.parent}' that is needed here, too, so this one "
-                    "waits. If that process was suspended, remove the files named .*.lock there.",
-                    stacklevel=6,  # the caller of `cached`
-                )
-            time.sleep(pause)
-            pause = min(1.0, 1.5 * pause)
-        except OSError:  # whoever builds meets that, too, and says it
-            return None
 
 
 def _usable(entry: Path, hashed_up_to: int | None) -> bool:

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from accdd import files
+from accdd import locks
 from accdd.config import InputError
 
 FILE = ".owner.json"
@@ -76,7 +76,7 @@ class Owner:
 
 def _open_locked(file: Path) -> int:
     try:
-        return files.open_locked(file)  # where there are no locks, the token has to do
+        return locks.open_locked(file)  # where there are no locks, the token has to do
     except BlockingIOError:
         by = _read(file)
         raise InputError(
