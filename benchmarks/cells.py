@@ -33,7 +33,7 @@ class Cell(NamedTuple):
     name: str
     distill: Sequence[str]
     evaluate: Sequence[str]
-    """Without any, it is not scored."""
+    """Without any, it is not scored: what it took is its result."""
     threads: int = 1
     result: str = "scores.json"
     """Where its scores are kept: cells of one name share a run."""
@@ -42,27 +42,32 @@ class Cell(NamedTuple):
 def distill(cell: Cell, out: Path) -> None:
     """Make a cell's run unless it is there; what it prints stays beside it."""
     folder = out / cell.name / "run"
-    scored = cell.evaluate and (out / cell.name / cell.result).exists()  # perhaps elsewhere: then there is no run
+    scored = (out / cell.name / cell.result).exists()  # perhaps elsewhere: then there is no run
     if scored or (folder / "distilled").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)  # what a stopped study left unfinished
-    accdd(["distill", *cell.distill, "--out", str(folder)], cell, out)
+    ran = accdd(["distill", *cell.distill, "--out", str(folder)], cell, out)
+    cost = {"took": round(ran.seconds), "gigabytes": round(ran.gigabytes, 2)}
+    (out / cell.name / "cost.json").write_text(json.dumps(cost))
     print("distilled", cell.name, flush=True)
 
 
 def score(cell: Cell, out: Path, records: Path | None) -> None:
     """Score a cell's run unless it is scored; `records` then gets a line more."""
     result = out / cell.name / cell.result
-    if result.exists() or not cell.evaluate:
+    if result.exists():
         return
     run = out / cell.name / "run"
-    scores = accdd(["evaluate", str(run), *cell.evaluate, "--json"], cell, out).replace(str(run), "run")
+    scores = '{"scores": []}'
+    if cell.evaluate:
+        scores = accdd(["evaluate", str(run), *cell.evaluate, "--json"], cell, out).printed.replace(str(run), "run")
     if records is not None:
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
         env = json.loads((run / "env.json").read_text())
         record = {
             "cell": cell.name, "result": cell.result, "options": options(cell),
             **{name: env[name] for name in ("machine", "accdd", "torch")},
+            **json.loads((out / cell.name / "cost.json").read_text()),
             "sweeps": last["sweep"], "seconds": last["seconds"], **json.loads(scores),
         }  # fmt: skip
         with WRITING, records.open("a") as file:
@@ -92,8 +97,16 @@ def recall(records: Path, cells: Sequence[Cell], out: Path) -> None:
         result.write_text(json.dumps({"scores": record["scores"]}))
 
 
-def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> str:
-    """Run a command as a user would, and return what it printed on standard output."""
+class Ran(NamedTuple):
+    """A command that ended well: what it printed on standard output, how long it took and its memory at most."""
+
+    printed: str
+    seconds: float
+    gigabytes: float
+
+
+def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> Ran:
+    """Run a command as a user would."""
     (out / cell.name).mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(cell.threads)}
     command = [sys.executable, "-m", "accdd", *arguments]
@@ -108,7 +121,7 @@ def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> str:
         log.write(f"{arguments[0]}: {took:.0f} s, {peak:.2f} GB at most\n")
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return printed
+    return Ran(printed, took, peak)
 
 
 def table(cells: Sequence[Cell], out: Path) -> None:

@@ -61,9 +61,13 @@ def cifar10() -> list[Cell]:
 
 
 def ipc10() -> list[Cell]:
-    """IDC with ten images per class, plain and with both, twenty minutes."""
-    cells = timed("cifar10-jpeg", ("idc",), 1, "20m", ipc=10)
-    return [cell for cell in cells if "plain" in cell.name or "both" in cell.name]
+    """IDC with ten images per class, plain and with both, twenty minutes; one set each, so three networks."""
+    found = []
+    for cell in timed("cifar10-jpeg", ("idc",), 1, "20m", ipc=10):
+        beside = ["--baselines=random"] if ", plain/" in cell.name else []
+        if beside or ", both/" in cell.name:
+            found.append(cell._replace(evaluate=["--seeds=3", "--epochs=300", *beside]))
+    return found
 
 
 def early() -> list[Cell]:
