@@ -229,6 +229,20 @@ def test_evaluate_scores_baselines_and_the_whole_set_beside_each_set(run: Path):
     assert robust["hlr"] == pytest.approx((others[-1]["mean"] - own["mean"]) / 100, abs=1e-3)
 
 
+def test_evaluate_scores_by_several_protocols_and_the_whole_set_once(run: Path):
+    told = evaluate(run, "--protocol ddranking-hard,ddranking-plain --baselines random --whole --seeds 2 --json")
+    assert told.exit_code == 0, told.stderr
+    record = json.loads(told.stdout)
+    assert [(Path(each["set"]).name, each["protocol"]) for each in record["scores"]] == [
+        ("run", "ddranking-hard, 1 epochs"), ("random", "ddranking-hard, 1 epochs"), ("whole", "whole"),
+        ("run", "ddranking-plain, 1 epochs"), ("random", "ddranking-plain, 1 epochs"),
+    ]  # fmt: skip
+    assert [each["other"] for each in record["comparisons"]] == ["random", "whole", "whole", "random"]
+    assert len(record["label_robustness"]) == 2 and len(record["augmentation_robustness"]) == 1
+    wrong = evaluate(run, "--protocol idc,ddranking-easy")
+    assert wrong.exit_code == 2 and "ddranking-easy" in wrong.stderr and "ddranking-hard" in wrong.stderr
+
+
 def test_evaluate_tells_a_line_per_score_and_per_difference_with_protocol_and_n(run: Path):
     told = evaluate(run, "--baselines random --seeds 2 --quiet --best-on-test").stdout.splitlines()
     assert [line.split("  ")[0] for line in told] == [str(run), "random", *told[2:]] and len(told) == 3

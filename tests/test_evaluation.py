@@ -169,6 +169,7 @@ def test_named_protocols_are_the_published_ones():
         "dsa": (1000, 256, set(augment.NAMES), True, 0, 0.1),
         "mtt": (1000, 256, set(augment.NAMES), True, 0, 0.1),
         "ddranking-hard": (1000, 128, set(augment.NAMES), True, 0, 0.1),
+        "ddranking-plain": (1000, 128, set(), False, 0, 0.1),
     }
     for name, expected in published.items():
         rule, recipe = PROTOCOLS[name], PROTOCOLS[name].recipe
@@ -287,10 +288,10 @@ def test_the_idc_protocol_is_the_published_one():
     assert set(idc.recipe.augment) == {"color", "crop", "scale", "rotate", "flip"}
 
 
-# Cells --------------------------------------------------------------------------------------------------------
+# Kept trials --------------------------------------------------------------------------------------------------
 
 
-def cells() -> list[Path]:
+def kept() -> list[Path]:
     return sorted((files.cache_folder() / "scores").glob("*.json"))
 
 
@@ -301,17 +302,17 @@ def test_a_network_that_was_scored_is_found_and_more_seeds_cost_only_themselves(
     begin = training.begin
     monkeypatch.setattr(training, "begin", lambda all: began.append(len(all)) or begin(all))
     first = scored(data, content="stripes", seeds=2)
-    assert sum(began) == 2 and len(cells()) == 2 and first.found is None
+    assert sum(began) == 2 and len(kept()) == 2 and first.found is None
     again = scored(data, content="stripes", seeds=2)
     assert (sum(began), again, again.found) == (2, first, 2)  # the seconds, too, are those it took
     more = scored(data, content="stripes", seeds=3)
     assert sum(began) == 3 and more.accuracies[:2] == first.accuracies and more.found == 2
     assert more.accuracies == scored(data, seeds=3).accuracies
     scored(data, content="stripes", seeds=3, fresh=True)
-    assert sum(began) == 9 and len(cells()) == 3
+    assert sum(began) == 9 and len(kept()) == 3
 
 
-def test_everything_that_decides_a_score_names_another_cell(data: Dataset):
+def test_everything_that_decides_a_score_names_another_trial(data: Dataset):
     turned = dataclasses.replace(data, test_images=255 - data.test_images)
     recipe = dataclasses.replace(FEW_EPOCHS.recipe, lr=0.04)
     rows = torch.arange(12).expand(1, -1)
@@ -326,18 +327,18 @@ def test_everything_that_decides_a_score_names_another_cell(data: Dataset):
         options = {"content": "stripes", "seeds": 1, "precision": "fp32"} | changes
         tested = options.pop("tested", data)
         scored(tested, data.images, data.labels, **options)
-        assert len(cells()) == count, changes
+        assert len(kept()) == count, changes
     called = dataclasses.replace(FEW_EPOCHS, name="other")
     assert scored(data, content="stripes", seeds=1, precision="fp32", protocol=called).found == 1
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"cell": {"accuracy": 99.0}}', "a digit"])
-def test_a_damaged_cell_is_trained_again(data: Dataset, damage: str):
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"trial": {"accuracy": 99.0}}', "a digit"])
+def test_a_damaged_trial_is_trained_again(data: Dataset, damage: str):
     first = scored(data, content="stripes", seeds=1)
-    (cell,) = cells()
-    text = cell.read_text()
-    cell.write_text(damage if damage != "a digit" else text.replace('"accuracy": ', '"accuracy": 1'))
-    assert cell.read_text() != text
+    (file,) = kept()
+    text = file.read_text()
+    file.write_text(damage if damage != "a digit" else text.replace('"accuracy": ', '"accuracy": 1'))
+    assert file.read_text() != text
     again = scored(data, content="stripes", seeds=1)
     assert again.found is None and again.accuracies == first.accuracies
     assert scored(data, content="stripes", seeds=1).found == 1
@@ -354,7 +355,7 @@ def test_what_was_tested_before_a_stop_is_kept(data: Dataset, monkeypatch: pytes
     monkeypatch.setattr(execution, "at_once", lambda count, cost, where: 1)
     with pytest.raises(Stop):
         scored(data, content="stripes", seeds=2, report=stop_in_second)
-    assert len(cells()) == 1
+    assert len(kept()) == 1
     assert scored(data, content="stripes", seeds=2).found == 1
 
 

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from accdd.config import InputError
-from accdd.evaluation import Score, comparisons, interval, label_robustness, paired, storage, table
+from accdd.evaluation import (
+    Score,
+    augmentation_robustness,
+    comparisons,
+    interval,
+    label_robustness,
+    paired,
+    storage,
+    table,
+)
 from accdd.evaluation.metrics import (
     augmentation_robust_score,
     hard_label_recovery,
@@ -104,6 +113,25 @@ def test_sets_are_compared_with_what_stands_beside_them_and_with_nothing_else():
     (robust,) = label_robustness(scores)  # b has no whole set beside it
     assert (robust.hlr, robust.ior) == (0.19, 0.295)
     assert robust.lrs == pytest.approx(label_robust_score(0.19, 0.295), abs=1e-4)
+
+
+def test_a_set_is_compared_within_each_protocol_and_both_of_dd_rankings_tell_its_robustness():
+    scores = [
+        made("a", 50, 60, protocol="ddranking-hard, 9 epochs"),
+        made("random", 20, 30, beside="a", protocol="ddranking-hard, 9 epochs"),
+        made("whole", 80, 80, beside="a", protocol="whole"),
+        made("a", 30, 40, protocol="ddranking-plain, 9 epochs"),
+        made("random", 20, 30, beside="a", protocol="ddranking-plain, 9 epochs"),
+        made("b", 45, 55, protocol="ddranking-plain, 9 epochs"),
+    ]  # fmt: skip
+    assert [(each.set, each.other, each.difference) for each in comparisons(scores, KEY)] == [
+        ("a", "random", 30), ("a", "whole", -25), ("a", "whole", -45), ("a", "random", 10), ("a", "b", -15)
+    ]  # fmt: skip
+    (robust,) = augmentation_robustness(scores)  # b was scored by one of the two, and beside nothing
+    assert (robust.set, robust.n, robust.with_augmentation, robust.without) == ("a", 2, 0.3, 0.1)
+    assert robust.ars == pytest.approx((math.exp(0.2) - math.exp(-1)) / (math.e - math.exp(-1)), abs=1e-4)
+    assert str(robust) == "a: IOR 0.300 with augmentation, 0.100 without, ARS 0.363 (convnet, n = 2)"
+    assert augmentation_robustness(scores[:3]) == []
 
 
 def test_of_snapshots_the_last_is_compared_and_sets_on_other_networks_are_not():

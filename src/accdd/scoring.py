@@ -26,7 +26,7 @@ def evaluate(
     test: Any = None,
     networks: Sequence[str] | None = None,
     seeds: int = 3,
-    protocol: str = "idc",
+    protocol: str | Sequence[str] = "idc",
     epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -53,7 +53,7 @@ def evaluate(
             `convnet/width=32/depth=4`; or of your own (`module:callable`, `timm:NAME`). None takes the network the
             set was matched with, unless using that would run code that a file names.
         seeds: fresh networks per score.
-        protocol: a name from `accdd.evaluation.PROTOCOLS`.
+        protocol: a name from `accdd.evaluation.PROTOCOLS`, or several.
         epochs: instead of the protocol's own number.
         seed: decides initialisation, order and augmentation of the networks.
         device: where to train.
@@ -71,14 +71,16 @@ def evaluate(
         reporter: told of progress; None is silent.
 
     Returns:
-        A score per set (or snapshot) and network, each followed by those of the baselines beside it.
+        A score per set (or snapshot), network and protocol, each followed by those of the baselines beside it. The
+        whole set, which has its own protocol, follows the first alone.
 
     Raises:
         InputError: something given is wrong.
     """
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
     asked = _Asked(
-        test=test, networks=tuple(networks or ()), seeds=seeds, protocol=protocol, seed=seed, device=device,
+        test=test, networks=tuple(networks or ()), seeds=seeds, seed=seed, device=device,
+        protocols=(protocol,) if isinstance(protocol, str) else tuple(dict.fromkeys(protocol)),
         snapshots=snapshots, data=data, baselines=tuple(baselines), whole=whole,
         way=Way(epochs, best_on_test, compile, precision, fresh),
     )  # fmt: skip
@@ -104,7 +106,7 @@ class _Asked(NamedTuple):
     test: Any
     networks: tuple[str, ...]
     seeds: int
-    protocol: str
+    protocols: tuple[str, ...]
     seed: int
     device: str
     snapshots: bool
@@ -118,7 +120,7 @@ class _Asked(NamedTuple):
         """Those that differ from a run's."""
         changes = {
             "device": self.device, "seed": self.seed, "compile": self.way.compile,
-            "precision": self.way.precision, "score.protocol": self.protocol,
+            "precision": self.way.precision, "score.protocol": self.protocols[0],
         }  # fmt: skip
         return config.override(Settings(), changes)
 
@@ -133,6 +135,10 @@ def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Dis
     epochs = asked.way.epochs
     if asked.seeds < 1 or (epochs is not None and epochs < 1):
         raise InputError(f"seeds={asked.seeds}, epochs={epochs}: a score needs at least one network and one epoch.")
+    if not asked.protocols:
+        raise InputError(f"protocol names nothing. Expected one of {', '.join(evaluation.PROTOCOLS)}, or several.")
+    for name in asked.protocols:
+        config.choose("protocol", name, evaluation.PROTOCOLS)
     settings = asked.settings
     refusing.check(settings)
     for name in asked.networks:
@@ -177,7 +183,6 @@ def _scores_of(
 ) -> list[Score]:  # fmt: skip
     """Those of one set on each network, each followed by those of the real images beside it."""
     settings = asked.settings
-    rule = evaluation.PROTOCOLS[settings.score.protocol]
     keys = evaluation.network_keys(Key(asked.seed), asked.seeds)[which.start : which.stop]
     report = reporter.update
     name = str(evaluation.origin(distilled).get("name") or tested.name)
@@ -189,10 +194,11 @@ def _scores_of(
     if real:
         rows = _choose(asked.baselines, real, distilled, scored[names[0]], settings, asked.seeds, reporter)
     scores: list[Score] = []
-    for name, architecture in scored.items():
-        suited = evaluation.suited(rule, case._replace(network=architecture.name))
+    for (name, architecture), protocol in itertools.product(scored.items(), asked.protocols):
+        suited = evaluation.suited(evaluation.PROTOCOLS[protocol], case._replace(network=architecture.name))
+        where = name if len(asked.protocols) == 1 else f"{name}, {protocol}"
         for version_label, images, labels in _versions(entry, label, distilled, asked.snapshots):
-            reporter.phase(f"{Path(version_label).name} on {name}")
+            reporter.phase(f"{Path(version_label).name} on {where}")
             found = evaluation.score(
                 version_label, images, labels, tested, architecture, suited, asked.way,
                 mean=distilled.mean, std=distilled.std, keys=keys, content=digest(images, labels), report=report,
@@ -204,13 +210,13 @@ def _scores_of(
         beside: list[Score] = []
         for baseline, chosen in rows.items():
             own = chosen[which.start : which.stop]
-            reporter.phase(f"{baseline} on {name}")
+            reporter.phase(f"{baseline} on {where}")
             beside.append(
                 evaluation.beside(
                     baseline, real, own, tested, architecture, suited, asked.way, keys=keys, report=report
                 )
             )
-        if asked.whole:
+        if asked.whole and protocol == asked.protocols[0]:
             reporter.phase(f"the whole set on {name}")
             beside.append(
                 evaluation.whole(real, tested, architecture, asked.way._replace(epochs=None), keys=keys, report=report)

@@ -37,7 +37,7 @@ class Told:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Found:
+class Contents:
     """What a file holds."""
 
     images: Tensor
@@ -52,7 +52,7 @@ class Found:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def pair(path: Path, entry: Any, label_file: Path | None = None) -> Found:
+def pair(path: Path, entry: Any, label_file: Path | None = None) -> Contents:
     """Images and labels as they come, checked for kind and shape."""
     if not isinstance(entry, list | tuple) or len(entry) != 2 or not all(isinstance(each, Stored) for each in entry):
         raise refused(path, "it holds no pair of tensors, images and labels, where such a set has one")
@@ -65,12 +65,12 @@ def pair(path: Path, entry: Any, label_file: Path | None = None) -> Found:
     labels_shape = stored_labels.shape
     if len(labels_shape) not in (1, 2) or labels_shape[0] != n or max(labels_shape[1:], default=0) > _MAX_CLASSES:
         raise refused(label_file or path, f"labels have the shape {list(labels_shape)} for {n} images")
-    found = Found(images=stored.read().float(), labels=stored_labels.read())
+    found = Contents(images=stored.read().float(), labels=stored_labels.read())
     _settle_labels(label_file or path, found)
     return found
 
 
-def _settle_labels(path: Path, found: Found) -> None:
+def _settle_labels(path: Path, found: Contents) -> None:
     """Whole numbers, from soft labels by their largest entry."""
     labels = found.labels
     if labels.ndim == 2:
@@ -83,7 +83,7 @@ def _settle_labels(path: Path, found: Found) -> None:
         found.labels = labels.long()
 
 
-def denormalise(path: Path, found: Found, told: Told) -> None:
+def denormalise(path: Path, found: Contents, told: Told) -> None:
     """Undo (pixels - mean) / std, in place."""
     channels = found.images.shape[1]
     if told.mean is None or told.std is None:
@@ -111,7 +111,7 @@ def constants(channels: int) -> str:
     return f"the constants they were normalised by ({'; '.join(known)})"
 
 
-def stretch(found: Found) -> None:
+def stretch(found: Contents) -> None:
     """To [0, 1] by one line for all pixels, with the mean and std that undo it."""
     low, high = (float(bound) for bound in found.images.aminmax())
     spread = (high - low) or 1.0
@@ -124,7 +124,7 @@ def stretch(found: Found) -> None:
     )
 
 
-def colour(path: Path, found: Found, zca: Path) -> None:
+def colour(path: Path, found: Contents, zca: Path) -> None:
     """Undo whitening: pixels = whitened @ transform_inv + mean_vector, on flattened images (kornia)."""
     tree, d = torch_file.read(zca), found.images[0].numel()
     parts = [tree.get(name) if isinstance(tree, dict) else None for name in ("mean_vector", "transform_inv")]
@@ -137,7 +137,7 @@ def colour(path: Path, found: Found, zca: Path) -> None:
     found.notes.append("whitening undone")
 
 
-def clamp(path: Path, found: Found) -> None:
+def clamp(path: Path, found: Contents) -> None:
     """To [0, 1], noting what that changes; refused where the images are plainly in other units."""
     images = found.images
     low, high = (float(bound) for bound in images.aminmax())
@@ -156,7 +156,7 @@ def clamp(path: Path, found: Found) -> None:
         found.notes.append(f"{100 * outside:.2g} % of the pixels were outside [0, 1], by up to {furthest:.2g}: clamped")
 
 
-def moments(found: Found, told: Told) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments(found: Contents, told: Told) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std for training: told, or measured."""
     _check_channels(told, found.images.shape[1])
     if told.mean is not None and told.std is not None:

@@ -86,13 +86,13 @@ def import_set(
 # One function for each kind.
 
 
-def _idc(path: Path, told: foreign.Told) -> foreign.Found:
+def _idc(path: Path, told: foreign.Told) -> foreign.Contents:
     """[images, labels] in pixels, stored as they are learned: not decoded."""
     del told
     return foreign.pair(path, torch_file.read(path))
 
 
-def _dc(path: Path, told: foreign.Told) -> foreign.Found:
+def _dc(path: Path, told: foreign.Told) -> foreign.Contents:
     """{"data": [[images, labels], ...], ...}, an entry an experiment, normalised."""
     tree = torch_file.read(path)
     entries = tree.get("data") if isinstance(tree, dict) else None
@@ -108,7 +108,7 @@ def _dc(path: Path, told: foreign.Told) -> foreign.Found:
     return found
 
 
-def _mtt(path: Path, told: foreign.Told) -> foreign.Found:
+def _mtt(path: Path, told: foreign.Told) -> foreign.Contents:
     """A tensor of images and, in another file, one of labels."""
     beside = path.with_name(path.name.replace("images_zca_", "labels_").replace("images_", "labels_"))
     label_file = told.labels or beside
@@ -133,7 +133,7 @@ def _mtt(path: Path, told: foreign.Told) -> foreign.Found:
     return found
 
 
-def _folder(path: Path, told: foreign.Told) -> foreign.Found:
+def _folder(path: Path, told: foreign.Told) -> foreign.Contents:
     """Class folders of pictures, each picture one stored image."""
     del told
     if not path.is_dir():
@@ -141,7 +141,9 @@ def _folder(path: Path, told: foreign.Told) -> foreign.Found:
     root = path / "train" if (path / "train").is_dir() else path
     images, labels, names, notes = data.class_folders(root, Data(size=_picture_size(root)))
     names = _names_before_export(root, names)
-    return foreign.Found(images=images.float() / 255, labels=labels, classes=len(names), class_names=names, notes=notes)
+    return foreign.Contents(
+        images=images.float() / 255, labels=labels, classes=len(names), class_names=names, notes=notes
+    )
 
 
 def _names_before_export(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
@@ -159,7 +161,7 @@ def _names_before_export(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     return tuple(names) if folder_names(names) == list(folders) else tuple(folders)
 
 
-KINDS: dict[str, tuple[Callable[[Path, foreign.Told], foreign.Found], frozenset[str]]] = {
+KINDS: dict[str, tuple[Callable[[Path, foreign.Told], foreign.Contents], frozenset[str]]] = {
     "idc": (_idc, frozenset({"factor", "class_names", "mean", "std"})),
     "dc": (_dc, frozenset({"index", "factor", "class_names", "mean", "std"})),
     "mtt": (_mtt, frozenset({"labels", "factor", "class_names", "mean", "std", "zca", "as_is"})),
@@ -192,7 +194,7 @@ def _flags(names: Sequence[str]) -> str:
     return ", ".join(shown.get(name, "--" + name.replace("_", "-")) for name in names)
 
 
-def _class_names(path: Path, found: foreign.Found, told: foreign.Told) -> tuple[str, ...]:
+def _class_names(path: Path, found: foreign.Contents, told: foreign.Told) -> tuple[str, ...]:
     first, last = (int(bound) for bound in found.labels.aminmax())
     names = found.class_names if told.class_names is None else told.class_names
     classes = (found.classes or last + 1) if names is None else len(names)

@@ -30,7 +30,7 @@ CompileOption = Annotated[str | None, typer.Option("--compile", help="auto, alwa
 NETWORKS = """convnet, resnet10, resnet18, resnet_ap10, resnet_ap18, densenet121, alexnet, vgg11, mlp, lenet,
 efficientnet_b0, vit_tiny; your own, module:callable, which is imported; or timm:NAME."""
 SHAPED = "A shape of its own as in convnet/width=32/depth=4."
-PROTOCOLS = "idc, quick, dc, dsa, mtt, ddranking-hard."
+PROTOCOLS = "idc, quick, dc, dsa, mtt, ddranking-hard, ddranking-plain."
 BASELINES = "random, kmeans, herding, herding-pixels, kcenter, kcenter-pixels, forgetting, el2n."
 NetworkOption = Annotated[str | None, typer.Option("--network", help=f"Network to match against: {NETWORKS}")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]

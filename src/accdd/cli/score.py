@@ -1,5 +1,6 @@
 """Verbs that score: evaluate, and the studies ablate, compare, reproduce."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,9 @@ def evaluate(
     ] = None,
     networks: Annotated[str | None, typer.Option("--networks", help=f"Comma-separated: {NETWORKS} {SHAPED}")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh networks per score.")] = 3,
-    protocol: Annotated[str, typer.Option("--protocol", help=f"How networks are trained: {PROTOCOLS}")] = "idc",
+    protocol: Annotated[
+        str, typer.Option("--protocol", help=f"How networks are trained; comma-separated: {PROTOCOLS}")
+    ] = "idc",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the protocol's own number.")] = None,
     snapshots: Annotated[bool, typer.Option("--snapshots", help="Score the snapshots of runs instead.")] = False,
     data: Annotated[
@@ -84,29 +87,33 @@ def evaluate(
             report.check_keeping(outs, test, data)
         with progress(quiet) as reporter:
             scores = scoring.evaluate(
-                outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds, protocol=protocol,
-                epochs=epochs, seed=seed or 0, device=device or "auto", compile=compile or "auto",
-                precision=precision or "auto", snapshots=snapshots, data=data,
+                outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds,
+                protocol=protocol.split(","), epochs=epochs, seed=seed or 0, device=device or "auto",
+                compile=compile or "auto", precision=precision or "auto", snapshots=snapshots, data=data,
                 baselines=baselines.split(",") if baselines else (), whole=whole, best_on_test=best_on_test,
                 fresh=fresh, executor=executor, reporter=reporter,
             )  # fmt: skip
         for each in outs if keep else ():
             report.keep(each, scores, test)
-        differences, robust = evaluation.comparisons(scores, Key(seed or 0)), evaluation.label_robustness(scores)
+        found = {
+            "comparisons": evaluation.comparisons(scores, Key(seed or 0)),
+            "label_robustness": evaluation.label_robustness(scores),
+            "augmentation_robustness": evaluation.augmentation_robustness(scores),
+        }
         if table is not None:
             typer.echo(evaluation.table(scores, table), nl=False)
-            for each in (*differences, *robust):
+            for each in itertools.chain(*found.values()):
                 typer.echo(each, err=True)  # standard output is the table alone
             return
         if as_json:
-            more = {"comparisons": differences, "label_robustness": robust} if differences else {}
-            listed = {name: [each._asdict() for each in found] for name, found in more.items()}
+            more = found if found["comparisons"] else {}
+            listed = {name: [each._asdict() for each in those] for name, those in more.items()}
             print_json(scores=[score.to_dict() for score in scores], **listed)
             return
         set_width, network_width = (max(len(getattr(score, name)) for score in scores) for name in ("set", "network"))
         for score in scores:
             typer.echo(f"{score.set:<{set_width}}  {score.network:<{network_width}}  {score}")
-        for each in (*differences, *robust):
+        for each in itertools.chain(*found.values()):
             typer.echo(each)
 
     guard(body, debug)

@@ -34,7 +34,7 @@ _PIXELS = 3 * 32 * 32
 _BLOCK = 2**20
 
 
-class Found(NamedTuple):
+class Original(NamedTuple):
     """Files that were recognised."""
 
     parts: list[Path] | None
@@ -43,7 +43,7 @@ class Found(NamedTuple):
     """Reads them."""
 
 
-def find(root: Path) -> Found | None:
+def find(root: Path) -> Original | None:
     """What of the above a folder holds, or None.
 
     Raises:
@@ -52,22 +52,22 @@ def find(root: Path) -> Found | None:
     name = root.resolve().name
     for below in _BELOW_IDX:
         if files := _all_or_none(root / below, IDX, (".gz", "")):
-            return Found(files, partial(_load_idx, name, files))
+            return Original(files, partial(_load_idx, name, files))
     for below in _BELOW_CIFAR10:
         if files := _all_or_none(root / below, CIFAR10):
             meta = files[0].with_name("batches.meta.txt")
-            return Found([*files, *_present(meta)], partial(_load_cifar, name, files, meta, before=0, classes=10))
+            return Original([*files, *_present(meta)], partial(_load_cifar, name, files, meta, before=0, classes=10))
     for below in _BELOW_CIFAR100:
         files = [root / below / file for file in CIFAR100]
         if all(file.is_file() for file in files):  # one of them alone may be anything
             meta = files[0].with_name("fine_label_names.txt")
             # The first of two labels is the superclass.
-            return Found([*files, *_present(meta)], partial(_load_cifar, name, files, meta, before=1, classes=100))
+            return Original([*files, *_present(meta)], partial(_load_cifar, name, files, meta, before=1, classes=100))
     if files := _all_or_none(root, SVHN):
-        return Found(files, partial(_load_svhn, name, files))
+        return Original(files, partial(_load_svhn, name, files))
     for below in _BELOW_TINY:
         if (root / below / "val" / "val_annotations.txt").is_file():
-            return Found(None, partial(_load_tiny_imagenet, name, root / below))
+            return Original(None, partial(_load_tiny_imagenet, name, root / below))
     for folder in (root / below for below in _BELOW_PICKLED):
         if any(all((folder / file).is_file() for file in files) for files in _PICKLED):
             raise InputError(

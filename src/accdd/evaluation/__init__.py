@@ -1,7 +1,14 @@
 """Honest scores: last epoch, n fresh networks, a protocol with a name, real images beside learned ones."""
 
 from accdd.evaluation.baselines import BASELINES, Real, beside, check_enough, chosen, whole
-from accdd.evaluation.metrics import comparisons, interval, label_robustness, paired, storage
+from accdd.evaluation.metrics import (
+    augmentation_robustness,
+    comparisons,
+    interval,
+    label_robustness,
+    paired,
+    storage,
+)
 from accdd.evaluation.protocols import PROTOCOLS, WHOLE, Case, Protocol, suited
 from accdd.evaluation.scores import Score, network_keys, score
 from accdd.evaluation.sets import apart, origin, recorded, test_data, training_data
@@ -19,6 +26,7 @@ __all__ = [
     "Score",
     "Way",
     "apart",
+    "augmentation_robustness",
     "beside",
     "check_enough",
     "chosen",

@@ -1,4 +1,4 @@
-"""Scores cell by cell in the cache: one small file for every network that was trained on a set and tested.
+"""Trials in the cache: one small file for every network that was trained on a set and tested.
 
 What was scored once is found again, so that an evaluation of many sets, networks and seeds goes on where it was
 stopped, and more seeds cost only themselves.
@@ -17,10 +17,10 @@ from accdd import files
 from accdd.keys import Key, digest
 
 VERSION = 2
-"""Raised when scores of the same parts would differ; old cells are then never found."""
+"""Raised when scores of the same parts would differ; old trials are then never found."""
 
 
-class Cell(NamedTuple):
+class Trial(NamedTuple):
     """One network, trained on a set and tested."""
 
     accuracy: float
@@ -34,34 +34,34 @@ class Cell(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cells:
-    """The cells of one set, network and protocol; one for each key of initialisation, order and augmentation."""
+class KeptTrials:
+    """The trials of one set, network and protocol; one for each key of initialisation, order and augmentation."""
 
     parts: Mapping[str, Any]
     """Everything else that decides the accuracy, as JSON values."""
 
-    def find(self, key: Key, rows: Tensor | None) -> Cell | None:
-        """The cell of a network that was trained on the images `rows`; None where it is missing or damaged."""
+    def find(self, key: Key, rows: Tensor | None) -> Trial | None:
+        """The trial of a network that was trained on the images `rows`; None where it is missing or damaged."""
         parts = self._parts(key, rows)
         try:
             record = json.loads(files.cache_entry("scores", parts).with_suffix(".json").read_text())
-            cell = TypeAdapter(Cell).validate_python(record["cell"])
-            return cell if record == _record(parts, cell) else None
+            trial = TypeAdapter(Trial).validate_python(record["trial"])
+            return trial if record == _record(parts, trial) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # trained again, and written over
 
-    def keep(self, key: Key, rows: Tensor | None, cell: Cell) -> None:
-        """Write a cell, which appears whole."""
+    def keep(self, key: Key, rows: Tensor | None, trial: Trial) -> None:
+        """Write a trial, which appears whole."""
         parts = self._parts(key, rows)
         file = files.cache_entry("scores", parts).with_suffix(".json")
-        files.write_text(file, json.dumps(_record(parts, cell)))
+        files.write_text(file, json.dumps(_record(parts, trial)))
 
     def _parts(self, key: Key, rows: Tensor | None) -> dict[str, Any]:
         own = {"version": VERSION, "key": [key.seed, *key.path], "rows": None if rows is None else digest(rows)}
         return dict(self.parts) | own
 
 
-def _record(parts: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+def _record(parts: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     """What a file holds: with a checksum, because a changed digit is as good JSON as the right one."""
-    text = files.key_text({"parts": parts, "cell": cell._asdict()})
+    text = files.key_text({"parts": parts, "trial": trial._asdict()})
     return json.loads(text) | {"sha256": hashlib.sha256(text.encode()).hexdigest()}

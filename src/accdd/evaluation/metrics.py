@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from accdd.config import InputError
+from accdd.evaluation.protocols import DDRANKING_HARD, DDRANKING_PLAIN, WHOLE
 from accdd.evaluation.scores import Score
 from accdd.keys import Key
 
@@ -163,12 +164,12 @@ class Comparison(NamedTuple):
 
 def comparisons(scores: Sequence[Score], key: Key) -> list[Comparison]:
     """Every set against every baseline that stands beside it, then any two sets that were tested on the same images,
-    all paired by network; of a set's snapshots the last."""
+    all paired by network and of one protocol; of a set's snapshots the last."""
     sets = _sets(scores)
     pairs = [(own, other) for own in sets for other in _beside(own, scores)]
     pairs += [
         (one, other) for one, other in itertools.combinations(sets, 2)
-        if (one.network, one.tested) == (other.network, other.tested)
+        if (one.network, one.rule, one.tested) == (other.network, other.rule, other.tested)
     ]  # fmt: skip
     found = []
     for own, other in pairs:
@@ -210,13 +211,49 @@ def label_robustness(scores: Sequence[Score]) -> list[LabelRobustness]:
     return found
 
 
+class AugmentationRobustness(NamedTuple):
+    """DD-Ranking's score of a set that was trained on with augmentation and without: as fractions."""
+
+    set: str
+    network: str
+    n: int
+    with_augmentation: float
+    """Improvement over random by `ddranking-hard`."""
+    without: float
+    """By `ddranking-plain`."""
+    ars: float
+
+    def __str__(self) -> str:
+        """As in 'runs/a: IOR 0.301 with augmentation, 0.210 without, ARS 0.432 (convnet, n = 5)'."""
+        over_random = f"IOR {self.with_augmentation:.3f} with augmentation, {self.without:.3f} without"
+        return f"{self.set}: {over_random}, ARS {self.ars:.3f} ({self.network}, n = {self.n})"
+
+
+def augmentation_robustness(scores: Sequence[Score]) -> list[AugmentationRobustness]:
+    """ARS of every set that was scored by both of DD-Ranking's protocols, beside random images."""
+    gains = {
+        (own.set, own.network, own.rule): improvement_over_random(own.mean / 100, other.mean / 100)
+        for own in _sets(scores) for other in _beside(own, scores) if other.set == "random"
+    }  # fmt: skip
+    found = []
+    for own in _sets(scores):
+        augmented, plain = (gains.get((own.set, own.network, rule.name)) for rule in (DDRANKING_HARD, DDRANKING_PLAIN))
+        if own.rule == DDRANKING_HARD.name and augmented is not None and plain is not None:
+            rounded = [round(v, 4) for v in (augmented, plain, augmentation_robust_score(augmented, plain))]
+            found.append(AugmentationRobustness(own.set, own.network, own.n, *rounded))
+    return found
+
+
 def _sets(scores: Sequence[Score]) -> list[Score]:
-    """Those of sets, on each network; of a set's snapshots the last."""
-    return list({(score.of, score.network): score for score in scores if score.beside is None}.values())
+    """Those of sets, on each network by each protocol; of a set's snapshots the last."""
+    own = [score for score in scores if score.beside is None]
+    return list({(score.of, score.network, score.rule): score for score in own}.values())
 
 
 def _beside(own: Score, scores: Sequence[Score]) -> list[Score]:
-    return [score for score in scores if (score.beside, score.network) == (own.of, own.network)]
+    """Of the same protocol, but for the whole set, which has its own."""
+    beside = [score for score in scores if (score.beside, score.network) == (own.of, own.network)]
+    return [score for score in beside if score.rule in (own.rule, WHOLE.name)]
 
 
 def _check_fractions(*accuracies: float) -> None:

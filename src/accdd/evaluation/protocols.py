@@ -173,7 +173,15 @@ DDRANKING_HARD = dataclasses.replace(
     cost="1,000 epochs in batches of 128, lr 0.01 falling to a tenth halfway: 3 TFLOP at 10 images, 150 at 500.",
 )
 
-PROTOCOLS = {"idc": IDC, "quick": QUICK, "dc": DC, "dsa": DSA, "mtt": MTT, "ddranking-hard": DDRANKING_HARD}
+DDRANKING_PLAIN = dataclasses.replace(
+    DDRANKING_HARD,
+    name="ddranking-plain",
+    recipe=dataclasses.replace(DDRANKING_HARD.recipe, augment=(), one_of=False),
+    source="ddranking-hard without augmentation, for DD-Ranking's augmentation-robust score",
+    cost="As ddranking-hard.",
+)
+
+PROTOCOLS = {rule.name: rule for rule in (IDC, QUICK, DC, DSA, MTT, DDRANKING_HARD, DDRANKING_PLAIN)}
 
 WHOLE = Protocol(
     name="whole",

@@ -14,7 +14,7 @@ from accdd import config, execution
 from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.evaluation import trials
-from accdd.evaluation.cells import Cell, Cells
+from accdd.evaluation.kept import KeptTrials, Trial
 from accdd.evaluation.protocols import Protocol
 from accdd.evaluation.trials import USUAL, Way
 from accdd.keys import SCHEME, Key
@@ -60,6 +60,11 @@ class Score:
     def of(self) -> str:
         """The set itself, where this is a score of one of its snapshots (`OUT@sweep@seconds`)."""
         return re.sub(r"@\d+@[\d.]+s$", "", self.set)
+
+    @property
+    def rule(self) -> str:
+        """The protocol as it was asked for: its name without what was suited to the data, and the epochs."""
+        return self.protocol.partition(",")[0]
 
     @property
     def n(self) -> int:
@@ -172,25 +177,25 @@ def score(
             "looks": trials.LOOKS if way.best_on_test else 1,
             "made by": [torch.__version__, where.type, resolved, way.compile == "never"],
         }
-        kept = Cells(parts)
+        kept = KeptTrials(parts)
     chosen = [None if rows is None else own for own in every]
-    cells: dict[int, Cell] = {}
+    done: dict[int, Trial] = {}
     if kept and not way.fresh:
         there = [kept.find(*each) for each in zip(keys, chosen, strict=True)]
-        cells = {position: cell for position, cell in enumerate(there) if cell}
-    found, missing = len(cells), [position for position in range(len(keys)) if position not in cells]
+        done = {position: trial for position, trial in enumerate(there) if trial}
+    found, missing = len(done), [position for position in range(len(keys)) if position not in done]
     if missing:
         trained = trials.run(
             images, labels, data, architecture, protocol, way, mean=mean, std=std,
             keys=[keys[position] for position in missing], rows=every[missing], total=total, report=report,
         )  # fmt: skip
-        for position, cell in zip(missing, trained, strict=True):
-            cells[position] = cell
+        for position, trial in zip(missing, trained, strict=True):
+            done[position] = trial
             if kept:
-                kept.keep(keys[position], chosen[position], cell)
+                kept.keep(keys[position], chosen[position], trial)
     else:
         report(1.0)
-    accuracies, highest, seconds, right = zip(*(cells[position] for position in range(len(keys))), strict=True)
+    accuracies, highest, seconds, right = zip(*(done[position] for position in range(len(keys))), strict=True)
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
     seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
     tested = data.test_labels.cpu().bincount(minlength=data.num_classes)

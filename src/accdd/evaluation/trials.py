@@ -10,7 +10,7 @@ from torch import Tensor
 from accdd import augment, execution, training
 from accdd.config import Settings
 from accdd.data import Dataset
-from accdd.evaluation.cells import Cell
+from accdd.evaluation.kept import Trial
 from accdd.evaluation.protocols import Protocol
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward, calibrated
@@ -58,7 +58,7 @@ def run(
     rows: Tensor,
     total: int,
     report: Report,
-) -> Iterator[Cell]:
+) -> Iterator[Trial]:
     """Train and test a network for each key, as many side by side as is fast.
 
     Args:
@@ -107,7 +107,7 @@ def run(
         seconds = (time.perf_counter() - began) / len(together)
         for each, told in zip(zip(*looks, strict=True), right, strict=True):
             by_class = truth[told].bincount(minlength=data.num_classes)
-            yield Cell(each[-1], max(each), round(seconds, 3), tuple(by_class.tolist()))
+            yield Trial(each[-1], max(each), round(seconds, 3), tuple(by_class.tolist()))
 
 
 def _batches(
