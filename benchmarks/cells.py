@@ -2,7 +2,7 @@
 
 A cell is one `accdd distill` and one `accdd evaluate`, each run as a user would run it. A cell whose result is there is
 skipped, so a study that was stopped goes on where it was, and with `--records FILE` also on another machine: a line
-for each cell that is scored, as in benchmarks/records/. Afterwards a table is printed. With several workers one cell
+for each cell, as in benchmarks/records/. Afterwards a table is printed. With several workers one cell
 may be scored while another is distilled.
 """
 
@@ -62,18 +62,19 @@ def score(cell: Cell, out: Path, records: Path | None) -> None:
     if cell.evaluate:
         scores = accdd(["evaluate", str(run), *cell.evaluate, "--json"], cell, out).printed.replace(str(run), "run")
     if records is not None:
+        cost = out / cell.name / "cost.json"  # missing where the study was stopped just then
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
         env = json.loads((run / "env.json").read_text())
         record = {
             "cell": cell.name, "result": cell.result, "options": options(cell),
             **{name: env[name] for name in ("machine", "accdd", "torch")},
-            **json.loads((out / cell.name / "cost.json").read_text()),
+            **(json.loads(cost.read_text()) if cost.exists() else {}),
             "sweeps": last["sweep"], "seconds": last["seconds"], **json.loads(scores),
         }  # fmt: skip
         with WRITING, records.open("a") as file:
             file.write(json.dumps(record) + "\n")
     result.write_text(scores)
-    print("scored", cell.name, flush=True)
+    print("scored" if cell.evaluate else "done", cell.name, flush=True)
 
 
 def options(cell: Cell) -> list[str]:

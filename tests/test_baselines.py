@@ -239,8 +239,12 @@ def test_evaluate_scores_by_several_protocols_and_the_whole_set_once(run: Path):
     ]  # fmt: skip
     assert [each["other"] for each in record["comparisons"]] == ["random", "whole", "whole", "random"]
     assert len(record["label_robustness"]) == 2 and len(record["augmentation_robustness"]) == 1
-    wrong = evaluate(run, "--protocol idc,ddranking-easy")
-    assert wrong.exit_code == 2 and "ddranking-easy" in wrong.stderr and "ddranking-hard" in wrong.stderr
+    snapshots = evaluate(run, "--protocol dsa,idc,dsa --snapshots --seeds 1 --json")
+    found = [each["protocol"] for each in json.loads(snapshots.stdout)["scores"]]
+    assert found == [f"{name}, 1 epochs" for name in ("dsa", "idc") for _ in found[::2]]
+    for given in ([], None, ["idc", 3]):
+        with pytest.raises(InputError, match=r"Expected one of idc, quick, .* or a list of some"):
+            accdd.evaluate(run, protocol=given)  # pyright: ignore[reportArgumentType]
 
 
 def test_evaluate_tells_a_line_per_score_and_per_difference_with_protocol_and_n(run: Path):
@@ -292,6 +296,8 @@ def test_baselines_never_learn_from_what_they_are_tested_on(run: Path, monkeypat
     [
         ("--baselines random,hurding", "Unknown baseline 'hurding'. Did you mean 'herding'?"),
         ("--table word", "Unknown table 'word'"),
+        ("--protocol idc,ddranking-easy", "Unknown protocol 'ddranking-easy'. Did you mean 'ddranking-hard'?"),
+        ("--protocol idc,", "Unknown protocol ''. Expected one of: idc, "),
         ("--table csv --json", "--json and --table csv both say what to print"),
         ("--baselines random --data {p}/nowhere", "No data at"),
         ("--baselines random --data {p}/few.npz", "stores 2 images per class, and class '1' has only 1 training"),

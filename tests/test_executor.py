@@ -153,7 +153,9 @@ def test_pools_targets_and_scores_on_workers_are_those_made_here(
         made[how], _ = accdd.build_targets(source, settings=small, executor=how, reporter=notes)
         accdd.distill(source, out=tmp_path / f"run-{how[:5]}", settings=small)
         runs, networks = [tmp_path / f"run-{how[:5]}"], ["convnet/width=4/depth=2", "mlp"]
-        scores[how] = accdd.evaluate(runs, networks=networks, seeds=2, epochs=2, executor=how, reporter=notes)
+        scores[how] = accdd.evaluate(
+            runs, networks=networks, protocol=["idc", "dsa"], seeds=2, epochs=2, executor=how, reporter=notes
+        )
         told[how] = notes.said
     for number in (0, 19):
         mine, theirs = (made[how][number] for how in made)
@@ -161,7 +163,7 @@ def test_pools_targets_and_scores_on_workers_are_those_made_here(
             for name, value in getattr(mine, kind).items():
                 assert torch.equal(value, getattr(theirs, kind)[name])
     assert [each.accuracies for each in scores["inline"]] == [each.accuracies for each in scores["local:2"]]
-    assert all(score.found == 2 for score in scores["local:2"]), "workers trained them"
+    assert len(scores["inline"]) == 4 and all(score.found == 2 for score in scores["local:2"]), "workers trained them"
     done = sorted(line for line in told["local:2"] if line.startswith("Done: "))
     assert len(done) == 2 + 1 + 4 and "Done: blocks 0 to 1." in done
     assert not any(line.startswith("Done: ") for line in told["inline"])

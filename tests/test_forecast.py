@@ -1,5 +1,6 @@
 """What is foretold of a run is what it takes, within what small steps and a busy machine allow."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from helpers import Notes
 from typer.testing import CliRunner
 
 import accdd
-from accdd import files
+from accdd import engine, files
 from accdd.cli import app
 from accdd.cli.shell import gigabytes_of
 from accdd.config import InputError
@@ -62,6 +63,30 @@ def test_every_number_of_sweeps_a_network_is_foretold(data: Dataset, inner: int)
     one = accdd.forecast(data, 1, settings={**told, "targets.count": 0}).seconds["distilling"]
     many = accdd.forecast(data, 1, settings={**told, "targets.count": 0, "loop.steps": 100}).seconds["distilling"]
     assert 0 < one < many
+
+
+@pytest.mark.parametrize(("warm", "timed"), [(0, 2), (1, 3), (2, 4), (9, 5)])
+def test_slow_steps_are_timed_for_as_long_as_patience_lasts(monkeypatch: pytest.MonkeyPatch, warm: int, timed: int):
+    clock = itertools.count(step=0.51 * probing.PATIENCE)  # looked at once before and once after each
+    monkeypatch.setattr(probing.time, "perf_counter", lambda: next(clock))
+    assert len(probing._clocked(iter(range(5)), torch.device("cpu"), warm)) == timed
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loop.steps": 1, "loop.inner_steps": 5}, {"loop.steps": 9}, {"loop.budget": 7.5}], ids=str
+)
+def test_a_sweep_of_minutes_is_probed_once(data: Dataset, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]):
+    monkeypatch.setattr(probing, "PATIENCE", 0.0)
+    swept: list[int] = []
+    begun = engine.sweeper
+
+    def counting(*args: Any) -> Any:
+        sweep = begun(*args)
+        return lambda *given: swept.append(1) or sweep(*given)
+
+    monkeypatch.setattr(engine, "sweeper", counting)
+    found = accdd.forecast(data, 1, settings={**TINY, "pool.use": False, "targets.count": 0, **changes})
+    assert len(swept) == 1 and found.seconds["distilling"] > 0
 
 
 def test_a_run_that_is_worth_it_says_what_it_will_take(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -130,8 +130,19 @@ def test_a_set_is_compared_within_each_protocol_and_both_of_dd_rankings_tell_its
     (robust,) = augmentation_robustness(scores)  # b was scored by one of the two, and beside nothing
     assert (robust.set, robust.n, robust.with_augmentation, robust.without) == ("a", 2, 0.3, 0.1)
     assert robust.ars == pytest.approx((math.exp(0.2) - math.exp(-1)) / (math.e - math.exp(-1)), abs=1e-4)
-    assert str(robust) == "a: IOR 0.300 with augmentation, 0.100 without, ARS 0.363 (convnet, n = 2)"
+    facts = "(convnet, n = 2, protocol ddranking-hard, 9 epochs)"
+    assert str(robust) == f"a: IOR 0.300 with augmentation, 0.100 without, ARS 0.363 {facts}"
     assert augmentation_robustness(scores[:3]) == []
+
+
+def test_what_a_protocol_is_suited_to_does_not_keep_sets_apart():
+    scores = [
+        made("a", 50, protocol="idc, no CutMix"), made("whole", 80, beside="a", protocol="whole, no flip"),
+        made("b", 40, protocol="idc"), made("b", 30, protocol="dsa"),
+    ]  # fmt: skip
+    assert [(each.set, each.other, each.protocol) for each in comparisons(scores, KEY)] == [
+        ("a", "whole", "idc, no CutMix against whole, no flip"), ("a", "b", "idc, no CutMix against idc")
+    ]  # fmt: skip
 
 
 def test_of_snapshots_the_last_is_compared_and_sets_on_other_networks_are_not():

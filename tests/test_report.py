@@ -33,6 +33,7 @@ from accdd.config import InputError
 from accdd.report import charts, comparison, gallery, nearest, page, pictures, reading, watching
 from accdd.report.charts import Point
 from accdd.run import Quiet, RunFolder, tracking
+from accdd.run.folder import merged
 
 TINY = {"pool.networks": 1, "pool.epochs": 1, "network.width": 4, "train.batch": 8, "loop.steps": 2}
 SCORED = {**TINY, "score.seeds": 2, "score.epochs": 1, "images.factor": 2}
@@ -199,6 +200,12 @@ def test_evaluate_keeps_scores_for_the_page(tmp_path: Path, monkeypatch: pytest.
     of_set = accdd.load("run").info["kept"]
     assert [each["set"] for each in of_set] == ["distilled"] and of_set[0]["accuracies"] == kept[0]["accuracies"]
     assert "idc, no flip, 1 epochs" in html.unescape(Path("run/distilled/README.md").read_text())
+
+
+def test_a_score_that_is_kept_again_is_the_last_that_was_kept():
+    first, second = ({"set": "a", "network": "convnet", "protocol": name, "n": 1} for name in ("idc", "dsa"))
+    again = first | {"n": 2}
+    assert merged([first, second], [again]) == [second, again]
 
 
 def test_scores_of_an_imported_set_are_kept_with_what_it_was_tested_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

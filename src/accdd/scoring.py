@@ -80,7 +80,7 @@ def evaluate(
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
     asked = _Asked(
         test=test, networks=tuple(networks or ()), seeds=seeds, seed=seed, device=device,
-        protocols=(protocol,) if isinstance(protocol, str) else tuple(dict.fromkeys(protocol)),
+        protocols=_protocols(protocol),
         snapshots=snapshots, data=data, baselines=tuple(baselines), whole=whole,
         way=Way(epochs, best_on_test, compile, precision, fresh),
     )  # fmt: skip
@@ -120,9 +120,19 @@ class _Asked(NamedTuple):
         """Those that differ from a run's."""
         changes = {
             "device": self.device, "seed": self.seed, "compile": self.way.compile,
-            "precision": self.way.precision, "score.protocol": self.protocols[0],
+            "precision": self.way.precision,
         }  # fmt: skip
         return config.override(Settings(), changes)
+
+
+def _protocols(given: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of one or several, each once."""
+    listed = [given] if isinstance(given, str) else given
+    if not isinstance(listed, Sequence) or not listed or not all(isinstance(name, str) for name in listed):
+        raise InputError(f"protocol={given!r}. Expected one of {', '.join(evaluation.PROTOCOLS)}, or a list of some.")
+    for name in listed:
+        config.choose("protocol", name, evaluation.PROTOCOLS)
+    return tuple(dict.fromkeys(listed))
 
 
 def _in_cache(entry: str | Path | Distilled, asked: _Asked, number: int) -> None:
@@ -135,10 +145,6 @@ def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Dis
     epochs = asked.way.epochs
     if asked.seeds < 1 or (epochs is not None and epochs < 1):
         raise InputError(f"seeds={asked.seeds}, epochs={epochs}: a score needs at least one network and one epoch.")
-    if not asked.protocols:
-        raise InputError(f"protocol names nothing. Expected one of {', '.join(evaluation.PROTOCOLS)}, or several.")
-    for name in asked.protocols:
-        config.choose("protocol", name, evaluation.PROTOCOLS)
     settings = asked.settings
     refusing.check(settings)
     for name in asked.networks:
@@ -181,7 +187,7 @@ def _scores_of(
     entry: str | Path | Distilled, label: str, distilled: Distilled, tested: Dataset, real: Dataset | None,
     asked: _Asked, which: range, reporter: Reporter,
 ) -> list[Score]:  # fmt: skip
-    """Those of one set on each network, each followed by those of the real images beside it."""
+    """Those of one set on each network by each protocol, each followed by those of the real images beside it."""
     settings = asked.settings
     keys = evaluation.network_keys(Key(asked.seed), asked.seeds)[which.start : which.stop]
     report = reporter.update

@@ -16,8 +16,8 @@ from torch import Tensor
 from accdd import files
 from accdd.keys import Key, digest
 
-VERSION = 2
-"""Raised when scores of the same parts would differ; old trials are then never found."""
+VERSION = 3
+"""Raised when scores of the same parts would differ, or are written otherwise; old trials are then never found."""
 
 
 class Trial(NamedTuple):

@@ -164,7 +164,8 @@ class Comparison(NamedTuple):
 
 def comparisons(scores: Sequence[Score], key: Key) -> list[Comparison]:
     """Every set against every baseline that stands beside it, then any two sets that were tested on the same images,
-    all paired by network and of one protocol; of a set's snapshots the last."""
+    all paired by network and of one protocol, but for the whole set, which has its own; of a set's snapshots the last.
+    """
     sets = _sets(scores)
     pairs = [(own, other) for own in sets for other in _beside(own, scores)]
     pairs += [
@@ -216,17 +217,20 @@ class AugmentationRobustness(NamedTuple):
 
     set: str
     network: str
+    protocol: str
+    """`ddranking-hard`, with what was suited to the data and the epochs where they are not its own."""
     n: int
     with_augmentation: float
-    """Improvement over random by `ddranking-hard`."""
+    """Improvement over random by `protocol`."""
     without: float
     """By `ddranking-plain`."""
     ars: float
 
     def __str__(self) -> str:
-        """As in 'runs/a: IOR 0.301 with augmentation, 0.210 without, ARS 0.432 (convnet, n = 5)'."""
+        """As in 'runs/a: IOR 0.301 with augmentation, 0.210 without, ARS 0.393 (convnet, n = 5, protocol ...)'."""
         over_random = f"IOR {self.with_augmentation:.3f} with augmentation, {self.without:.3f} without"
-        return f"{self.set}: {over_random}, ARS {self.ars:.3f} ({self.network}, n = {self.n})"
+        facts = f"({self.network}, n = {self.n}, protocol {self.protocol})"
+        return f"{self.set}: {over_random}, ARS {self.ars:.3f} {facts}"
 
 
 def augmentation_robustness(scores: Sequence[Score]) -> list[AugmentationRobustness]:
@@ -237,10 +241,12 @@ def augmentation_robustness(scores: Sequence[Score]) -> list[AugmentationRobustn
     }  # fmt: skip
     found = []
     for own in _sets(scores):
-        augmented, plain = (gains.get((own.set, own.network, rule.name)) for rule in (DDRANKING_HARD, DDRANKING_PLAIN))
+        augmented = gains.get((own.set, own.network, DDRANKING_HARD.name))
+        plain = gains.get((own.set, own.network, DDRANKING_PLAIN.name))
         if own.rule == DDRANKING_HARD.name and augmented is not None and plain is not None:
-            rounded = [round(v, 4) for v in (augmented, plain, augmentation_robust_score(augmented, plain))]
-            found.append(AugmentationRobustness(own.set, own.network, own.n, *rounded))
+            values = augmented, plain, augmentation_robust_score(augmented, plain)
+            rounded = [round(value, 4) for value in values]
+            found.append(AugmentationRobustness(own.set, own.network, own.protocol, own.n, *rounded))
     return found
 
 

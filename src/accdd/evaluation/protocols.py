@@ -177,7 +177,8 @@ DDRANKING_PLAIN = dataclasses.replace(
     DDRANKING_HARD,
     name="ddranking-plain",
     recipe=dataclasses.replace(DDRANKING_HARD.recipe, augment=(), one_of=False),
-    source="ddranking-hard without augmentation, for DD-Ranking's augmentation-robust score",
+    source="ddranking-hard without augmentation, as DD-Ranking's augmentation-robust score trains once more; its own "
+    "configuration for that, Demo_ARS, is of soft labels on ImageNet",
     cost="As ddranking-hard.",
 )
 

@@ -274,8 +274,13 @@ class RunFolder:
 
 
 def merged(kept: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Scores with newer ones, which replace those of the same kind."""
-    return list({tuple(score[name] for name in KIND): dict(score) for score in [*kept, *scores]}.values())
+    """Scores with newer ones behind them, which replace those of the same kind."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for score in [*kept, *scores]:
+        kind = tuple(score[name] for name in KIND)
+        found.pop(kind, None)  # so that it goes to the end
+        found[kind] = dict(score)
+    return list(found.values())
 
 
 def digest(tensor: Tensor) -> str:

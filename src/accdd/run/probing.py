@@ -32,6 +32,8 @@ from accdd.targets import BLOCK, Bank, Target
 
 PROBED = 3
 """Steps of each kind that are timed, after a first one that compiles and warms up."""
+PATIENCE = 20.0
+"""Seconds of timed steps of a kind that are enough, however few steps these are: a sweep may take minutes."""
 SHORT = 60.0
 """Seconds below which, by a guess, a run is not worth probing."""
 TESTED = 1000
@@ -154,21 +156,25 @@ def _guessed(work: Work) -> float:
 
 def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work, few: int) -> float:
     """Seconds of the loop, probed with `few` sweeps to a network."""
-    settings, of_loop = work.settings, work.settings.loop
-    networks = 2 if few > 1 else 1 + PROBED
-    if of_loop.steps is not None:
-        networks = min(networks, of_loop.steps)
-    start, *sweeps = _clocked(itertools.islice(begin(lambda sweeps: 0.0), 1 + networks * few), work.real.device)
+    settings, of_loop, plan = work.settings, work.settings.loop, work.plan
+    if of_loop.steps is None:  # by the clock: what is asked is the memory
+        wanted = min(few, 2)
+    else:
+        wanted = min(2 if few > 1 else 1 + PROBED, of_loop.steps) * few
+    warm = (
+        1 + plan.compile_matching + plan.compile_training
+    )  # before the first sweep, and what compiles in it and after
+    start, *sweeps = _clocked(itertools.islice(begin(lambda sweeps: 0.0), 1 + wanted), work.real.device, warm)
     if of_loop.steps is None:
         assert of_loop.budget is not None  # resolved
         return of_loop.budget
     if not sweeps:
         return start
     if few == 1:
-        network = statistics.median(sweeps[1:] or sweeps)
+        network = _typical(sweeps)
     else:  # the first sweep of a network draws for all of them, and those after it are trained for
-        first, *later = sweeps[-few:]
-        network = first + (of_loop.inner_steps - 1) * statistics.median(later)
+        first, *later = sweeps[few:] or sweeps
+        network = first + (of_loop.inner_steps - 1) * statistics.median(later or sweeps[1:few] or [first])
     if of_loop.warm_up:
         seen = len(work.real.images)
         step = loop.train_step(work.real, work.problem, settings, settings.train, work.plan, seen)
@@ -187,7 +193,7 @@ def _target(real: Dataset, bank: Bank, fresh: models.Source, settings: Settings)
             made[:] = [own.make(number)]
             yield
 
-    return statistics.median(_clocked(making(), real.device)[1:]), made[0]
+    return _typical(_clocked(making(), real.device)), made[0]
 
 
 def _pool(real: Dataset, architecture: Architecture, settings: Settings) -> float:
@@ -254,22 +260,29 @@ def _step(
                 )
             )  # fmt: skip
 
-    return statistics.median(_clocked(epochs(), real.device)[1:]) / batches
+    return _typical(_clocked(epochs(), real.device)) / batches
 
 
 def _whole(real: Dataset) -> Tensor:
     return torch.arange(len(real.images))
 
 
-def _clocked(steps: Iterator[Any], where: torch.device) -> list[float]:
-    """Seconds until each of some results is there."""
-    seconds = []
+def _clocked(steps: Iterator[Any], where: torch.device, warm: int = 1) -> list[float]:
+    """Seconds until each of some results is there, until those after the first `warm` have taken `PATIENCE`."""
+    seconds: list[float] = []
     began = time.perf_counter()
     for _ in steps:
         execution.synchronise(where)
         seconds.append(time.perf_counter() - began)
+        if sum(seconds[warm:]) > PATIENCE:
+            break
         began = time.perf_counter()
     return seconds
+
+
+def _typical(seconds: Sequence[float]) -> float:
+    """Their median without the first, which warms up, unless there is no other."""
+    return statistics.median(seconds[1:] or seconds)
 
 
 def _bytes(architecture: Architecture) -> int:
