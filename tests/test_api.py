@@ -175,7 +175,7 @@ def test_the_plan_is_stored_with_the_run_and_with_the_set(scored: accdd.Result):
     assert scored.out is not None
     stored = json.loads((scored.out / "env.json").read_text())["plan"]
     assert stored == scored.distilled.info["plan"] == accdd.load(scored.out).info["plan"]
-    assert set(stored) == {"precision", "compile_matching", "compile_training", "classes", "overlapping"}
+    assert set(stored) == {"precision", "compile_matching", "compile_training", "classes", "overlapping", "parts"}
     assert stored["classes"] == 2 and not stored["compile_matching"] and not stored["compile_training"]
 
 

@@ -379,6 +379,7 @@ def test_how_the_arithmetic_is_to_be_done_is_told_by_flags_and_recorded(place: P
         "compile_training": False,
         "classes": 2,
         "overlapping": 1,
+        "parts": 1,
     }
     assert json.loads((tmp_path / "run" / "env.json").read_text())["plan"] == expected
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())

@@ -3,6 +3,8 @@
 Gradients are compared by their cosine per class over several random batches, because rounding may turn single ReLUs.
 """
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from accdd.engine import Problem, Sweep, Sweeper
 from accdd.execution import PLAIN, Plan
 from accdd.keys import Key
 from accdd.matching import DISTANCES as BY_NAME
+from accdd.methods import METHODS
 from accdd.networks import Forward, Parameters
 
 distances = pytest.mark.parametrize("distance", DISTANCES)
@@ -128,6 +131,42 @@ def test_the_last_chunk_is_padded_and_what_pads_it_is_dropped(waves: Dataset):
         network(num_classes=5).initialise(Key(0)), waves.images, stored, drawn
     )
     assert losses.shape == (5,) and slopes.shape == stored.shape
+
+
+# A class in parts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])  # of seven images: in fours and threes, in threes and twos, one by one
+@pytest.mark.parametrize("method", ["idc", "dsa", "dm"])
+def test_a_class_in_parts_is_matched_as_in_one(waves: Dataset, wave_models: Pool, method: str, parts: int):
+    given = METHODS[method]
+    problem = problem_of(waves, distance=given.distance, factor=2)._replace(summary=given.summary)
+    assert engine.most_parts(problem, settings({"ipc": 2, "match.synthetic_batch": 7})) == 7
+    for plan in (Plan(parts=parts), Plan(parts=parts, classes=2), Plan(parts=99)):
+        sweep = engine.sweeper(problem, plan)
+        for index, (drawn, stored) in enumerate(draws(waves, problem, 2)):
+            arguments = (wave_models[index % 3].parameters, waves.images, stored, drawn)
+            expected, found = engine.sweep(problem, *arguments), sweep(*arguments)
+            assert_agree(found, expected)
+            torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5 * expected[1].abs().max().item())
+
+
+def test_what_is_no_mean_over_images_stays_in_one_part(waves: Dataset):
+    problem, given = problem_of(waves, factor=2), settings({"ipc": 2, "match.synthetic_batch": 100})
+    assert engine.most_parts(problem, given) == 8 == 2 * 4  # images stored, decoded by factor 2
+    moments = functools.wraps(problem.summary)(lambda *given: problem.summary(*given))
+    assert engine.most_parts(problem._replace(summary=moments), given) == 1
+    batch_norm = problem._replace(forward=Forward(network(num_classes=5, norm="batch")))
+    assert [engine.most_parts(batch_norm._replace(frozen=frozen), given) for frozen in (False, True)] == [1, 8]
+
+
+def test_frozen_batchnorm_in_parts_is_that_in_one(waves: Dataset):
+    forward = Forward(network(num_classes=5, norm="batch"))
+    problem = problem_of(waves)._replace(forward=forward, frozen=True)
+    parameters = engine.freeze(problem, forward.architecture.initialise(Key(0)), waves, Key(0).at("frozen"))
+    ((drawn, stored),) = draws(waves, problem, 1, ipc=4)
+    arguments = (parameters, waves.images, stored, drawn)
+    assert_agree(engine.sweeper(problem, Plan(parts=3))(*arguments), engine.sweep(problem, *arguments))
 
 
 @chunked
@@ -251,6 +290,15 @@ def test_a_compiled_half_of_several_classes_agrees_with_the_plain_one(waves: Dat
         target = plain.real(wave_models[0].parameters, waves.images[drawn.real[labels]], labels, siamese)
         given = (wave_models[0].parameters, target, stored[labels], labels, siamese, drawn.subset[labels])
         assert_agree(graph.synthetic(*given), plain.synthetic(*given))
+
+
+@compiles
+def test_a_compiled_class_in_parts_agrees_with_the_plain_one(waves: Dataset, wave_models: Pool):
+    problem = problem_of(waves, factor=2)
+    sweep = engine.sweeper(problem, Plan(compile_matching=True, parts=4))  # of eight images
+    for drawn, stored in draws(waves, problem, 2):
+        given = (wave_models[0].parameters, waves.images, stored, drawn._replace(subset=torch.arange(8).expand(5, -1)))
+        assert_agree(sweep(*given), engine.sweep(problem, *given))
 
 
 @compiles

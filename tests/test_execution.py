@@ -21,6 +21,7 @@ from accdd.data import Dataset, build
 from accdd.execution import Cost, Plan, chunk, chunks, count, worth_compiling
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward, Parameters
+from accdd.run import words
 
 CUDA = torch.device("cuda")
 WIDE = Architecture("convnet", width=128, depth=3, channels=3, size=32, num_classes=10)
@@ -176,6 +177,16 @@ def test_matching_and_training_are_compiled_for_2000_sweeps_over_cifar_10_one_cl
     assert plan(cifar_like(), drawn) == Plan(compile_matching=True)
     assert plan(cifar_like(), changes | {"compile": "never"}) == Plan()
     assert plan(cifar_like(), changes | {"loop.budget": 10.0}) == Plan()
+
+
+def test_photographs_that_would_take_much_memory_are_matched_in_parts():
+    images, labels = torch.zeros(1, dtype=torch.uint8).expand(128, 3, 128, 128), torch.arange(128) % 2
+    photographs = build("photographs", (images, labels), (images[:2], labels[:2]), class_names=("a", "b"))
+    changes = {"ipc": 10, "network.name": "resnet_ap10", "loop.steps": 1, "targets.count": 0, "precision": "fp32"}
+    found = [plan(photographs, {**changes, "images.factor": factor}).parts for factor in (1, 2, 3)]
+    assert found[0] == 1 < found[1] < found[2]
+    assert "one by one, their synthetic images in 3 parts," in words.describe_plan(Plan(parts=3), CPU)
+    assert plan(photographs, {**changes, "images.factor": 3, "network.norm": "batch"}).parts == 1
 
 
 def test_settings_decide_what_they_name(compiler: None):

@@ -73,9 +73,18 @@ def test_slow_steps_are_timed_for_as_long_as_patience_lasts(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "changes", [{"loop.steps": 1, "loop.inner_steps": 5}, {"loop.steps": 9}, {"loop.budget": 7.5}], ids=str
+    ("changes", "probed"),
+    [
+        ({"loop.steps": 9}, 1),
+        ({"loop.budget": 7.5}, 1),
+        ({"loop.steps": 9, "loop.inner_steps": 5, "loop.train_images": 8}, 2),  # the second after training
+        ({"loop.budget": 7.5, "loop.inner_steps": 5, "loop.train_images": 8}, 2),
+    ],
+    ids=str,
 )
-def test_a_sweep_of_minutes_is_probed_once(data: Dataset, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]):
+def test_of_sweeps_that_take_minutes_one_of_each_kind_is_probed(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], probed: int
+):
     monkeypatch.setattr(probing, "PATIENCE", 0.0)
     swept: list[int] = []
     begun = engine.sweeper
@@ -86,11 +95,20 @@ def test_a_sweep_of_minutes_is_probed_once(data: Dataset, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(engine, "sweeper", counting)
     found = accdd.forecast(data, 1, settings={**TINY, "pool.use": False, "targets.count": 0, **changes})
-    assert len(swept) == 1 and found.seconds["distilling"] > 0
+    assert len(swept) == probed and found.seconds["distilling"] > 0
+
+
+def test_a_run_of_as_many_sweeps_as_would_be_probed_is_not_foretold(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(probing, "SHORT", 0.0)
+    told = {**TINY, "targets.count": 0, "loop.inner_steps": 2}
+    for steps, foretold in ((3, False), (4, True)):
+        reporter = Notes()
+        accdd.distill(data, 1, settings={**told, "loop.steps": steps}, reporter=reporter)
+        assert any("GB of memory" in line for line in reporter.said) == foretold
 
 
 def test_a_run_that_is_worth_it_says_what_it_will_take(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    told = {**TINY, "loop.steps": 2, "targets.count": 0}
+    told = {**TINY, "loop.steps": 7, "targets.count": 0}
     reporter = Notes()
     accdd.distill(data, 1, settings=told, reporter=reporter)
     assert not any("GB of memory" in line for line in reporter.said), "of a second, that is of no use"

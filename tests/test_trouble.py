@@ -155,6 +155,24 @@ def test_where_classes_overlap_fewer_do_when_they_do_not_fit():
     assert notes.said[-1] == "Out of memory after sweep 0: going on with 2 classes at once."
 
 
+def test_a_class_that_does_not_fit_is_matched_in_twice_as_many_parts():
+    tried: list[int] = []
+
+    def begin(plan: Plan, progress: Progress, since: State | None) -> Iterator[State]:
+        tried.append(plan.parts)
+        if plan.parts < limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from growing(progress, since)
+
+    notes, limit = Notes(), 5
+    list(trouble.within_memory(begin, PLAIN, notes.note, most_parts=7)(lambda n: 0.0, None))
+    assert tried == [1, 2, 4, 7]
+    assert notes.said[-1] == "Out of memory after sweep 0: going on with the synthetic images of a class in 7 parts."
+    limit = 8
+    with pytest.raises(torch.OutOfMemoryError):
+        list(trouble.within_memory(begin, PLAIN, notes.note, most_parts=7)(lambda n: 0.0, None))
+
+
 def test_one_class_that_does_not_fit_is_an_error():
     def begin(plan: Plan, progress: Progress, since: State | None) -> Iterator[State]:
         raise torch.OutOfMemoryError("CUDA out of memory")

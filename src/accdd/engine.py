@@ -8,7 +8,7 @@ it, whose results agree with the definition up to rounding.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +22,8 @@ from accdd.data import Dataset
 from accdd.execution import Cost, Plan
 from accdd.formation import Decode
 from accdd.keys import Key
-from accdd.matching import Distance, Summary
-from accdd.networks import Forward, Parameters, calibrated
+from accdd.matching import Distance, Summary, averages
+from accdd.networks import Forward, Parameters, calibrated, runs_code
 
 
 class Problem(NamedTuple):
@@ -115,13 +115,48 @@ def synthetic_half(
     """
 
     def loss(stored: Tensor) -> Tensor:
-        decoded = problem.decode(stored)[subset]
-        batch = augment.augmented(decoded, drawn, problem.mean, problem.std)
-        own = problem.summary(problem.forward, parameters, batch, label.expand(len(batch)))
-        return problem.distance({name: value.to(own[name].dtype) for name, value in target.items()}, own)
+        return _apart(problem, target, synthetic_summary(problem, parameters, stored, label, drawn, subset))
 
     slope, value = torch.func.grad_and_value(loss)(stored)
     return value, slope
+
+
+def synthetic_summary(
+    problem: Problem, parameters: Parameters, stored: Tensor, label: Tensor, drawn: Draw, subset: Tensor
+) -> Parameters:
+    """What a class's synthetic images do to the network; arguments as for `synthetic_half`."""
+    decoded = problem.decode(stored)[subset]
+    batch = augment.augmented(decoded, drawn, problem.mean, problem.std)
+    return problem.summary(problem.forward, parameters, batch, label.expand(len(batch)))
+
+
+def synthetic_slope(
+    problem: Problem,
+    parameters: Parameters,
+    pull: Parameters,
+    stored: Tensor,
+    label: Tensor,
+    drawn: Draw,
+    subset: Tensor,
+) -> Tensor:
+    """Which way the stored images move their summary along `pull`, which is like it; of the shape of `stored`."""
+
+    def along(stored: Tensor) -> Tensor:
+        own = synthetic_summary(problem, parameters, stored, label, drawn, subset)
+        return torch.stack([(pull[name] * value).sum() for name, value in own.items()]).sum()
+
+    return torch.func.grad(along)(stored)
+
+
+def _pull(problem: Problem, parameters: Parameters, target: Parameters, own: Parameters) -> tuple[Parameters, Tensor]:
+    """The gradient of the distance in the synthetic summary, and the distance; of a half's form."""
+    del parameters
+    return torch.func.grad_and_value(functools.partial(_apart, problem, target))(own)
+
+
+def _apart(problem: Problem, target: Parameters, own: Parameters) -> Tensor:
+    """The distance of a summary from the target, in the summary's format."""
+    return problem.distance({name: value.to(own[name].dtype) for name, value in target.items()}, own)
 
 
 def sweep(
@@ -154,14 +189,15 @@ Sweeper = Callable[[Parameters, Tensor, Tensor, Sweep], tuple[Tensor, Tensor]]
 
 
 def sweeper(problem: Problem, plan: Plan) -> Sweeper:
-    """`sweep` as `plan` executes it: halves compiled or not, classes one by one or several at once.
+    """`sweep` as `plan` executes it: halves compiled or not, classes one by one, several at once or in parts.
 
     Args:
         problem: the fixed pieces, in fp32.
         plan: how; see `choose_plan`.
     """
     where = problem.mean.device
-    if not plan.compile_matching and plan.classes == 1 and where.type != "cuda":  # there the plain one is recorded, too
+    plain = not plan.compile_matching and plan.classes == plan.parts == 1
+    if plain and where.type != "cuda":  # there the plain one is recorded, too
         executed = _executed(problem, plan)
         return lambda *args: sweep(executed, *args)
     real, synthetic = halves(problem, plan)
@@ -286,10 +322,36 @@ def halves(problem: Problem, plan: Plan) -> Halves:
             chunk = _one_class(half)
         return execution.compiled(chunk, where) if plan.compile_matching else chunk
 
-    return Halves(
-        real=over_classes(functools.partial(real_half, executed), 3),
-        synthetic=over_classes(functools.partial(synthetic_half, executed), 5),
-    )
+    real = over_classes(functools.partial(real_half, executed), 3)
+    if plan.parts == 1:
+        return Halves(real, over_classes(functools.partial(synthetic_half, executed), 5))
+    summary = over_classes(functools.partial(synthetic_summary, executed), 4)
+    slope = over_classes(functools.partial(synthetic_slope, executed), 5)
+    pull = over_classes(functools.partial(_pull, executed), 2)
+
+    def in_parts(
+        parameters: Parameters, target: Parameters, stored: Tensor, labels: Tensor, drawn: Draw, subset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # A summary is a mean over images: s = sum of s_k n_k / n, so dD/dx = sum of n_k / n D'(s) ds_k/dx. The graph
+        # through which it is differentiated is there for one part at a time, at the price of computing s before.
+        count = subset.shape[1]
+        shares = subset.tensor_split(min(plan.parts, count), dim=1)
+        weights = [share.shape[1] / count for share in shares]
+        own = _weighted(weights, (summary(parameters, stored, labels, drawn, share) for share in shares))
+        pulls, losses = pull(parameters, target, own)
+        slopes = (slope(parameters, pulls, stored, labels, drawn, share) for share in shares)
+        return losses, _weighted(weights, slopes)
+
+    return Halves(real, in_parts)
+
+
+def _weighted(weights: Sequence[float], values: Iterable[Any]) -> Any:
+    """The sum of tensors, or of dictionaries of tensors, each with its weight."""
+    total = None
+    for weight, value in zip(weights, values, strict=True):
+        scaled = tree_map(functools.partial(torch.mul, other=weight), value)
+        total = scaled if total is None else tree_map(torch.add, total, scaled)
+    return total
 
 
 def _over_chunks(half: Callable[[Tensor], Any], classes: int, plan: Plan, device: torch.device) -> Any:
@@ -335,6 +397,7 @@ def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
     real, synthetic = half_costs(problem, settings)
     matching = (synthetic,) if settings.targets.count else (real, synthetic)
     plan = _matching_plan(matching, outer * loop.inner_steps, data, settings, loop.budget)
+    parts = min(execution.parts(synthetic.side_by_side(plan.classes), where), most_parts(problem, settings))
     on_real = bool(loop.train_images) or not loop.train_epochs
     recipe = settings.train if on_real else problem.recipe
     seen = len(data.images) if on_real else decoded(problem, settings.ipc) * data.num_classes
@@ -346,7 +409,15 @@ def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
     train = trained > 0 and execution.worth_compiling(
         mode, where, step, outer * trained, loop.budget, precision=plan.precision
     )
-    return dataclasses.replace(plan, compile_training=train)
+    return dataclasses.replace(plan, compile_training=train, parts=parts)
+
+
+def most_parts(problem: Problem, settings: Settings) -> int:
+    """How many parts the synthetic images of a class can be matched in: one by one at most, and only together where the
+    summary is no mean over images, BatchNorm takes the statistics of them all, or a network of the user's may."""
+    mixed = runs_code(problem.forward.architecture.name) or (problem.forward.batch_norms and not problem.frozen)
+    together = mixed or not averages(problem.summary)
+    return 1 if together else min(settings.match.synthetic_batch, decoded(problem, settings.ipc))
 
 
 def choose_real_plan(problem: Problem, data: Dataset, settings: Settings, sweeps: int) -> Plan:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import math
 import os
 import platform
 import re
@@ -45,6 +46,8 @@ class Plan:
     """Classes matched at once; sweeps are cut into equal chunks of this many."""
     overlapping: int = 1
     """Chunks at the same time, on a GPU."""
+    parts: int = 1
+    """Parts that the synthetic images of a class are matched in, one after the other, so that less is held at once."""
 
 
 PLAIN = Plan()
@@ -85,6 +88,9 @@ COMPILED_SHARE, COMPILED_OPERATION_SHARE = 0.7, 0.2
 """What compiling leaves of the time of products with what surrounds them, and of the dispatch (RESULTS.md)."""
 CUDA_COMPILED_SHARE = 0.35
 """The former on a GPU, where what surrounds the products takes longer than they do."""
+PART_BYTES = 16e9
+"""What the synthetic half of a class may write on a CPU before it is done in parts; it holds about a third of that at
+once (RESULTS.md)."""
 
 
 def device(name: str) -> torch.device:
@@ -295,6 +301,12 @@ def at_once(count: int, cost: Cost, where: torch.device) -> int:
 def overlapping(count: int, cost: Cost, where: torch.device) -> int:
     """How many of `count` like things, each a function of its own, to do at the same time: on a CPU one."""
     return chunk(count, min(BRANCHES, free_memory(where) // (2 * cost.bytes))) if where.type == "cuda" else 1
+
+
+def parts(cost: Cost, where: torch.device) -> int:
+    """Into how many parts to cut what costs `cost`, so that it holds less memory at once: on a CPU, where the system
+    kills what takes too much."""
+    return max(1, math.ceil(cost.bytes / PART_BYTES)) if where.type == "cpu" else 1
 
 
 def granted_memory(where: torch.device) -> int:

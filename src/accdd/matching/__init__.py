@@ -6,12 +6,14 @@ learned images, so the two halves are called separately.
 
 from accdd.matching.distances import DISTANCES, Distance, cosine, l1, mse
 from accdd.matching.distribution import embedding
-from accdd.matching.gradient import Summary, convolutions, gradient, weights
+from accdd.matching.gradient import Summary, averages, averaging, convolutions, gradient, weights
 
 __all__ = [
     "DISTANCES",
     "Distance",
     "Summary",
+    "averages",
+    "averaging",
     "convolutions",
     "cosine",
     "embedding",

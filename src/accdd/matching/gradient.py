@@ -12,6 +12,20 @@ Summary = Callable[[Forward, Parameters, Tensor, Tensor], Parameters]
 """(forward, parameters, images (n, c, h, w) normalised, labels (n,)) -> the tensors that are compared."""
 
 
+def averaging(summary: Summary) -> Summary:
+    """Say of a summary that it is the mean of what it would be of each image alone. A decorator.
+
+    A class whose images would take too much memory is then matched in parts.
+    """
+    summary.averages = summary  # not True: what wraps a function takes over its attributes
+    return summary
+
+
+def averages(summary: Summary) -> bool:
+    """Whether that is said of it."""
+    return getattr(summary, "averages", None) is summary
+
+
 def convolutions(name: str, value: Tensor) -> bool:
     """Match convolution weights only, as IDC and AccDD do: no biases, norms or classifier."""
     del name
@@ -30,6 +44,7 @@ def gradient(matched: Callable[[str, Tensor], bool]) -> Summary:
     Where none is matched, all of two or more dimensions are.
     """
 
+    @averaging
     def summary(forward: Forward, parameters: Parameters, images: Tensor, labels: Tensor) -> Parameters:
         fixed = {name: value.detach() for name, value in parameters.items()}
         chosen = {name: value for name, value in fixed.items() if matched(name, value)}

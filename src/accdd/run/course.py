@@ -261,8 +261,10 @@ def _learned(
     else:
         next_network = models.source(work.architecture, where, resolved, trained)
         begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, ranks=ranks)
-    # Several ranks cannot each repeat a sweep.
-    begin = within_memory(begin, work.plan, reporter.note) if ranks.alone else functools.partial(begin, work.plan)
+    if ranks.alone:
+        begin = within_memory(begin, work.plan, reporter.note, engine.most_parts(work.problem, resolved))
+    else:  # they cannot each repeat a sweep
+        begin = functools.partial(begin, work.plan)
     learned = learn(begin, where, resolved, reporter, folder, since, ranks)
     seconds["distilling"] = round(learned.seconds, 2)
     assert resolved.images.factor

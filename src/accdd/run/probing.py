@@ -39,8 +39,8 @@ SHORT = 60.0
 TESTED = 1000
 """Test images that one test is timed on."""
 SMALLER = (
-    "Expected more, or less work at once: --set train.batch=32, a smaller match.real_batch or targets.real_batch, "
-    "match.classes=1, pool.networks or data.size."
+    "Expected more, or less work at once: --set train.batch=32, a smaller match.real_batch, match.synthetic_batch or "
+    "targets.real_batch, match.classes=1, pool.networks or data.size."
 )
 
 
@@ -63,13 +63,15 @@ class Forecast(NamedTuple):
 
 
 def foretell(work: Work, ranks: Ranks = ALONE) -> Forecast | None:
-    """What a run that is about to begin will take; None where that is not worth finding out, or of several ranks.
+    """What a run that is about to begin will take; None of several ranks, and where finding out takes as long or is not
+    worth it.
 
     Raises:
         InputError: more memory than `max_memory`.
     """
-    limit = work.settings.max_memory
-    if not ranks.alone or (limit is None and _guessed(work) < SHORT):
+    limit, of_loop = work.settings.max_memory, work.settings.loop
+    as_long = of_loop.steps is not None and of_loop.steps * of_loop.inner_steps <= 2 * PROBED
+    if not ranks.alone or (limit is None and (as_long or _guessed(work) < SHORT)):
         return None
     try:
         expected = forecast(work, ranks)
@@ -161,9 +163,9 @@ def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work, few: int
         wanted = min(few, 2)
     else:
         wanted = min(2 if few > 1 else 1 + PROBED, of_loop.steps) * few
-    warm = (
-        1 + plan.compile_matching + plan.compile_training
-    )  # before the first sweep, and what compiles in it and after
+    # Not counted: the start, and what compiles, is recorded for a GPU, or comes before a network is trained.
+    eager = work.real.device.type == "cpu" and not plan.compile_matching and not plan.compile_training
+    warm = min(few, 2) if eager else 1 + few + plan.compile_training
     start, *sweeps = _clocked(itertools.islice(begin(lambda sweeps: 0.0), 1 + wanted), work.real.device, warm)
     if of_loop.steps is None:
         assert of_loop.budget is not None  # resolved
@@ -174,7 +176,8 @@ def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work, few: int
         network = _typical(sweeps)
     else:  # the first sweep of a network draws for all of them, and those after it are trained for
         first, *later = sweeps[few:] or sweeps
-        network = first + (of_loop.inner_steps - 1) * statistics.median(later or sweeps[1:few] or [first])
+        rest = statistics.median(later) if later else min(sweeps[1:few], default=first)
+        network = first + (of_loop.inner_steps - 1) * rest
     if of_loop.warm_up:
         seen = len(work.real.images)
         step = loop.train_step(work.real, work.problem, settings, settings.train, work.plan, seen)

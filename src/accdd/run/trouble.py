@@ -41,9 +41,13 @@ def last_finite(
 
 
 def within_memory(
-    begin: Callable[[Plan, Progress, State | None], Iterator[State]], plan: Plan, note: Callable[[str], None]
+    begin: Callable[[Plan, Progress, State | None], Iterator[State]],
+    plan: Plan,
+    note: Callable[[str], None],
+    most_parts: int = 1,
 ) -> Begin:
-    """A loop that matches half as many classes at once when the device's memory does not suffice.
+    """A loop that matches half as many classes at once when the device's memory does not suffice, and then one class in
+    twice as many parts.
 
     The sweep in which it happened is repeated, with the same draws; results change by rounding alone.
 
@@ -51,6 +55,7 @@ def within_memory(
         begin: starts the loop with a plan.
         plan: the first.
         note: told of it.
+        most_parts: that the images of a class may be matched in.
     """
 
     def halving(progress: Progress, since: State | None) -> Iterator[State]:
@@ -62,15 +67,19 @@ def within_memory(
                     yield state
                 return
             except torch.OutOfMemoryError:
-                if current.classes * current.overlapping == 1:
+                if current.classes * current.overlapping > 1:
+                    fewer = "classes" if current.classes > 1 else "overlapping"
+                    current = dataclasses.replace(current, **{fewer: -(-getattr(current, fewer) // 2)})
+                    now = f"{current.classes * current.overlapping} classes at once"
+                elif current.parts < most_parts:
+                    current = dataclasses.replace(current, parts=min(2 * current.parts, most_parts))
+                    now = f"the synthetic images of a class in {current.parts} parts"
+                else:
                     raise
-                fewer = "classes" if current.classes > 1 else "overlapping"
-                current = dataclasses.replace(current, **{fewer: -(-getattr(current, fewer) // 2)})
             # After the exception has let go of what it held.
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
             sweep = 0 if last is None else last.sweep
-            many = current.classes * current.overlapping
-            note(f"Out of memory after sweep {sweep}: going on with {many} classes at once.")
+            note(f"Out of memory after sweep {sweep}: going on with {now}.")
 
     return halving

@@ -68,7 +68,8 @@ def describe_plan(plan: Plan, where: torch.device) -> str:
     }[plan.compile_matching, plan.compile_training]
     many = plan.classes * plan.overlapping
     at_once = "classes one by one" if many == 1 else f"{many} classes at once"
-    return f"On {execution.machine(where)}: {plan.precision}, {at_once}, {compiled}."
+    parts = f", their synthetic images in {plan.parts} parts" if plan.parts > 1 else ""
+    return f"On {execution.machine(where)}: {plan.precision}, {at_once}{parts}, {compiled}."
 
 
 def describe_bank(bank: Bank, count: int) -> str:
