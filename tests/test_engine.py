@@ -154,7 +154,11 @@ def test_a_class_in_parts_is_matched_as_in_one(waves: Dataset, wave_models: Pool
 def test_what_is_no_mean_over_images_stays_in_one_part(waves: Dataset):
     problem, given = problem_of(waves, factor=2), settings({"ipc": 2, "match.synthetic_batch": 100})
     assert engine.most_parts(problem, given) == 8 == 2 * 4  # images stored, decoded by factor 2
-    moments = functools.wraps(problem.summary)(lambda *given: problem.summary(*given))
+
+    @functools.wraps(problem.summary)
+    def moments(forward: Forward, parameters: Parameters, images: Tensor, labels: Tensor) -> Parameters:
+        return problem.summary(forward, parameters, images, labels)
+
     assert engine.most_parts(problem._replace(summary=moments), given) == 1
     batch_norm = problem._replace(forward=Forward(network(num_classes=5, norm="batch")))
     assert [engine.most_parts(batch_norm._replace(frozen=frozen), given) for frozen in (False, True)] == [1, 8]
