@@ -2,9 +2,9 @@
 
     python benchmarks/larger.py imagenette|resnet|tiny-imagenet --out RESULTS_FOLDER [--records FILE]
 
-`imagenette`: 64 pixels, ConvNet-4, about twenty minutes with early-stage models and targets, beside random images and
+`imagenette`: 64 pixels, ConvNet-4, some twenty minutes with early-stage models and targets, beside random images and
 k-means, scores of 100 epochs. `resnet`: two inner iterations of IDC at 128 pixels, for their seconds and memory alone.
-`tiny-imagenet`: 200 classes at 32 pixels, about half an hour with early-stage models and targets. What a command took
+`tiny-imagenet`: 200 classes at 32 pixels, some half an hour with early-stage models and targets. What a command took
 is at the end of its log.txt.
 """
 

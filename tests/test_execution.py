@@ -182,7 +182,7 @@ def test_matching_and_training_are_compiled_for_2000_sweeps_over_cifar_10_one_cl
 def test_photographs_that_would_take_much_memory_are_matched_in_parts():
     images, labels = torch.zeros(1, dtype=torch.uint8).expand(128, 3, 128, 128), torch.arange(128) % 2
     photographs = build("photographs", (images, labels), (images[:2], labels[:2]), class_names=("a", "b"))
-    changes = {"ipc": 10, "network.name": "resnet_ap10", "loop.steps": 1, "targets.count": 0, "precision": "fp32"}
+    changes = {"ipc": 10, "network.name": "resnet_ap10", "loop.steps": 1, "targets.count": 0, "compile": "never"}
     found = [plan(photographs, {**changes, "images.factor": factor}).parts for factor in (1, 2, 3)]
     assert found[0] == 1 < found[1] < found[2]
     assert "one by one, their synthetic images in 3 parts," in words.describe_plan(Plan(parts=3), CPU)

@@ -100,10 +100,10 @@ def test_of_sweeps_that_take_minutes_one_of_each_kind_is_probed(
 
 def test_a_run_of_as_many_sweeps_as_would_be_probed_is_not_foretold(data: Dataset, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(probing, "SHORT", 0.0)
-    told = {**TINY, "targets.count": 0, "loop.inner_steps": 2}
-    for steps, foretold in ((3, False), (4, True)):
+    told = {**TINY, "targets.count": 0, "pool.use": False, "loop.inner_steps": 2}
+    for steps, more, foretold in ((2, {}, False), (3, {}, True), (2, {"pool.use": True}, True)):
         reporter = Notes()
-        accdd.distill(data, 1, settings={**told, "loop.steps": steps}, reporter=reporter)
+        accdd.distill(data, 1, settings={**told, "loop.steps": steps, **more}, reporter=reporter)
         assert any("GB of memory" in line for line in reporter.said) == foretold
 
 

@@ -397,7 +397,8 @@ def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
     real, synthetic = half_costs(problem, settings)
     matching = (synthetic,) if settings.targets.count else (real, synthetic)
     plan = _matching_plan(matching, outer * loop.inner_steps, data, settings, loop.budget)
-    parts = min(execution.parts(synthetic.side_by_side(plan.classes), where), most_parts(problem, settings))
+    # Compiled, it holds far less of what it writes: 5 GB of 59 (RESULTS.md).
+    parts = 1 if plan.compile_matching else min(execution.parts(synthetic, where), most_parts(problem, settings))
     on_real = bool(loop.train_images) or not loop.train_epochs
     recipe = settings.train if on_real else problem.recipe
     seen = len(data.images) if on_real else decoded(problem, settings.ipc) * data.num_classes

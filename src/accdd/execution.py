@@ -89,8 +89,8 @@ COMPILED_SHARE, COMPILED_OPERATION_SHARE = 0.7, 0.2
 CUDA_COMPILED_SHARE = 0.35
 """The former on a GPU, where what surrounds the products takes longer than they do."""
 PART_BYTES = 16e9
-"""What the synthetic half of a class may write on a CPU before it is done in parts; it holds about a third of that at
-once (RESULTS.md)."""
+"""What the synthetic half of a class may write on a CPU, uncompiled, before it is done in parts; it holds about a third
+of that at once (RESULTS.md)."""
 
 
 def device(name: str) -> torch.device:

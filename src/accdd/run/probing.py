@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from accdd import augmented_models as models
-from accdd import engine, execution, formation, loop, training
+from accdd import config, engine, execution, formation, loop, training
 from accdd.augmented_models import pool
 from accdd.config import InputError, Settings, Train
 from accdd.data import Dataset
@@ -69,15 +69,16 @@ def foretell(work: Work, ranks: Ranks = ALONE) -> Forecast | None:
     Raises:
         InputError: more memory than `max_memory`.
     """
-    limit, of_loop = work.settings.max_memory, work.settings.loop
-    as_long = of_loop.steps is not None and of_loop.steps * of_loop.inner_steps <= 2 * PROBED
+    settings, limit = work.settings, work.settings.max_memory
+    of_loop, others = settings.loop, settings.pool.use or settings.targets.count or settings.score.seeds
+    as_long = of_loop.steps is not None and of_loop.steps * of_loop.inner_steps <= _probed(of_loop) and not others
     if not ranks.alone or (limit is None and (as_long or _guessed(work) < SHORT)):
         return None
     try:
         expected = forecast(work, ranks)
     except torch.OutOfMemoryError:
         if limit is None:
-            return None  # the run may get by with fewer classes at once, and what scores it comes after it is saved
+            return None  # the run may get by with fewer classes, or parts, at once; it is saved before it is scored
         raise InputError(f"This run takes more GPU memory than --max-memory {limit:g}. {SMALLER}") from None
     if limit is not None and expected.memory > limit * 1e9:
         raise InputError(
@@ -99,7 +100,7 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
         torch.cuda.reset_peak_memory_stats(where)
     fresh = models.source(architecture, where, settings, None)
     # One network after the other for as long as it is asked, each for a few sweeps.
-    few = min(settings.loop.inner_steps, PROBED)
+    few = _few(settings.loop)
     probing = dataclasses.replace(
         settings, loop=dataclasses.replace(settings.loop, warm_up=0, steps=None, inner_steps=few)
     )
@@ -156,17 +157,24 @@ def _guessed(work: Work) -> float:
     return made + min(distilling, math.inf if of_loop.budget is None else of_loop.budget)
 
 
+def _few(of_loop: config.Loop) -> int:
+    """Probed sweeps of each network."""
+    return min(of_loop.inner_steps, PROBED)
+
+
+def _probed(of_loop: config.Loop) -> int:
+    """Probed sweeps, unless they take long; of a run that ends by the clock only its memory is asked."""
+    few = _few(of_loop)
+    return min(few, 2) if of_loop.steps is None else few * min(2 if few > 1 else 1 + PROBED, of_loop.steps)
+
+
 def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work, few: int) -> float:
     """Seconds of the loop, probed with `few` sweeps to a network."""
     settings, of_loop, plan = work.settings, work.settings.loop, work.plan
-    if of_loop.steps is None:  # by the clock: what is asked is the memory
-        wanted = min(few, 2)
-    else:
-        wanted = min(2 if few > 1 else 1 + PROBED, of_loop.steps) * few
     # Not counted: the start, and what compiles, is recorded for a GPU, or comes before a network is trained.
     eager = work.real.device.type == "cpu" and not plan.compile_matching and not plan.compile_training
     warm = min(few, 2) if eager else 1 + few + plan.compile_training
-    start, *sweeps = _clocked(itertools.islice(begin(lambda sweeps: 0.0), 1 + wanted), work.real.device, warm)
+    start, *sweeps = _clocked(itertools.islice(begin(lambda sweeps: 0.0), 1 + _probed(of_loop)), work.real.device, warm)
     if of_loop.steps is None:
         assert of_loop.budget is not None  # resolved
         return of_loop.budget
