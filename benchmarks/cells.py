@@ -1,9 +1,9 @@
 """Studies cell by cell: how the numbers of RESULTS.md are made.
 
 A cell is one `accdd distill` and one `accdd evaluate`, each run as a user would run it. A cell whose result is there is
-skipped, so a study that was stopped goes on where it was, and with `--records FILE` also on another machine: a line
-for each cell, as in benchmarks/records/. Afterwards a table is printed. With several workers one cell
-may be scored while another is distilled.
+skipped, so a study that was stopped goes on where it was, and with `--records FILE` also on another machine: a line for
+each cell, as in benchmarks/records/. Afterwards a table is printed. With several workers one cell may be scored while
+another is distilled.
 """
 
 import argparse

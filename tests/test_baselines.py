@@ -241,7 +241,7 @@ def test_evaluate_scores_by_several_protocols_and_the_whole_set_once(run: Path):
     assert len(record["label_robustness"]) == 2 and len(record["augmentation_robustness"]) == 1
     snapshots = evaluate(run, "--protocol dsa,idc,dsa --snapshots --seeds 1 --json")
     found = [each["protocol"] for each in json.loads(snapshots.stdout)["scores"]]
-    assert found == [f"{name}, 1 epochs" for name in ("dsa", "idc") for _ in found[::2]]
+    assert found and found == [f"{name}, 1 epochs" for name in ("dsa", "idc") for _ in found[::2]]
     for given in ([], None, ["idc", 3]):
         with pytest.raises(InputError, match=r"Expected one of idc, quick, .* or a list of some"):
             accdd.evaluate(run, protocol=given)  # pyright: ignore[reportArgumentType]

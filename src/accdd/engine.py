@@ -125,9 +125,7 @@ def synthetic_summary(
     problem: Problem, parameters: Parameters, stored: Tensor, label: Tensor, drawn: Draw, subset: Tensor
 ) -> Parameters:
     """What a class's synthetic images do to the network; arguments as for `synthetic_half`."""
-    decoded = problem.decode(stored)[subset]
-    batch = augment.augmented(decoded, drawn, problem.mean, problem.std)
-    return problem.summary(problem.forward, parameters, batch, label.expand(len(batch)))
+    return real_half(problem, parameters, problem.decode(stored)[subset], label, drawn)  # both are seen alike
 
 
 def synthetic_slope(

@@ -9,7 +9,7 @@ from accdd.evaluation.metrics import (
     paired,
     storage,
 )
-from accdd.evaluation.protocols import PROTOCOLS, WHOLE, Case, Protocol, suited
+from accdd.evaluation.protocols import PROTOCOLS, WHOLE, Case, Protocol, rule_of, suited
 from accdd.evaluation.scores import Score, network_keys, score
 from accdd.evaluation.sets import apart, origin, recorded, test_data, training_data
 from accdd.evaluation.tables import STYLES, table
@@ -37,6 +37,7 @@ __all__ = [
     "origin",
     "paired",
     "recorded",
+    "rule_of",
     "score",
     "storage",
     "suited",

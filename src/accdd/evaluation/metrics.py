@@ -158,8 +158,7 @@ class Comparison(NamedTuple):
     def __str__(self) -> str:
         """As in 'runs/a - herding: +12.3 points [+11.0, +13.1] (convnet, n = 5, protocol idc)'."""
         within = "" if self.interval is None else " [{:+.1f}, {:+.1f}]".format(*self.interval)
-        facts = f"({self.network}, n = {self.n}, protocol {self.protocol})"
-        return f"{self.set} - {self.other}: {self.difference:+.1f} points{within} {facts}"
+        return f"{self.set} - {self.other}: {self.difference:+.1f} points{within} {_facts(self)}"
 
 
 def comparisons(scores: Sequence[Score], key: Key) -> list[Comparison]:
@@ -195,8 +194,7 @@ class LabelRobustness(NamedTuple):
 
     def __str__(self) -> str:
         """As in 'runs/a: HLR 0.212, IOR 0.301, LRS 0.306 (convnet, n = 5, protocol ddranking-hard)'."""
-        facts = f"({self.network}, n = {self.n}, protocol {self.protocol})"
-        return f"{self.set}: HLR {self.hlr:.3f}, IOR {self.ior:.3f}, LRS {self.lrs:.3f} {facts}"
+        return f"{self.set}: HLR {self.hlr:.3f}, IOR {self.ior:.3f}, LRS {self.lrs:.3f} {_facts(self)}"
 
 
 def label_robustness(scores: Sequence[Score]) -> list[LabelRobustness]:
@@ -229,8 +227,7 @@ class AugmentationRobustness(NamedTuple):
     def __str__(self) -> str:
         """As in 'runs/a: IOR 0.301 with augmentation, 0.210 without, ARS 0.393 (convnet, n = 5, protocol ...)'."""
         over_random = f"IOR {self.with_augmentation:.3f} with augmentation, {self.without:.3f} without"
-        facts = f"({self.network}, n = {self.n}, protocol {self.protocol})"
-        return f"{self.set}: {over_random}, ARS {self.ars:.3f} {facts}"
+        return f"{self.set}: {over_random}, ARS {self.ars:.3f} {_facts(self)}"
 
 
 def augmentation_robustness(scores: Sequence[Score]) -> list[AugmentationRobustness]:
@@ -248,6 +245,11 @@ def augmentation_robustness(scores: Sequence[Score]) -> list[AugmentationRobustn
             rounded = [round(value, 4) for value in values]
             found.append(AugmentationRobustness(own.set, own.network, own.protocol, own.n, *rounded))
     return found
+
+
+def _facts(told: Comparison | LabelRobustness | AugmentationRobustness) -> str:
+    """What no number is told without."""
+    return f"({told.network}, n = {told.n}, protocol {told.protocol})"
 
 
 def _sets(scores: Sequence[Score]) -> list[Score]:

@@ -194,6 +194,11 @@ WHOLE = Protocol(
 """How networks are trained on the whole set. Not among `PROTOCOLS`: sets of a few images are not scored by it."""
 
 
+def rule_of(label: str) -> str:
+    """The name of the protocol that was asked for, of one with what was suited or changed behind a comma."""
+    return label.partition(",")[0]
+
+
 def suited(protocol: Protocol, case: Case) -> Protocol:
     """The protocol as its source applies it to what is scored, and without flips where mirroring changes the class.
 

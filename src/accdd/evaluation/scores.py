@@ -15,7 +15,7 @@ from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.evaluation import trials
 from accdd.evaluation.kept import KeptTrials, Trial
-from accdd.evaluation.protocols import Protocol
+from accdd.evaluation.protocols import Protocol, rule_of
 from accdd.evaluation.trials import USUAL, Way
 from accdd.keys import SCHEME, Key
 from accdd.networks import Architecture, identity
@@ -64,7 +64,7 @@ class Score:
     @property
     def rule(self) -> str:
         """The protocol as it was asked for: its name without what was suited to the data, and the epochs."""
-        return self.protocol.partition(",")[0]
+        return rule_of(self.protocol)
 
     @property
     def n(self) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from accdd import files
 from accdd.config import InputError
+from accdd.evaluation import rule_of
 from accdd.report import charts, page, pictures, reading
 from accdd.report.page import Scored, scored
 from accdd.report.pictures import Sheet
@@ -54,10 +55,10 @@ def protocols(names: Sequence[str], listed: Sequence[Seen]) -> dict[str, str]:
         InputError: no protocol is common to all: accuracies by different ones do not say which set is better.
     """
     scored_ = [(name, seen) for name, seen in zip(names, listed, strict=True) if seen.scores]
-    for base in dict.fromkeys(_base(row) for _, seen in scored_[:1] for row in reversed(seen.scores)):
+    for base in dict.fromkeys(rule_of(row.protocol) for _, seen in scored_[:1] for row in reversed(seen.scores)):
         common: dict[str, list[str]] = {}
         for _, seen in scored_:
-            own = [row.protocol for row in seen.scores if _base(row) == base]
+            own = [row.protocol for row in seen.scores if rule_of(row.protocol) == base]
             common[seen.key] = [each for each in common.get(seen.key, own) if each in own]
         if all(common.values()):
             return {key: found[-1] for key, found in common.items()}
@@ -70,10 +71,6 @@ def protocols(names: Sequence[str], listed: Sequence[Seen]) -> dict[str, str]:
         "so their accuracies do not compare. Expected one protocol: leave one out, or score them alike with "
         "accdd evaluate --keep."
     )
-
-
-def _base(row: Row) -> str:
-    return row.protocol.split(",")[0]
 
 
 def render(names: Sequence[str], listed: Sequence[Seen]) -> str:

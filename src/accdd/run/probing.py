@@ -100,9 +100,8 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
         torch.cuda.reset_peak_memory_stats(where)
     fresh = models.source(architecture, where, settings, None)
     # One network after the other for as long as it is asked, each for a few sweeps.
-    few = _few(settings.loop)
     probing = dataclasses.replace(
-        settings, loop=dataclasses.replace(settings.loop, warm_up=0, steps=None, inner_steps=few)
+        settings, loop=dataclasses.replace(settings.loop, warm_up=0, steps=None, inner_steps=_few(settings.loop))
     )
     seconds, pools = {"pool": 0.0}, 0
     if settings.pool.use:
@@ -116,7 +115,7 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
         seconds["targets"] = missing * each
         held += 2 * min(missing, BLOCK) * bank.bytes_per_target  # a block, and its tensors put together to be written
         begin = functools.partial(loop.distill_on_targets, real, bank.problem, cast(Bank, _Always(target)), probing)
-    seconds["distilling"] = _distilling(functools.partial(begin, work.plan, ranks=ranks), work, few)
+    seconds["distilling"] = _distilling(functools.partial(begin, work.plan, ranks=ranks), work)
     seconds["scoring"] = _scoring(work)
     made = missing * bank.bytes_per_target + (pools if seconds["pool"] else 0)
     rounded = {name: round(each, 3) for name, each in seconds.items()}
@@ -168,9 +167,10 @@ def _probed(of_loop: config.Loop) -> int:
     return min(few, 2) if of_loop.steps is None else few * min(2 if few > 1 else 1 + PROBED, of_loop.steps)
 
 
-def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work, few: int) -> float:
-    """Seconds of the loop, probed with `few` sweeps to a network."""
+def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work) -> float:
+    """Seconds of the loop, probed with a few sweeps to a network."""
     settings, of_loop, plan = work.settings, work.settings.loop, work.plan
+    few = _few(of_loop)
     # Not counted: the start, and what compiles, is recorded for a GPU, or comes before a network is trained.
     eager = work.real.device.type == "cpu" and not plan.compile_matching and not plan.compile_training
     warm = min(few, 2) if eager else 1 + few + plan.compile_training
