@@ -8,7 +8,7 @@ import helpers
 import pytest
 import torch
 
-from accdd.augmented_models import EarlyStageModel, pool
+from accdd.augmented_models import EarlyStageModel
 from accdd.data import Dataset
 
 
@@ -54,7 +54,7 @@ def data() -> Dataset:
 @pytest.fixture(scope="session")
 def early_models(data: Dataset) -> tuple[EarlyStageModel, ...]:
     """Three networks after one epoch."""
-    return pool.build(data, helpers.network(), helpers.settings({"pool.networks": 3}))
+    return helpers.trained(data, helpers.network(), helpers.settings({"pool.networks": 3}))
 
 
 @pytest.fixture(scope="session")
@@ -66,4 +66,4 @@ def waves() -> Dataset:
 @pytest.fixture(scope="session")
 def wave_models(waves: Dataset) -> tuple[EarlyStageModel, ...]:
     """Three networks for the waves after one epoch."""
-    return pool.build(waves, helpers.network(num_classes=5), helpers.settings({"pool.networks": 3}))
+    return helpers.trained(waves, helpers.network(num_classes=5), helpers.settings({"pool.networks": 3}))

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers import Pool, early_stage, network, settings, several
+from helpers import Pool, early_stage, network, settings, several, trained
 from torch import Tensor
 
 from accdd import defaults, loop, methods, parallel
-from accdd.augmented_models import pool
 from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.loop import State
@@ -59,7 +58,7 @@ def run(data: Dataset, models: Pool, changes: dict[str, Any], ranks: Ranks) -> S
 def runs(ranks: Ranks) -> dict[str, tuple[Tensor, Tensor]]:
     """Images and losses of all classes after some sweeps, by host."""
     data = several(CLASSES)
-    models = pool.build(data, network(num_classes=CLASSES), settings({"pool.networks": 3}))
+    models = trained(data, network(num_classes=CLASSES), settings({"pool.networks": 3}))
     found = {}
     for name, changes in HOSTS.items():
         last = run(data, models, changes, ranks)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from accdd import execution
-from accdd.augmented_models import EarlyStage, EarlyStageModel, Fresh, Perturbed, Source
+from accdd.augmented_models import EarlyStage, EarlyStageModel, Fresh, Perturbed, Source, pool
 from accdd.config import Network as NetworkSettings
 from accdd.config import Perturb, Settings, override
 from accdd.data import Dataset, build
@@ -26,17 +26,23 @@ CPU = torch.device("cpu")
 Pool = tuple[EarlyStageModel, ...]
 
 
-def fresh(pool: Pool) -> Source:
-    del pool
+def trained(data: Dataset, architecture: Architecture, given: Settings, *told: Any) -> Pool:
+    """All early-stage models, in the order in which a pool has them."""
+    found = {network: own for group in pool.build(data, architecture, given, *told) for network, own in group.items()}
+    return tuple(member for network in sorted(found) for member in found[network])
+
+
+def fresh(members: Pool) -> Source:
+    del members
     return Fresh(network(), CPU)
 
 
-def early_stage(pool: Pool) -> Source:
-    return EarlyStage(pool)
+def early_stage(members: Pool) -> Source:
+    return EarlyStage(members)
 
 
-def perturbed(pool: Pool) -> Source:
-    return Perturbed(EarlyStage(pool), Perturb())
+def perturbed(members: Pool) -> Source:
+    return Perturbed(EarlyStage(members), Perturb())
 
 
 SOURCES: tuple[Callable[[Pool], Source], ...] = (fresh, early_stage, perturbed)

@@ -19,11 +19,11 @@ from helpers import (
     problem,
     settings,
     tiny,
+    trained,
 )
 from torch import Tensor, nn
 
 from accdd import engine, training
-from accdd.augmented_models import pool
 from accdd.config import Train
 from accdd.data import Dataset
 from accdd.evaluation import Protocol, Way, network_keys, score
@@ -203,7 +203,7 @@ def test_a_training_step_is_torch_s_own(data: Dataset):
 
 
 def test_an_early_stage_pool_holds_weights_alone(data: Dataset):
-    members: Pool = pool.build(data, convnet(), settings({"network.norm": "batch", "pool.networks": 2}))
+    members: Pool = trained(data, convnet(), settings({"network.norm": "batch", "pool.networks": 2}))
     for member in members:
         assert member.parameters.keys() == convnet().initialise(Key(0)).keys()
 

@@ -103,18 +103,19 @@ def abc(folder: Path) -> None:
 def test_exports_and_entries_of_the_cache_are_known(tmp_path: Path):
     artifact.export(distilled(), "png", tmp_path / "png")
     assert check(tmp_path / "png").kind == "export" and check(tmp_path / "png").sound
-    entry = files.cached("pools", {"data": "x"}, abc)
+    entry = files.cached("data", {"data": "x"}, abc)
     assert told(entry) == {".": "whole"}
     (entry / "a").write_text("abd")
     assert told(entry) == {"a": "damaged"}
     (entry / "a").unlink()
     assert told(entry) == {"a": "missing"}
-    bank = tmp_path / "bank"
-    files.write_text(bank / "bank.json", "{}")
-    files.made(bank / "000000", abc)
-    assert told(bank) == {"bank.json": "unknown", "000000": "whole"}
-    (bank / "000000" / "a").write_text("abd")
-    assert told(bank)["000000"] == "damaged"
+    for index in ("bank.json", "pool.json"):
+        growing = tmp_path / index
+        files.write_text(growing / index, "{}")
+        files.made(growing / "000000", abc)
+        assert told(growing) == {index: "unknown", "000000": "whole"}
+        (growing / "000000" / "a").write_text("abd")
+        assert told(growing)["000000"] == "damaged"
 
 
 def test_what_accdd_did_not_make_is_refused(tmp_path: Path):
@@ -132,8 +133,7 @@ def kept(kind: str, number: int, size: int, age: float, **about: str) -> Path:
 
     def fill(folder: Path) -> None:
         (folder / "a").write_bytes(bytes(size))
-        if kind == "data":
-            (folder / "data.json").write_text(json.dumps(about))
+        (folder / {"data": "data.json", "pools": "pool.json"}[kind]).write_text(json.dumps(about))
 
     path = files.cached(kind, {"number": number, **({} if kind == "data" else about)}, fill)
     return aged(path, age)
@@ -190,16 +190,17 @@ def test_what_is_in_use_or_unknown_stays():
     assert not used.exists() and all((folder / "thesis.txt").exists() for folder in mine)
 
 
-def test_scores_and_what_is_left_inside_a_bank_go_too():
+@pytest.mark.parametrize("kind, index", [("targets", "bank.json"), ("pools", "pool.json")])
+def test_scores_and_what_is_left_inside_a_bank_or_a_pool_go_too(kind: str, index: str):
     root = files.cache_folder()
-    scores, bank = root / "scores" / ("0" * 32 + ".json"), root / "targets" / ("1" * 32)
+    scores, bank = root / "scores" / ("0" * 32 + ".json"), root / kind / ("1" * 32)
     files.write_text(scores, "{}")
-    files.write_text(bank / "bank.json", "{}")
+    files.write_text(bank / index, "{}")
     left = bank / ".000001.0123456789abcdef.tmp"
     left.mkdir()
     aged(root, 30 * HOUR)
     assert {entry.path: entry.kind for entry in cache.entries()} == {
-        root / "scores": "scores", bank: "targets", left: "left over"
+        root / "scores": "scores", bank: kind, left: "left over"
     }  # fmt: skip
     assert told(bank)[left.name] == "unknown"
     assert cache.prune(older_than=29 * HOUR) and not scores.exists() and not bank.exists()

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Notes, network, settings
+from helpers import Notes, network, settings, trained
 
 import accdd
-from accdd import cache, execution, executor, files
+from accdd import execution, executor, files
 from accdd.augmented_models import pool
 from accdd.config import InputError
 from accdd.data import Dataset
@@ -167,8 +167,6 @@ def test_pools_targets_and_scores_on_workers_are_those_made_here(
     done = sorted(line for line in told["local:2"] if line.startswith("Done: "))
     assert len(done) == 2 + 1 + 4 and "Done: blocks 0 to 1." in done
     assert not any(line.startswith("Done: ") for line in told["inline"])
-    cached = {entry.kind for entry in cache.entries()}
-    assert "pool-members" not in cached, "they are in the pool now"
     assert not list((tmp_path / "local2" / "executor").iterdir())
     again = Notes()
     accdd.build_targets(source, settings=small, executor="local:2", reporter=again)
@@ -195,12 +193,14 @@ def test_an_unknown_executor_is_refused_before_anything_is_made(data: Dataset, c
 
 def test_a_damaged_network_that_was_trained_ahead_is_trained_again(data: Dataset):
     given, shape = settings({"pool.networks": 2}), network()
-    expected = pool.build(data, shape, given, networks=[0]), pool.build(data, shape, given, networks=[1])
+    expected = [trained(data, shape, given, lambda share: None, [number]) for number in (0, 1)]
     for number in (0, 1):
         pool.build_member(data, shape, given, number)
-    file = pool.member_entry(data, shape, given, 1) / "0.safetensors"
+    assert pool.missing(data, shape, given) == []
+    (file,) = files.cache_folder().glob("pools/*/000001/0.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    found = pool.load_or_build(data, shape, given).models
+    with pytest.warns(UserWarning, match="is damaged.*is built again"):
+        found = pool.load_or_build(data, shape, given).models
     for mine, theirs in zip(found, [*expected[0], *expected[1]], strict=True):
         assert mine.network == theirs.network
         assert all(torch.equal(value, theirs.parameters[name]) for name, value in mine.parameters.items())

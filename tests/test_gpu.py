@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CPU, Pool, assert_same, network, settings
+from helpers import CPU, Pool, assert_same, network, settings, trained
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 import accdd
 from accdd import defaults, engine, evaluation, execution, loop, networks, training
-from accdd.augmented_models import EarlyStage, pool
+from accdd.augmented_models import EarlyStage
 from accdd.config import Train
 from accdd.data import Dataset, build
 from accdd.engine import Problem, Sweep
@@ -134,9 +134,7 @@ def test_the_first_sweeps_of_every_method_agree_with_those_of_the_cpu(
 
 def test_a_pool_is_the_same_networks_side_by_side_as_on_the_cpu(waves: Dataset):
     given = settings({"pool.networks": 3, "precision": "fp32"})
-    one, other = (
-        pool.build(waves.to(where), network(num_classes=5), given) for where in (CPU, execution.device("cuda"))
-    )
+    one, other = (trained(waves.to(where), network(num_classes=5), given) for where in (CPU, execution.device("cuda")))
     for left, right in zip(one, other, strict=True):
         assert right.parameters["convs.0.weight"].is_cuda
         assert_close = torch.testing.assert_close

@@ -1,15 +1,15 @@
 """The model pool: what is kept and when, in which order, and that it is trained once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Pool, assert_same, network, settings, stripes
+from helpers import Pool, assert_same, network, settings, stripes, trained
 
-from accdd import augment, execution, targets, training
+from accdd import augment, execution, files, targets, training
 from accdd.augmented_models import load_or_build, pool, source
 from accdd.augmented_models.sources import drawn
 from accdd.config import InputError
@@ -22,7 +22,7 @@ WITHOUT_AUGMENTATION = {"pool.augment": [[]], "train.augment": [], "train.cutmix
 
 
 def built(data: Dataset, changes: Mapping[str, Any], shape: Architecture | None = None) -> Pool:
-    return pool.build(data, shape or network(), settings(changes))
+    return trained(data, shape or network(), settings(changes))
 
 
 def refuse(*args: Any) -> None:
@@ -33,7 +33,7 @@ def test_a_second_call_takes_the_pool_from_the_cache(data: Dataset, monkeypatch:
     given = settings({"pool.epochs": [0, 1]})
     first = load_or_build(data, network(), given)
     members = first.models
-    assert_same([m.parameters for m in members], [m.parameters for m in pool.build(data, network(), given)])
+    assert_same([m.parameters for m in members], [m.parameters for m in trained(data, network(), given)])
     monkeypatch.setattr(pool, "build", refuse)
     second = load_or_build(data, network(), given)
     again = second.models
@@ -43,14 +43,63 @@ def test_a_second_call_takes_the_pool_from_the_cache(data: Dataset, monkeypatch:
     assert_same([m.parameters for m in again], [m.parameters for m in members])
 
 
+def names_of(models: Iterable[pool.EarlyStageModel]) -> list[tuple[int, float]]:
+    return [(model.network, model.epoch) for model in models]
+
+
+def test_a_larger_pool_begins_with_a_smaller_one(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Sequence[int]] = []
+    build = pool.build
+
+    def watching(*args: Any) -> Any:
+        asked.append(list(args[-1]))
+        return build(*args)
+
+    monkeypatch.setattr(pool, "build", watching)
+    small, large, again = (load_or_build(data, network(), settings({"pool.networks": n})) for n in (1, 3, 2))
+    assert asked == [[0], [1, 2]]
+    assert small.folder == large.folder == again.folder
+    assert_same([m.parameters for m in again.models], [m.parameters for m in large.models[:2]])
+    assert_same([m.parameters for m in small.models], [m.parameters for m in large.models[:1]])
+    assert small.seconds < again.seconds < large.seconds
+
+
+def test_a_pool_that_was_stopped_keeps_the_networks_that_were_done(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(execution, "at_once", lambda networks, cost, where: 1)
+    train, left = pool._train_together, [1]
+
+    def stopping(*args: Any) -> Any:
+        if not left:
+            raise RuntimeError
+        left.pop()
+        return train(*args)
+
+    given = settings({"pool.networks": 3, "pool.augment": [["crop"], ["flip"], []]})
+    expected = trained(data, network(), given)
+    monkeypatch.setattr(pool, "_train_together", stopping)
+    with pytest.raises(RuntimeError):
+        load_or_build(data, network(), given)
+    assert pool.missing(data, network(), given) == [1, 2]
+    left[:] = [1, 1]  # what is missing, and no more
+    models = load_or_build(data, network(), given).models
+    assert not left and pool.missing(data, network(), given) == []
+    assert names_of(models) == [(0, 1), (1, 1), (2, 1)]
+    assert_same([m.parameters for m in models], [m.parameters for m in expected])
+
+
+def test_networks_are_looked_for_without_leaving_anything(data: Dataset):
+    assert pool.missing(data, network(), settings({"pool.seed": 77})) == [0, 1]
+    assert not list((files.cache_folder() / "pools").glob("*"))
+
+
 def folder_of(
     data: Dataset, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, Any], shape: Architecture | None = None
 ) -> Path:
     """Where a pool is kept; nothing is trained."""
 
-    def initial(*args: Any) -> Pool:
-        del args
-        return (pool.EarlyStageModel(0, 0.0, 0.0, network().initialise(Key(0))),)
+    def initial(*args: Any) -> list[dict[int, Pool]]:
+        member = pool.EarlyStageModel(0, 0.0, 0.0, network().initialise(Key(0)))
+        return [{number: (member,) for number in args[-1]}]
 
     monkeypatch.setattr(pool, "build", initial)
     return load_or_build(data, shape or network(), settings(changes)).folder
@@ -59,7 +108,7 @@ def folder_of(
 @pytest.mark.parametrize(
     "changes",
     [{"pool.seed": 1}, {"precision": "bf16"}, {"compile": "never"},
-     {"pool.epochs": 2}, {"pool.networks": 3}, {"pool.lr_scales": [1.0]}, {"pool.augment": [[]]},
+     {"pool.epochs": 2}, {"pool.lr_scales": [1.0]}, {"pool.augment": [[]]},
      {"train.lr": 0.02}, {"train.batch": 4}, {"train.cutmix": 0.0}, {"train.momentum": 0.0},
      {"train.weight_decay": 0.0}],
     ids=str,
@@ -240,5 +289,5 @@ def test_members_need_no_gradients_and_share_no_memory(data: Dataset):
 
 def test_progress_is_told_up_to_the_last_step(data: Dataset):
     told: list[float] = []
-    pool.build(data, network(), settings({"pool.epochs": 2}), told.append)
+    trained(data, network(), settings({"pool.epochs": 2}), told.append)
     assert told == pytest.approx([done / 12 for done in range(1, 13)])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import Pool, assert_same, early_stage, perturbed, problem, settings, stripes
 
-from accdd import augment, defaults, engine, loop, targets
+from accdd import augment, defaults, engine, execution, loop, targets
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.engine import Sweep
@@ -201,10 +201,11 @@ def test_a_sweep_on_targets_never_asks_the_real_half(
     def asked(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(engine, "real_half", asked)
+    states = distill_on_targets(data, problem(data), bank(data, early_models), resolved(data))
+    next(states)  # what it starts from are real images
+    monkeypatch.setattr(execution, "gather", asked)  # as every real half does with its batch
     monkeypatch.setattr(Bank, "make", asked)
-    states = list(distill_on_targets(data, problem(data), bank(data, early_models), resolved(data)))
-    assert len(states) == 31
+    assert len(list(states)) == 30
 
 
 def test_only_the_drawn_synthetic_images_of_a_sweep_move(data: Dataset, early_models: Pool):

@@ -42,18 +42,15 @@ def build_pool(
     real, resolved = course.read(source, config.override(Settings(), given), reporter)
     architecture = course.architecture_for(resolved.network, real)
     reporter.note(run.describe(real, resolved, architecture)[0])
-    whole = pool.entry(real, architecture, resolved)
-    if executor != "inline" and not whole.exists():
+    missing = pool.missing(real, architecture, resolved) if executor != "inline" else []
+    if missing:
         reporter.phase("early-stage models")
-        members = {n: pool.member_entry(real, architecture, resolved, n) for n in range(resolved.pool.networks)}
         with executors.marks() as folder:
             tasks = [
-                executors.marked(f"network {n}", _pool_member, (source, given, n), folder / str(n))
-                for n, entry in members.items()
-                if not entry.exists()
+                executors.marked(f"network {n}", _pool_member, (source, given, n), folder / str(n)) for n in missing
             ]
             executors.run(tasks, executor, reporter.note)
-        if not whole.exists() and not all(entry.exists() for entry in members.values()):
+        if pool.missing(real, architecture, resolved):
             raise _made_elsewhere(real, resolved)
     built = course.early_stage_models(real, architecture, resolved, reporter)
     assert built  # pool.use is set above

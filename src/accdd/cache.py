@@ -27,8 +27,11 @@ IN_USE = 3600.0
 LEFT_OVER_IN_USE = 86400.0
 """Seconds, of what is still being built: early-stage models may be trained for hours before the first is written."""
 
-KINDS = {"pools": "key.json", "pool-members": "key.json", "data": "key.json", "targets": "bank.json"}
+KINDS = {"pools": "pool.json", "data": "key.json", "targets": "bank.json"}
 """The folders of entries, with the file that makes one of theirs known."""
+
+GROWING = ("pools", "targets")
+"""Those whose entries are made part by part."""
 
 WHOLE = ("compiled", "datasets", "scores", "executor")
 """Folders that go as a whole: other libraries fill the first two, scores and what workers say are small files."""
@@ -56,8 +59,8 @@ def entries() -> list[Entry]:
     found = []
     for path in sorted(root.iterdir()) if root.is_dir() else []:
         inside = sorted(path.iterdir()) if path.name in KINDS and path.is_dir() and not path.is_symlink() else [path]
-        if path.name == "targets":  # a bank is made block by block
-            inside += [left for bank in inside for left in bank.glob(".*") if files.LEFT_OVER.fullmatch(left.name)]
+        if path.name in GROWING:
+            inside += [left for entry in inside for left in entry.glob(".*") if files.LEFT_OVER.fullmatch(left.name)]
         found += [_entry(each, root, names) for each in inside if not locks.LOCK.fullmatch(each.name)]
     return sorted(found, key=lambda entry: entry.used)
 

@@ -201,14 +201,12 @@ def cached(
 
 def made(entry: Path, build: Callable[[Path], None], *, hashed_up_to: int | None = None) -> Path:
     """The folder `entry`, built first if it is not there, as for `cached`."""
-    if _usable(entry, hashed_up_to):
-        with contextlib.suppress(OSError):  # a cache that can only be read
-            os.utime(entry / MANIFEST)  # when it was last used: `accdd cache prune` goes by that
+    if usable(entry, hashed_up_to=hashed_up_to):
         return entry
     with contextlib.suppress(OSError):  # whoever builds meets that, too, and says it
         _make_folders(entry.parent)
     with locks.turn(entry):
-        if not _usable(entry, hashed_up_to):  # nor was it made in the meantime
+        if not usable(entry, hashed_up_to=hashed_up_to):  # nor was it made in the meantime
             with commit_folder(entry, manifest=True, winner_ok=True) as temporary:
                 build(temporary)
     return entry
@@ -228,8 +226,8 @@ def key_text(key_parts: Mapping[str, Any]) -> str:
     return json.dumps(dict(key_parts), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _usable(entry: Path, hashed_up_to: int | None) -> bool:
-    """Whether a cache entry is there and whole; a damaged one is moved aside."""
+def usable(entry: Path, *, hashed_up_to: int | None = None) -> bool:
+    """Whether a cache entry is there and whole, and if so used now; a damaged one is moved aside with a warning."""
     identity = _identity(entry)
     if identity is None:
         return False
@@ -238,6 +236,9 @@ def _usable(entry: Path, hashed_up_to: int | None) -> bool:
     if problems and _identity(entry) == identity:
         _move_aside(entry, problems)
         return False
+    if not problems:
+        with contextlib.suppress(OSError):  # a cache that can only be read
+            os.utime(entry / MANIFEST)  # `accdd cache prune` goes by that
     return not problems
 
 

@@ -99,7 +99,7 @@ def members() -> tuple[EarlyStageModel, ...]:
 def build_pool(folder: Path) -> None:
     """The pool as it is written, of networks that were not trained."""
     real_build, real_folder = pool.build, files.cache_folder
-    pool.build = lambda *args: members()
+    pool.build = lambda *args: iter([{network: [member] for network, member in enumerate(members())}])
     files.cache_folder = lambda: folder
     try:
         built = pool.load_or_build(helpers.stripes(), helpers.network(), helpers.settings())
@@ -173,7 +173,7 @@ COMMITS = {
         lambda folder: artifact.annotate(distilled(state="new"), folder / "set"),
         found_info,
     ),
-    "pool": Commit(nothing, build_pool, found_entry(build_pool, "pools/*")),
+    "pool": Commit(nothing, build_pool, found_entry(build_pool, "pools/*/0*")),
     "targets": Commit(make_a_target, build_target, found_entry(build_target, "bank/0*")),
     "export": Commit(
         nothing,

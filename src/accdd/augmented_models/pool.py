@@ -1,18 +1,22 @@
-"""The model pool: N networks trained on the real data for a few epochs, kept at given epochs."""
+"""The model pool: N networks trained on the real data for a few epochs, kept at given epochs.
+
+In the cache a pool is a folder with a folder for each network, made when it is first wanted: a pool of more networks
+begins with those of a smaller one, and what was stopped has the networks that were done.
+"""
 
 import dataclasses
+import functools
 import json
 import math
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from accdd import config, execution, files, training
+from accdd import config, execution, files, locks, training
 from accdd.config import Train
 from accdd.data import Dataset
 from accdd.keys import SCHEME, Key
@@ -55,35 +59,36 @@ def load_or_build(
     settings: config.Settings,
     report: Report = lambda share: None,
 ) -> ModelPool:
-    """The pool for this data, network and recipe, from the cache or trained now.
+    """The pool for this data, network and recipe, from the cache; what it lacks is trained now.
 
     Nothing is chosen by any accuracy: models are kept by epoch.
 
     Raises:
         ArithmeticError: a network diverged.
     """
-    settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
-    ahead = [member_entry(data, architecture, settings, network) for network in range(settings.pool.networks)]
-
-    def write(folder: Path) -> None:
-        began = time.perf_counter()
-        found = {
-            n: _read(path, data) for n, path in enumerate(ahead) if path.exists() and not files.verify_folder(path)
-        }
-        missing = [network for network in range(settings.pool.networks) if network not in found]
-        trained = build(data, architecture, settings, report, missing)
-        members = sorted([*trained, *(member for each in found.values() for member in each.models)], key=_place)
-        apart = sum(each.seconds for each in found.values())
-        _write(folder, members, time.perf_counter() - began + apart)
-
-    folder = files.cached("pools", _parts(data, architecture, settings), write)
-    for path in ahead:  # also where another process has put the pool together
-        shutil.rmtree(path, ignore_errors=True)
-    return _read(folder, data)
+    if missing(data, architecture, settings):
+        folder = _begun(data, architecture, settings)
+        with locks.turn(folder):  # one process trains them all, some side by side
+            began = time.perf_counter()
+            for trained in build(data, architecture, settings, report, missing(data, architecture, settings)):
+                each = (time.perf_counter() - began) / len(trained)
+                for network, members in trained.items():
+                    files.made(_place(folder, network), functools.partial(_write, members, each))
+                began = time.perf_counter()
+    folder = _folder(data, architecture, settings)
+    found = [_read(_place(folder, network), data) for network in range(settings.pool.networks)]
+    models = tuple(member for members, _ in found for member in members)
+    return ModelPool(models, sum(seconds for _, seconds in found), folder)
 
 
-def build_member(data: Dataset, architecture: Architecture, settings: config.Settings, network: int) -> Path:
-    """Train one network of a pool by itself; `load_or_build` finds it where this returns it, and then needs it no more.
+def missing(data: Dataset, architecture: Architecture, settings: config.Settings) -> list[int]:
+    """The networks of the pool that the cache does not have, or has damaged."""
+    folder = _folder(data, architecture, settings)
+    return [network for network in range(settings.pool.networks) if not files.usable(_place(folder, network))]
+
+
+def build_member(data: Dataset, architecture: Architecture, settings: config.Settings, network: int) -> None:
+    """Train one network of a pool by itself, unless the cache has it: what a worker does.
 
     Raises:
         ArithmeticError: it diverged.
@@ -91,43 +96,51 @@ def build_member(data: Dataset, architecture: Architecture, settings: config.Set
 
     def write(folder: Path) -> None:
         began = time.perf_counter()
-        members = build(data, architecture, settings, networks=[network])
-        _write(folder, members, time.perf_counter() - began)
+        (trained,) = build(data, architecture, settings, networks=[network])
+        _write(trained[network], time.perf_counter() - began, folder)
 
-    return files.cached("pool-members", _parts(data, architecture, settings) | {"network": network}, write)
-
-
-def member_entry(data: Dataset, architecture: Architecture, settings: config.Settings, network: int) -> Path:
-    """Where the cache keeps one network of a pool that is not put together yet, or would."""
-    return files.cache_entry("pool-members", _parts(data, architecture, settings) | {"network": network})
+    files.made(_place(_begun(data, architecture, settings), network), write)
 
 
-def _write(folder: Path, members: Sequence[EarlyStageModel], seconds: float) -> None:
-    for position, member in enumerate(members):
-        values = {name: value.cpu() for name, value in member.parameters.items()}
-        files.save_tensors(values, folder / f"{position}.safetensors")
-    index = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
-    record = {"seconds": round(seconds, 2), "models": index}
-    (folder / "pool.json").write_text(json.dumps(record, indent=1))
-
-
-def _read(folder: Path, data: Dataset) -> ModelPool:
-    record = json.loads((folder / "pool.json").read_text())
-    models = tuple(
-        EarlyStageModel(**entry, parameters=load_file(folder / f"{position}.safetensors", device=str(data.device)))
-        for position, entry in enumerate(record["models"])
-    )
-    return ModelPool(models, record["seconds"], folder)
-
-
-def entry(data: Dataset, architecture: Architecture, settings: config.Settings) -> Path:
-    """Where the cache keeps the pool, or would."""
+def _folder(data: Dataset, architecture: Architecture, settings: config.Settings) -> Path:
+    """Where the cache keeps the pool, however many networks it has, or would."""
     return files.cache_entry("pools", _parts(data, architecture, settings))
+
+
+def _begun(data: Dataset, architecture: Architecture, settings: config.Settings) -> Path:
+    """The pool's folder, made if need be."""
+    folder = _folder(data, architecture, settings)
+    if not (folder / "pool.json").exists():
+        files.write_text(folder / "pool.json", files.key_text(_parts(data, architecture, settings)))
+    return folder
 
 
 def _parts(data: Dataset, architecture: Architecture, settings: config.Settings) -> dict[str, Any]:
     settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
-    return key_parts(data, settings) | {"architecture": identity(architecture)}
+    parts = key_parts(data, settings) | {"architecture": identity(architecture)}
+    del parts["pool"]["networks"]
+    return parts
+
+
+def _place(folder: Path, network: int) -> Path:
+    return folder / f"{network:06d}"
+
+
+def _write(members: Sequence[EarlyStageModel], seconds: float, folder: Path) -> None:
+    for position, member in enumerate(members):
+        values = {name: value.cpu() for name, value in member.parameters.items()}
+        files.save_tensors(values, folder / f"{position}.safetensors")
+    index = [{"network": m.network, "epoch": m.epoch, "loss": m.loss} for m in members]
+    (folder / "network.json").write_text(json.dumps({"seconds": round(seconds, 2), "models": index}, indent=1))
+
+
+def _read(folder: Path, data: Dataset) -> tuple[list[EarlyStageModel], float]:
+    record = json.loads((folder / "network.json").read_text())
+    members = [
+        EarlyStageModel(**entry, parameters=load_file(folder / f"{position}.safetensors", device=str(data.device)))
+        for position, entry in enumerate(record["models"])
+    ]
+    return members, record["seconds"]
 
 
 def key_parts(data: Dataset, settings: config.Settings) -> dict[str, Any]:
@@ -156,11 +169,14 @@ def build(
     settings: config.Settings,
     report: Report = lambda share: None,
     networks: Sequence[int] | None = None,
-) -> tuple[EarlyStageModel, ...]:
+) -> Iterator[dict[int, list[EarlyStageModel]]]:
     """Train the networks of a pool (None is all), those of one recipe side by side where that is faster.
 
     They differ in seed, learning rate and augmentation (`pool.lr_scales`, `pool.augment`). The learning rate
     falls at 2/3 and 5/6 of (epochs + 1), so not within two epochs.
+
+    Yields:
+        The snapshots of each network, in the order of their epochs, of those that were trained together.
     """
     pool, where = settings.pool, data.device
     per_epoch = math.ceil(len(data.images) / settings.train.batch)
@@ -169,12 +185,9 @@ def build(
         keep.setdefault(round(epoch * per_epoch), []).append(epoch)
     total = max(keep)
     batch = min(settings.train.batch, len(data.images))
-    members: list[EarlyStageModel] = []
     wanted = range(pool.networks) if networks is None else networks
-    for recipe, all_of_it in recipes(settings).items():
-        own = [network for network in all_of_it if network in wanted]
-        if not own:
-            continue
+    done = 0
+    for recipe, own in recipes(settings, wanted).items():
         step, at_once = training.planned_step(
             architecture, recipe, data.mean, data.std, where, networks=len(own), batch=batch, steps=total,
             compile=settings.compile, precision=settings.precision,
@@ -182,22 +195,17 @@ def build(
         for first in range(0, len(own), at_once):
             together = own[first : first + at_once]
 
-            def report_all(share: float, done: int = len(members), count: int = len(together)) -> None:
-                report((done / len(pool.epochs) + share * count) / len(wanted))
+            def report_all(share: float, done: int = done, count: int = len(together)) -> None:
+                report((done + share * count) / len(wanted))
 
-            members += _train_together(data, architecture, settings, recipe, step, together, keep, total, report_all)
-    return tuple(sorted(members, key=_place))
-
-
-def _place(member: EarlyStageModel) -> tuple[int, float]:
-    """Where it stands in a pool."""
-    return member.network, member.epoch
+            yield _train_together(data, architecture, settings, recipe, step, together, keep, total, report_all)
+            done += len(together)
 
 
-def recipes(settings: config.Settings) -> dict[Train, list[int]]:
-    """How the networks of a pool are trained, and which of them each way."""
+def recipes(settings: config.Settings, networks: Sequence[int]) -> dict[Train, list[int]]:
+    """How some networks of a pool are trained, and which of them each way."""
     found: dict[Train, list[int]] = {}
-    for network in range(settings.pool.networks):
+    for network in networks:
         augment = settings.pool.augment[network % len(settings.pool.augment)]
         found.setdefault(dataclasses.replace(settings.train, augment=augment), []).append(network)
     return found
@@ -213,7 +221,7 @@ def _train_together(
     keep: dict[int, list[float]],
     total: int,
     report: Report,
-) -> list[EarlyStageModel]:
+) -> dict[int, list[EarlyStageModel]]:
     """The snapshots of some networks of a pool, trained with one recipe for `total` steps.
 
     `keep` has the epochs at which they are kept, by step.
@@ -224,19 +232,19 @@ def _train_together(
     scales = torch.tensor([pool.lr_scales[network % len(pool.lr_scales)] for network in networks])
     per_epoch = math.ceil(len(data.images) / recipe.batch)
     losses: list[torch.Tensor] = []
+    members: dict[int, list[EarlyStageModel]] = {network: [] for network in networks}
 
-    def snapshots(trained: training.Trained) -> list[EarlyStageModel]:
+    def keep_now(trained: training.Trained) -> None:
         recent = torch.stack(losses[-per_epoch:]).mean(0).tolist() if losses else [None] * len(networks)
-        kept = []
         for network, loss, parameters in zip(networks, recent, training.networks(trained), strict=True):
             if loss is not None and not math.isfinite(loss):
                 raise ArithmeticError(f"Early-stage network {network} diverged (loss {loss}). Lower train.lr.")
-            for epoch in keep.get(len(losses), []):
+            for epoch in keep[len(losses)]:
                 copy = {name: value.clone() for name, value in parameters.items()}
-                kept.append(EarlyStageModel(network, epoch, loss, copy))
-        return kept
+                members[network].append(EarlyStageModel(network, epoch, loss, copy))
 
-    members = snapshots(trained) if 0 in keep else []
+    if 0 in keep:
+        keep_now(trained)
     for epoch in range(math.ceil(total / per_epoch)):
         at_epoch = [key.at(epoch) for key in keys]
         orders = [torch.randperm(len(data.images), generator=key.generator("order")) for key in at_epoch]
@@ -248,7 +256,7 @@ def _train_together(
         for trained, loss in steps:
             losses.append(loss)
             if len(losses) in keep:
-                members += snapshots(trained)
+                keep_now(trained)
             report(len(losses) / total)
             if len(losses) == total:
                 break

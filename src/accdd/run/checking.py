@@ -58,10 +58,11 @@ def check(path: str | Path) -> Checked:
     present = {entry.name for entry in path.iterdir()}
     if HEADER in present or TENSORS in present:
         return Checked("distilled set", (_set(path, "."),))
-    if "bank.json" in present:
-        return Checked("target bank", tuple(_bank(path)))
     if files.MANIFEST in present or "key.json" in present:
         return Checked("folder with a manifest", tuple(_listed(path)))
+    for index, kind in (("bank.json", "target bank"), ("pool.json", "pool")):
+        if index in present:
+            return Checked(kind, tuple(_growing(path, index)))
     if present.intersection(_RUN):
         finished = "evaluation.json" in present
         return Checked("finished run" if finished else "unfinished run", tuple(_run(path, finished)))
@@ -134,8 +135,9 @@ def _set(folder: Path, name: str) -> Part:
     return Part(name, "whole", f"{len(distilled.labels)} stored images match their checksum")
 
 
-def _bank(path: Path) -> Iterator[Part]:
-    yield _readable(path, "bank.json", lambda text: isinstance(json.loads(text), dict))
+def _growing(path: Path, index: str) -> Iterator[Part]:
+    """The blocks of a bank or the networks of a pool."""
+    yield _readable(path, index, lambda text: isinstance(json.loads(text), dict))
     for folder in sorted(each for each in path.iterdir() if each.is_dir()):
         if re.fullmatch(r"\d{6,}", folder.name):
             yield _part(path, folder, files.verify_folder(folder), "matches its checksums")

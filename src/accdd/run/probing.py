@@ -106,8 +106,7 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
     seconds, pools = {"pool": 0.0}, 0
     if settings.pool.use:
         pools = settings.pool.networks * len(settings.pool.epochs) * _bytes(architecture)
-        if not pool.entry(real, architecture, settings).exists():
-            seconds["pool"] = _pool(real, architecture, settings)
+        seconds["pool"] = _pool(real, architecture, settings, pool.missing(real, architecture, settings))
     missing, held = bank.missing(count) if count else 0, pools
     begin: Callable[..., Iterator[loop.State]] = functools.partial(loop.distill, real, bank.problem, fresh, probing)
     if count:
@@ -207,14 +206,14 @@ def _target(real: Dataset, bank: Bank, fresh: models.Source, settings: Settings)
     return _typical(_clocked(making(), real.device)), made[0]
 
 
-def _pool(real: Dataset, architecture: Architecture, settings: Settings) -> float:
-    """Seconds of training the early-stage models; networks of other augmentations are taken to be as fast."""
+def _pool(real: Dataset, architecture: Architecture, settings: Settings, missing: Sequence[int]) -> float:
+    """Seconds of training missing early-stage models; networks of other augmentations are taken to be as fast."""
     batch = min(settings.train.batch, len(real.images))
     steps = round(max(settings.pool.epochs) * math.ceil(len(real.images) / settings.train.batch))
     if not steps:
         return 0.0
     seconds, each = 0.0, None
-    for recipe, networks in pool.recipes(settings).items():
+    for recipe, networks in pool.recipes(settings, missing).items():
         step, at_once = training.planned_step(
             architecture, recipe, real.mean, real.std, real.device, networks=len(networks), batch=batch, steps=steps,
             compile=settings.compile, precision=settings.precision,

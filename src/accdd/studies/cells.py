@@ -142,14 +142,18 @@ class Study:
         executor.run(tasks, self.executor, self.reporter.note)
 
     def _shared(self, cells: Sequence[Cell]) -> list[Cell]:
-        """One cell for each pool of early-stage models that several want, which would each train it."""
+        """A cell for each pool of early-stage models that several want, and would each train: the one of most."""
         wanting: dict[Any, list[Cell]] = collections.defaultdict(list)
         for cell in cells:
             wanted = self._wanted(cell.settings)
             if defaults.early_stage(wanted):
-                pool = dataclasses.replace(wanted.pool, use=True, draw=None)
+                pool = dataclasses.replace(wanted.pool, use=True, draw=None, networks=1)
                 wanting[wanted.data, wanted.network, wanted.train, pool].append(cell)
-        return [first for first, *others in wanting.values() if others]
+        return [
+            max(several, key=lambda cell: self._wanted(cell.settings).pool.networks)
+            for several in wanting.values()
+            if len(several) > 1
+        ]
 
     def _claim(self, cell: Cell, real: Dataset) -> None:
         """Say in a cell's folder what it is."""
