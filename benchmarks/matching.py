@@ -8,7 +8,7 @@ import functools
 from harness import Row, Work, main
 from setting import Case, Matching, ReferenceMatching
 
-from accdd import engine, execution
+from accdd import engine, execution, planning
 
 
 def sweep(case: Case) -> Work:
@@ -26,7 +26,7 @@ def synthetic(case: Case) -> Work:
     on_targets = case.settings(
         compile="always", **{"targets.count": 300, "loop.inner_steps": 1, "loop.train_images": 0}
     )
-    plan = engine.choose_plan(given.problem, given.real, on_targets)
+    plan = planning.choose_plan(given.problem, given.real, on_targets)
     parameters, drawn = given.parameters, given.drawn
     target = engine.real_sweeper(given.problem, plan)(parameters, given.real.images, drawn.real, drawn.siamese)
     sweep = engine.synthetic_sweeper(given.problem, plan)
@@ -36,7 +36,7 @@ def synthetic(case: Case) -> Work:
 def flops(case: Case, *, whole: bool = True) -> int:
     """Of all classes, counted on the plain step."""
     given = Matching.of(case)
-    real, own = engine.half_costs(given.problem, given.settings)
+    real, own = planning.half_costs(given.problem, given.settings)
     return case.classes * (real + own if whole else own).flops
 
 

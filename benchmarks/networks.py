@@ -10,7 +10,7 @@ import torch
 from harness import Row, Work, main
 from setting import Case, Matching, ReferenceMatching, ReferenceTraining
 
-from accdd import engine, evaluation, execution, training
+from accdd import engine, evaluation, execution, planning, training
 from accdd.augmented_models import pool
 from accdd.config import Train
 from accdd.evaluation import PROTOCOLS
@@ -111,7 +111,7 @@ def step_flops(case: Case, batch: int) -> int:
 
 def iteration_flops(case: Case) -> int:
     given = Matching.of(case)
-    real, synthetic = engine.half_costs(given.problem, given.settings)
+    real, synthetic = planning.half_costs(given.problem, given.settings)
     return case.classes * (real + synthetic).flops + 32 * step_flops(case, BETWEEN_SWEEPS.batch)
 
 

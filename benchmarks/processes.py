@@ -27,7 +27,7 @@ from pathlib import Path
 import yaml
 from cells import DATA
 
-from accdd import config, data, engine, methods, networks, training
+from accdd import config, data, methods, networks, planning, training
 from accdd.config import Settings
 
 COMMON = (
@@ -128,7 +128,7 @@ def model(out: Path) -> None:
         settings = config.override(Settings(), config.flatten(recorded))
         network = networks.architecture(settings.network, real.channels, real.size, real.num_classes)
         problem = methods.problem(settings, real, network)
-        matching = sum(half.flops for half in engine.half_costs(problem, settings)) * real.num_classes
+        matching = sum(half.flops for half in planning.half_costs(problem, settings)) * real.num_classes
         of_loop = settings.loop
         recipe, seen = (settings.train, of_loop.train_images) if of_loop.train_images else (problem.recipe, None)
         seen = (of_loop.train_epochs or 0) * real.num_classes * settings.ipc if seen is None else seen

@@ -10,7 +10,7 @@ import argparse
 
 import torch
 
-from accdd import config, defaults, engine, methods, presets, training
+from accdd import config, defaults, engine, methods, planning, presets, training
 from accdd.config import Settings
 from accdd.data import build
 from accdd.keys import Key
@@ -36,7 +36,7 @@ def rows(name: str, flops: float, between: float) -> list[str]:
     loop, network = settings.loop, architecture(settings.network, 3, SIZE, classes)
     assert loop.steps and loop.train_images
     problem = methods.problem(settings, real, network)
-    halves = sum(half.flops for half in engine.half_costs(problem, settings))
+    halves = sum(half.flops for half in planning.half_costs(problem, settings))
     batch = settings.train.batch
     training_between = training.step_cost(network, settings.train, batch).flops * -(-loop.train_images // batch)
     weights = sum(value.numel() for value in network.initialise(Key(0)).values())

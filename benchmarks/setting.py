@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accdd import augment, config, data, defaults, engine, execution, loop, methods, networks
+from accdd import augment, config, data, defaults, engine, execution, loop, methods, networks, planning
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.engine import Problem
@@ -76,7 +76,7 @@ class Matching:
         stored = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(real.device)
         (drawn, *_) = loop.draw(real, problem, settings, Key(0))
         parameters = case.architecture().initialise(Key(0), real.device)
-        plan = engine.choose_plan(problem, real, settings)
+        plan = planning.choose_plan(problem, real, settings)
         return cls(problem, settings, real, parameters, stored, drawn, plan)
 
 

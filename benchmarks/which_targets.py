@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from target_studies import held_out
 
-from accdd import data, defaults, engine, evaluation, loop, networks
+from accdd import data, defaults, evaluation, loop, networks, planning
 from accdd.augmented_models import EarlyStage, load_or_build
 from accdd.augmented_models.perturb import perturb
 from accdd.config import Settings, override
@@ -69,7 +69,7 @@ def measure() -> list[dict[str, Any]]:
         centre, there = drawn(even), moved(even)
         return there if number % 2 == 0 else {name: 2 * value - there[name] for name, value in centre.items()}
 
-    plan = engine.choose_plan(problem, real, settings)
+    plan = planning.choose_plan(problem, real, settings)
     rule = evaluation.PROTOCOLS["idc"]
 
     def row(name: str, bank: Bank | Chosen) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from helpers import problem as problem_of
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from accdd import defaults, engine, loop, training
+from accdd import defaults, engine, loop, planning, training
 from accdd.augmented_models import EarlyStage
 from accdd.config import Train
 from accdd.data import Dataset
@@ -141,7 +141,7 @@ def test_the_last_chunk_is_padded_and_what_pads_it_is_dropped(waves: Dataset):
 def test_a_class_in_parts_is_matched_as_in_one(waves: Dataset, wave_models: Pool, method: str, parts: int):
     given = METHODS[method]
     problem = problem_of(waves, distance=given.distance, factor=2)._replace(summary=given.summary)
-    assert engine.most_parts(problem, settings({"ipc": 2, "match.synthetic_batch": 7})) == 7
+    assert planning.most_parts(problem, settings({"ipc": 2, "match.synthetic_batch": 7})) == 7
     for plan in (Plan(parts=parts), Plan(parts=parts, classes=2), Plan(parts=99)):
         sweep = engine.sweeper(problem, plan)
         for index, (drawn, stored) in enumerate(draws(waves, problem, 2)):
@@ -153,15 +153,15 @@ def test_a_class_in_parts_is_matched_as_in_one(waves: Dataset, wave_models: Pool
 
 def test_what_is_no_mean_over_images_stays_in_one_part(waves: Dataset):
     problem, given = problem_of(waves, factor=2), settings({"ipc": 2, "match.synthetic_batch": 100})
-    assert engine.most_parts(problem, given) == 8 == 2 * 4  # images stored, decoded by factor 2
+    assert planning.most_parts(problem, given) == 8 == 2 * 4  # images stored, decoded by factor 2
 
     @functools.wraps(problem.summary)
     def moments(forward: Forward, parameters: Parameters, images: Tensor, labels: Tensor) -> Parameters:
         return problem.summary(forward, parameters, images, labels)
 
-    assert engine.most_parts(problem._replace(summary=moments), given) == 1
+    assert planning.most_parts(problem._replace(summary=moments), given) == 1
     batch_norm = problem._replace(forward=Forward(network(num_classes=5, norm="batch")))
-    assert [engine.most_parts(batch_norm._replace(frozen=frozen), given) for frozen in (False, True)] == [1, 8]
+    assert [planning.most_parts(batch_norm._replace(frozen=frozen), given) for frozen in (False, True)] == [1, 8]
 
 
 def test_frozen_batchnorm_in_parts_is_that_in_one(waves: Dataset):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 
 from accdd import data as real_data
-from accdd import defaults, engine, execution, methods, networks, recording
+from accdd import defaults, execution, methods, networks, planning, recording
 from accdd.config import InputError, Settings, override
 from accdd.data import Dataset, build
 from accdd.execution import Cost, Plan, chunk, chunks, count, worth_compiling
@@ -63,7 +63,7 @@ def half_costs(changes: dict[str, Any]) -> tuple[Cost, Cost]:
     data = cifar_like()
     settings = defaults.resolve(override(Settings(), changes), data)
     architecture = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
-    return engine.half_costs(methods.problem(settings, data, architecture), settings)
+    return planning.half_costs(methods.problem(settings, data, architecture), settings)
 
 
 def test_a_synthetic_image_costs_0_79_gflop_and_a_real_one_what_its_gradient_costs():
@@ -160,7 +160,7 @@ def test_compiling_always_is_refused_where_nothing_can_be_compiled(
 def plan(data: Dataset, changes: dict[str, Any]) -> Plan:
     settings = defaults.resolve(override(Settings(), changes), data)
     architecture = networks.architecture(settings.network, data.channels, data.size, data.num_classes)
-    return engine.choose_plan(methods.problem(settings, data, architecture), data, settings)
+    return planning.choose_plan(methods.problem(settings, data, architecture), data, settings)
 
 
 def test_nothing_is_compiled_for_300_sweeps_over_the_digits_and_their_classes_are_matched_at_once(compiler: None):

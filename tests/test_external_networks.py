@@ -13,7 +13,7 @@ from helpers import assert_same, generator, network, noise, problem, settings, s
 from torch import Tensor, nn
 
 import accdd
-from accdd import engine, loop
+from accdd import engine, loop, planning
 from accdd.artifact import Distilled
 from accdd.config import InputError
 from accdd.config import Network as NetworkSettings
@@ -128,7 +128,7 @@ def test_it_is_matched_in_bf16_and_several_classes_at_once(mine: Path, norm: str
     drawn = loop.draw(data, given, settings({"match.augment": []}), Key(0))[0]
     stored = torch.rand(2, 2, 3, 8, 8, generator=generator())
     weights = shape.initialise(Key(0))
-    assert engine.most_parts(given, settings({"ipc": 2})) == 1, "it may mix images in ways that nobody knows"
+    assert planning.most_parts(given, settings({"ipc": 2})) == 1, "it may mix images in ways that nobody knows"
     losses, slopes = engine.sweep(given, weights, data.images, stored, drawn)
     found = engine.sweeper(given, plan)(weights, data.images, stored, drawn)
     torch.testing.assert_close(found[0], losses, rtol=0.2, atol=0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import Pool, assert_same, early_stage, perturbed, problem, settings, stripes
 
-from accdd import augment, defaults, engine, execution, loop, targets
+from accdd import augment, defaults, engine, execution, loop, planning, targets
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.engine import Sweep
@@ -183,8 +183,8 @@ def test_a_target_is_made_alike_however_many_are_missing(
     data: Dataset, early_models: Pool, monkeypatch: pytest.MonkeyPatch
 ):
     planned: list[int] = []
-    original = engine.choose_real_plan
-    monkeypatch.setattr(engine, "choose_real_plan", lambda *args: planned.append(args[-1]) or original(*args))
+    original = planning.choose_real_plan
+    monkeypatch.setattr(planning, "choose_real_plan", lambda *args: planned.append(args[-1]) or original(*args))
     for count in (BLOCK, 2 * BLOCK, 9 * BLOCK):
         bank(data, early_models, {"targets.count": count}).build(2 * BLOCK)
         bank(data, early_models, {"targets.count": count}).make(77)

@@ -5,9 +5,7 @@ Classes are independent within a sweep, and the real half of a class's step does
 it, whose results agree with the definition up to rounding.
 """
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
-from accdd import augment, execution, formation, recording, selection, training
+from accdd import augment, execution, formation, recording, selection
 from accdd.augment import Draw
-from accdd.config import Settings, Train
+from accdd.config import Train
 from accdd.data import Dataset
-from accdd.execution import Cost, Plan
+from accdd.execution import Plan
 from accdd.formation import Decode
 from accdd.keys import Key
-from accdd.matching import Distance, Summary, averages
-from accdd.networks import Forward, Parameters, calibrated, runs_code
+from accdd.matching import Distance, Summary
+from accdd.networks import Forward, Parameters, calibrated
 
 
 class Problem(NamedTuple):
@@ -191,7 +189,7 @@ def sweeper(problem: Problem, plan: Plan) -> Sweeper:
 
     Args:
         problem: the fixed pieces, in fp32.
-        plan: how; see `choose_plan`.
+        plan: how; see `accdd.planning`.
     """
     where = problem.mean.device
     plain = not plan.compile_matching and plan.classes == plan.parts == 1
@@ -381,68 +379,6 @@ def _one_class(half: Callable[..., Any]) -> Callable[..., Any]:
     return single
 
 
-def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
-    """The plan for a run, from counted work and the kind of device.
-
-    Args:
-        problem: the fixed pieces, in fp32.
-        data: the real set, where it will be.
-        settings: resolved.
-    """
-    where, loop, mode = data.device, settings.loop, settings.compile
-    assert loop.train_images is not None and loop.train_epochs is not None  # resolved
-    outer = math.inf if loop.steps is None else loop.steps
-    real, synthetic = half_costs(problem, settings)
-    matching = (synthetic,) if settings.targets.count else (real, synthetic)
-    plan = _matching_plan(matching, outer * loop.inner_steps, data, settings, loop.budget)
-    # Compiled, it holds far less of what it writes: 5 GB of 59 (RESULTS.md).
-    parts = 1 if plan.compile_matching else min(execution.parts(synthetic, where), most_parts(problem, settings))
-    on_real = bool(loop.train_images) or not loop.train_epochs
-    recipe = settings.train if on_real else problem.recipe
-    seen = len(data.images) if on_real else decoded(problem, settings.ipc) * data.num_classes
-    batch = min(recipe.batch, seen)
-    step = training.step_cost(problem.forward.architecture, recipe, batch)
-    between = -(-loop.train_images // batch) if on_real else loop.train_epochs * (seen // batch)
-    warm_up = loop.warm_up * (len(data.images) // settings.train.batch)
-    trained = (loop.inner_steps - 1) * between + warm_up  # not after the last sweep
-    train = trained > 0 and execution.worth_compiling(
-        mode, where, step, outer * trained, loop.budget, precision=plan.precision
-    )
-    return dataclasses.replace(plan, compile_training=train, parts=parts)
-
-
-def most_parts(problem: Problem, settings: Settings) -> int:
-    """How many parts the synthetic images of a class can be matched in: one by one at most, and only together where the
-    summary is no mean over images, BatchNorm takes the statistics of them all, or a network of the user's may."""
-    mixed = runs_code(problem.forward.architecture.name) or (problem.forward.batch_norms and not problem.frozen)
-    together = mixed or not averages(problem.summary)
-    return 1 if together else min(settings.match.synthetic_batch, decoded(problem, settings.ipc))
-
-
-def choose_real_plan(problem: Problem, data: Dataset, settings: Settings, sweeps: int) -> Plan:
-    """The plan for the real half of some sweeps; arguments as for `choose_plan`."""
-    real, _ = half_costs(problem, settings)
-    return _matching_plan((real,), sweeps, data, settings, None)
-
-
-def _matching_plan(
-    costs: tuple[Cost, ...], sweeps: float, data: Dataset, settings: Settings, budget: float | None
-) -> Plan:
-    """How to match in `sweeps` sweeps, where each of the functions that cost `costs` a class is compiled by itself."""
-    where, classes, cost = data.device, data.num_classes, functools.reduce(Cost.__add__, costs)
-    chunk = execution.chunk(classes, settings.match.classes or execution.at_once(classes, cost, where))
-    precision = execution.precision(settings.precision, where)
-    return Plan(
-        precision=precision,
-        compile_matching=execution.worth_compiling(
-            settings.compile, where, cost.side_by_side(chunk), sweeps * -(-classes // chunk), budget,
-            precision=precision, functions=len(costs),
-        ),
-        classes=chunk,
-        overlapping=execution.overlapping(-(-classes // chunk), cost.side_by_side(chunk), where),
-    )  # fmt: skip
-
-
 def matched(problem: Problem) -> Parameters:
     """What the real half returns for one class, without values."""
     shape, where = problem.forward.architecture, torch.device("meta")
@@ -450,21 +386,3 @@ def matched(problem: Problem) -> Parameters:
     images, label = torch.empty(2, shape.channels, shape.size, shape.size), torch.tensor(0)
     _, found = execution.count(functools.partial(real_half, problem), shape.initialise(Key(0)), images, label, {})
     return found
-
-
-def half_costs(problem: Problem, settings: Settings) -> tuple[Cost, Cost]:
-    """What the real and the synthetic half of one class cost, uncompiled; `settings` are resolved."""
-    shape, match = problem.forward.architecture, settings.match
-    assert match.real_batch  # resolved
-    problem = problem._replace(mean=problem.mean.to("meta"), std=problem.std.to("meta"))
-    parameters, label = shape.initialise(Key(0)), torch.tensor(0)
-    drawn = augment.draw(match.augment or (), (1,), shape.size, torch.Generator(), one_of=bool(match.one_of))
-    batch = settings.targets.real_batch if settings.targets.count else match.real_batch
-    images = torch.empty(batch, shape.channels, shape.size, shape.size)
-    stored = torch.empty(settings.ipc, shape.channels, shape.size, shape.size)
-    subset = torch.arange(min(match.synthetic_batch, decoded(problem, settings.ipc)))
-    real, target = execution.count(functools.partial(real_half, problem), parameters, images, label, drawn)
-    synthetic, _ = execution.count(
-        functools.partial(synthetic_half, problem), parameters, target, stored, label, drawn, subset
-    )
-    return real, synthetic

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from accdd import augment, config, defaults, engine, execution, files, methods, selection
+from accdd import augment, config, defaults, engine, execution, files, methods, planning, selection
 from accdd.augment import Draw
 from accdd.augmented_models import Source, pool
 from accdd.config import InputError, Settings
@@ -116,7 +116,7 @@ class Bank:
 
         Counted work decides, not a clock, and not what is there already: the same command uses the same targets.
         """
-        real, _ = engine.half_costs(self.problem, self._settings)
+        real, _ = planning.half_costs(self.problem, self._settings)
         precision = execution.precision(self._settings.precision, self._data.device)
         each = self._data.num_classes * execution.seconds(real, self._data.device, precision)
         affordable = min(count, int(budget / each) // BLOCK * BLOCK)
@@ -219,7 +219,7 @@ class Bank:
     @functools.cached_property
     def _real_half(self) -> Callable[[Parameters, Tensor, Tensor, Draw], Parameters]:
         # As for a usual bank, whatever is missing of this one: a target's bits must not depend on how many are made.
-        plan = engine.choose_real_plan(self.problem, self._data, self._settings, defaults.TARGETS)
+        plan = planning.choose_real_plan(self.problem, self._data, self._settings, defaults.TARGETS)
         return engine.real_sweeper(self.problem, plan)
 
     def _file(self, block: int) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accdd import artifact, config, data, defaults, engine, evaluation, loop, methods, networks
+from accdd import artifact, config, data, defaults, evaluation, loop, methods, networks, planning
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -116,7 +116,7 @@ def prepare(
     bank = Bank(real, problem, lambda key: networks_of()(key), settings)
     if wanted:
         settings = _afforded(bank, wanted, settings, real, reporter)
-    plan = plan or engine.choose_plan(problem, real, settings)
+    plan = plan or planning.choose_plan(problem, real, settings)
     return Work(path_of(source), real, settings, plan, architecture, problem, bank, pool)
 
 
@@ -262,7 +262,7 @@ def _learned(
         next_network = models.source(work.architecture, where, resolved, trained)
         begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, ranks=ranks)
     if ranks.alone:
-        begin = within_memory(begin, work.plan, reporter.note, engine.most_parts(work.problem, resolved))
+        begin = within_memory(begin, work.plan, reporter.note, planning.most_parts(work.problem, resolved))
     else:  # they cannot each repeat a sweep
         begin = functools.partial(begin, work.plan)
     learned = learn(begin, where, resolved, reporter, folder, since, ranks)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from accdd import augmented_models as models
-from accdd import config, engine, execution, formation, loop, training
+from accdd import config, execution, formation, loop, planning, training
 from accdd.augmented_models import pool
 from accdd.config import InputError, Settings, Train
 from accdd.data import Dataset
@@ -145,7 +145,7 @@ def _guessed(work: Work) -> float:
 
     real_half, synthetic_half = (
         real.num_classes * execution.seconds(cost, where, precision)
-        for cost in engine.half_costs(work.problem, settings)
+        for cost in planning.half_costs(work.problem, settings)
     )
     count, networks = settings.targets.count or 0, math.inf if of_loop.steps is None else of_loop.steps
     sweep = synthetic_half if count else real_half + synthetic_half + training_on(of_loop.train_images or 0)
