@@ -96,7 +96,8 @@ def models(case: Case, steps: int) -> Work:
     given = case.settings(compile="always", **{"pool.epochs": epochs, "pool.augment": [BETWEEN_SWEEPS.augment]})
 
     def work() -> None:
-        pool.build(real, case.architecture(), given)
+        for _ in pool.build(real, case.architecture(), given):
+            pass
 
     return work
 

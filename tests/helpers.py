@@ -1,6 +1,6 @@
 """What the tests run over: every source, factor and distance, and the smallest data and networks that work."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -26,9 +26,16 @@ CPU = torch.device("cpu")
 Pool = tuple[EarlyStageModel, ...]
 
 
-def trained(data: Dataset, architecture: Architecture, given: Settings, *told: Any) -> Pool:
-    """All early-stage models, in the order in which a pool has them."""
-    found = {network: own for group in pool.build(data, architecture, given, *told) for network, own in group.items()}
+def trained(
+    data: Dataset,
+    architecture: Architecture,
+    given: Settings,
+    report: Callable[[float], None] = lambda share: None,
+    networks: Sequence[int] | None = None,
+) -> Pool:
+    """Early-stage models, all if `networks` is None, in the order in which a pool has them."""
+    groups = pool.build(data, architecture, given, report, networks)
+    found = {network: own for group in groups for network, own in group.items()}
     return tuple(member for network in sorted(found) for member in found[network])
 
 

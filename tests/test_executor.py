@@ -193,7 +193,7 @@ def test_an_unknown_executor_is_refused_before_anything_is_made(data: Dataset, c
 
 def test_a_damaged_network_that_was_trained_ahead_is_trained_again(data: Dataset):
     given, shape = settings({"pool.networks": 2}), network()
-    expected = [trained(data, shape, given, lambda share: None, [number]) for number in (0, 1)]
+    expected = [trained(data, shape, given, networks=[number]) for number in (0, 1)]
     for number in (0, 1):
         pool.build_member(data, shape, given, number)
     assert pool.missing(data, shape, given) == []

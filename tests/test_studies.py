@@ -356,7 +356,12 @@ def test_workers_fill_the_same_table_and_train_early_stage_models_once(source: P
     shared = ablate(source, tmp_path / "shared", over, settings=settings, executor="local:2")
     assert len(set(files.cache_folder().glob("pools/*")) - before) == 1
     alone = ablate(source, tmp_path / "alone", over, settings=settings)
+    known = set(files.cache_folder().glob("pools/*"))
     assert [(row.what, row.values) for row in shared.rows] == [(row.what, row.values) for row in alone.rows]
+    grown = {key: value for key, value in settings.items() if key != "pool.networks"} | {"pool.seed": 8}
+    ablate(source, tmp_path / "grown", {"pool.networks": [1, 3]}, settings=grown, executor="local:2")
+    (whole,) = set(files.cache_folder().glob("pools/*")) - known
+    assert len(list(whole.glob("0*"))) == 3, "a pool of three holds that of one"
     with pytest.raises(InputError, match="local:0 is unknown"):
         ablate(source, tmp_path / "none", over, settings=settings, executor="local:0")
     assert not (tmp_path / "none").exists()

@@ -24,8 +24,8 @@ LIMIT = "ACCDD_CACHE_LIMIT"
 IN_USE = 3600.0
 """Seconds: what was touched later than that may be in use."""
 
-LEFT_OVER_IN_USE = 86400.0
-"""Seconds, of what is still being built: early-stage models may be trained for hours before the first is written."""
+BUILDING = 86400.0
+"""Seconds, of what is still being built: an early-stage model may be trained for hours before it is written."""
 
 KINDS = {"pools": "pool.json", "data": "key.json", "targets": "bank.json"}
 """The folders of entries, with the file that makes one of theirs known."""
@@ -60,7 +60,7 @@ def entries() -> list[Entry]:
     for path in sorted(root.iterdir()) if root.is_dir() else []:
         inside = sorted(path.iterdir()) if path.name in KINDS and path.is_dir() and not path.is_symlink() else [path]
         if path.name in GROWING:
-            inside += [left for entry in inside for left in entry.glob(".*") if files.LEFT_OVER.fullmatch(left.name)]
+            inside += [left for entry in inside for left in entry.glob("*") if _left_over(left)]
         found += [_entry(each, root, names) for each in inside if not locks.LOCK.fullmatch(each.name)]
     return sorted(found, key=lambda entry: entry.used)
 
@@ -96,7 +96,7 @@ def prune(
         age = now - entry.used
         wanted = everything or (older_than is not None and age > older_than)
         wanted |= max_size is not None and total > max_size
-        quiet = LEFT_OVER_IN_USE if entry.kind == "left over" else IN_USE
+        quiet = BUILDING if entry.kind == "left over" or _locked(entry.path) else IN_USE
         if wanted and entry.kind != "unknown" and (in_use or age > quiet) and _remove(entry.path):
             total -= entry.bytes
             gone.append(entry)
@@ -145,10 +145,20 @@ def _kind(path: Path, root: Path) -> str:
         return "unknown"
     if path.parent == root and not path.name.startswith(tuple(f".{name}." for name in WHOLE)):
         return path.name if path.name in WHOLE else "unknown"
-    if files.LEFT_OVER.fullmatch(path.name) or files.ASIDE.fullmatch(path.name):
+    if _left_over(path):
         return "left over"
     known = _ENTRY.fullmatch(path.name) and (path / KINDS[path.parent.name]).is_file()
     return path.parent.name if known else "unknown"
+
+
+def _left_over(path: Path) -> bool:
+    return bool(files.LEFT_OVER.fullmatch(path.name) or files.ASIDE.fullmatch(path.name))
+
+
+def _locked(path: Path) -> bool:
+    """Whether an entry, or a part of it, may be in the making; a killed process leaves its lock."""
+    beside = path.with_name(f".{path.name}.lock")
+    return beside.exists() or (path.is_dir() and any(locks.LOCK.fullmatch(each.name) for each in path.iterdir()))
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -5,7 +5,6 @@ begins with those of a smaller one, and what was stopped has the networks that w
 """
 
 import dataclasses
-import functools
 import json
 import math
 import time
@@ -66,25 +65,25 @@ def load_or_build(
     Raises:
         ArithmeticError: a network diverged.
     """
-    if missing(data, architecture, settings):
-        folder = _begun(data, architecture, settings)
-        with locks.turn(folder):  # one process trains them all, some side by side
-            began = time.perf_counter()
-            for trained in build(data, architecture, settings, report, missing(data, architecture, settings)):
-                each = (time.perf_counter() - began) / len(trained)
-                for network, members in trained.items():
-                    files.made(_place(folder, network), functools.partial(_write, members, each))
-                began = time.perf_counter()
     folder = _folder(data, architecture, settings)
-    found = [_read(_place(folder, network), data) for network in range(settings.pool.networks)]
+    places = [_place(folder, network) for network in range(settings.pool.networks)]
+
+    def lacking() -> list[int]:
+        return [network for network, place in enumerate(places) if not files.usable(place)]
+
+    if lacking():
+        _begin(folder, data, architecture, settings)
+        with locks.turn(folder):  # one process trains them all, some side by side
+            _make(folder, build(data, architecture, settings, report, lacking()))
+    found = [_read(place, data) for place in places]
     models = tuple(member for members, _ in found for member in members)
-    return ModelPool(models, sum(seconds for _, seconds in found), folder)
+    return ModelPool(models, round(sum(seconds for _, seconds in found), 2), folder)
 
 
 def missing(data: Dataset, architecture: Architecture, settings: config.Settings) -> list[int]:
-    """The networks of the pool that the cache does not have, or has damaged."""
+    """The networks of the pool that are not in the cache; it is only looked at."""
     folder = _folder(data, architecture, settings)
-    return [network for network in range(settings.pool.networks) if not files.usable(_place(folder, network))]
+    return [network for network in range(settings.pool.networks) if not _place(folder, network).exists()]
 
 
 def build_member(data: Dataset, architecture: Architecture, settings: config.Settings, network: int) -> None:
@@ -97,9 +96,22 @@ def build_member(data: Dataset, architecture: Architecture, settings: config.Set
     def write(folder: Path) -> None:
         began = time.perf_counter()
         (trained,) = build(data, architecture, settings, networks=[network])
-        _write(trained[network], time.perf_counter() - began, folder)
+        _write(folder, trained[network], time.perf_counter() - began)
 
-    files.made(_place(_begun(data, architecture, settings), network), write)
+    folder = _folder(data, architecture, settings)
+    _begin(folder, data, architecture, settings)
+    files.made(_place(folder, network), write)
+
+
+def _make(folder: Path, trainings: Iterator[dict[int, list[EarlyStageModel]]]) -> None:
+    """Put networks into the pool's folder as they come."""
+    began = time.perf_counter()
+    for trained in trainings:
+        each = (time.perf_counter() - began) / len(trained)
+        for network, members in trained.items():
+            with files.commit_folder(_place(folder, network), manifest=True, winner_ok=True) as temporary:
+                _write(temporary, members, each)
+        began = time.perf_counter()
 
 
 def _folder(data: Dataset, architecture: Architecture, settings: config.Settings) -> Path:
@@ -107,18 +119,14 @@ def _folder(data: Dataset, architecture: Architecture, settings: config.Settings
     return files.cache_entry("pools", _parts(data, architecture, settings))
 
 
-def _begun(data: Dataset, architecture: Architecture, settings: config.Settings) -> Path:
-    """The pool's folder, made if need be."""
-    folder = _folder(data, architecture, settings)
-    if not (folder / "pool.json").exists():
-        files.write_text(folder / "pool.json", files.key_text(_parts(data, architecture, settings)))
-    return folder
+def _begin(folder: Path, data: Dataset, architecture: Architecture, settings: config.Settings) -> None:
+    """Say in the pool's folder what it is, before anything is trained: a cache that cannot be written is noticed."""
+    files.write_text(folder / "pool.json", files.key_text(_parts(data, architecture, settings)))
 
 
 def _parts(data: Dataset, architecture: Architecture, settings: config.Settings) -> dict[str, Any]:
-    settings = dataclasses.replace(settings, pool=dataclasses.replace(settings.pool, use=True))
     parts = key_parts(data, settings) | {"architecture": identity(architecture)}
-    del parts["pool"]["networks"]
+    del parts["pool"]["networks"], parts["pool"]["use"]
     return parts
 
 
@@ -126,7 +134,7 @@ def _place(folder: Path, network: int) -> Path:
     return folder / f"{network:06d}"
 
 
-def _write(members: Sequence[EarlyStageModel], seconds: float, folder: Path) -> None:
+def _write(folder: Path, members: Sequence[EarlyStageModel], seconds: float) -> None:
     for position, member in enumerate(members):
         values = {name: value.cpu() for name, value in member.parameters.items()}
         files.save_tensors(values, folder / f"{position}.safetensors")
@@ -144,7 +152,7 @@ def _read(folder: Path, data: Dataset) -> tuple[list[EarlyStageModel], float]:
 
 
 def key_parts(data: Dataset, settings: config.Settings) -> dict[str, Any]:
-    """What a pool for any network depends on, and with it whatever is made from all of one."""
+    """What a pool for any network depends on, and how many networks it has, for what is made from all of them."""
     return {
         "pool version": VERSION,
         "scheme": SCHEME,
@@ -187,11 +195,14 @@ def build(
     batch = min(settings.train.batch, len(data.images))
     wanted = range(pool.networks) if networks is None else networks
     done = 0
-    for recipe, own in recipes(settings, wanted).items():
+    for recipe, all_of_it in recipes(settings).items():
+        own = [network for network in all_of_it if network in wanted]
+        if not own:
+            continue
         step, at_once = training.planned_step(
-            architecture, recipe, data.mean, data.std, where, networks=len(own), batch=batch, steps=total,
+            architecture, recipe, data.mean, data.std, where, networks=len(all_of_it), batch=batch, steps=total,
             compile=settings.compile, precision=settings.precision,
-        )  # fmt: skip
+        )  # fmt: skip  # as for all of the recipe: a pool that was stopped goes on with the same bits
         for first in range(0, len(own), at_once):
             together = own[first : first + at_once]
 
@@ -202,10 +213,10 @@ def build(
             done += len(together)
 
 
-def recipes(settings: config.Settings, networks: Sequence[int]) -> dict[Train, list[int]]:
-    """How some networks of a pool are trained, and which of them each way."""
+def recipes(settings: config.Settings) -> dict[Train, list[int]]:
+    """How the networks of a pool are trained, and which of them each way."""
     found: dict[Train, list[int]] = {}
-    for network in networks:
+    for network in range(settings.pool.networks):
         augment = settings.pool.augment[network % len(settings.pool.augment)]
         found.setdefault(dataclasses.replace(settings.train, augment=augment), []).append(network)
     return found

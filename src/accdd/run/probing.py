@@ -103,10 +103,11 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
     probing = dataclasses.replace(
         settings, loop=dataclasses.replace(settings.loop, warm_up=0, steps=None, inner_steps=_few(settings.loop))
     )
-    seconds, pools = {"pool": 0.0}, 0
+    seconds, pools, untrained = {"pool": 0.0}, 0, list[int]()
     if settings.pool.use:
         pools = settings.pool.networks * len(settings.pool.epochs) * _bytes(architecture)
-        seconds["pool"] = _pool(real, architecture, settings, pool.missing(real, architecture, settings))
+        untrained = pool.missing(real, architecture, settings)
+        seconds["pool"] = _pool(real, architecture, settings, untrained)
     missing, held = bank.missing(count) if count else 0, pools
     begin: Callable[..., Iterator[loop.State]] = functools.partial(loop.distill, real, bank.problem, fresh, probing)
     if count:
@@ -116,7 +117,7 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
         begin = functools.partial(loop.distill_on_targets, real, bank.problem, cast(Bank, _Always(target)), probing)
     seconds["distilling"] = _distilling(functools.partial(begin, work.plan, ranks=ranks), work)
     seconds["scoring"] = _scoring(work)
-    made = missing * bank.bytes_per_target + (pools if seconds["pool"] else 0)
+    made = missing * bank.bytes_per_target + len(untrained) * len(settings.pool.epochs) * _bytes(architecture)
     rounded = {name: round(each, 3) for name, each in seconds.items()}
     return Forecast(rounded, _peak(where) + held, made + _run_bytes(real, settings, architecture, ranks))
 
@@ -206,20 +207,21 @@ def _target(real: Dataset, bank: Bank, fresh: models.Source, settings: Settings)
     return _typical(_clocked(making(), real.device)), made[0]
 
 
-def _pool(real: Dataset, architecture: Architecture, settings: Settings, missing: Sequence[int]) -> float:
-    """Seconds of training missing early-stage models; networks of other augmentations are taken to be as fast."""
+def _pool(real: Dataset, architecture: Architecture, settings: Settings, untrained: Sequence[int]) -> float:
+    """Seconds of training these early-stage models; networks of other augmentations are taken to be as fast."""
     batch = min(settings.train.batch, len(real.images))
     steps = round(max(settings.pool.epochs) * math.ceil(len(real.images) / settings.train.batch))
-    if not steps:
-        return 0.0
     seconds, each = 0.0, None
-    for recipe, networks in pool.recipes(settings, missing).items():
+    for recipe, networks in pool.recipes(settings).items():
+        own = sum(network in untrained for network in networks)
+        if not own or not steps:
+            continue
         step, at_once = training.planned_step(
             architecture, recipe, real.mean, real.std, real.device, networks=len(networks), batch=batch, steps=steps,
             compile=settings.compile, precision=settings.precision,
         )  # fmt: skip
         each = each or _step(step, architecture, recipe, real, _whole(real), at_once)
-        seconds += math.ceil(len(networks) / at_once) * steps * each
+        seconds += math.ceil(own / at_once) * steps * each
     return seconds
 
 
