@@ -189,6 +189,18 @@ def test_other_settings_are_decoded_again(other: Data, root, decoded) -> None:
     assert decoded == ["load_folder"] * 3 and len(entries()) == 2  # the third is the comparison
 
 
+@pytest.mark.parametrize("make, read", SOURCES)
+def test_the_size_that_came_out_is_not_decoded_again_when_it_is_asked_for(make, read, tmp_path, decoded) -> None:
+    source = make(tmp_path / "mine")
+    chosen = load(source)
+    asked = Data(size=chosen.size)
+    assert_same(load(source, asked), chosen)
+    assert len(decoded) == 1 and len(entries()) == 1
+    shutil.rmtree(entries()[0])
+    assert_same(load(source, asked), chosen)  # and is the same where it is decoded
+    assert len(decoded) == 2
+
+
 def test_another_decoder_decodes_again(root, decoded, monkeypatch) -> None:
     load(root)
     monkeypatch.setattr("PIL.__version__", "0")

@@ -65,8 +65,9 @@ def keep(key_parts: Mapping[str, object], settings: Data, decode: Callable[[], D
         decoded.append(decode())
         _write(decoded[0], folder)
 
+    key = {**key_parts, **_how(settings)}
     try:
-        return _open(files.cached("data", {**key_parts, **_how(settings)}, write, hashed_up_to=HASHED_UP_TO))
+        return _of_chosen_size(key) or _open(files.cached("data", key, write, hashed_up_to=HASHED_UP_TO))
     except OSError as error:
         # Where decoding itself was what failed, it fails here again, with nothing said about the cache.
         data = decoded[0] if decoded else decode()
@@ -76,6 +77,16 @@ def keep(key_parts: Mapping[str, object], settings: Data, decode: Callable[[], D
             stacklevel=6,  # the caller of `accdd.data.load`
         )
         return data
+
+
+def _of_chosen_size(key: Mapping[str, object]) -> Dataset | None:
+    """What was decoded when no size was asked for, if it came out at the size that is: a run was told none and says it
+    when it is scored."""
+    entry = files.cache_entry("data", {**key, "size": None})
+    if key["size"] is None or not files.usable(entry, hashed_up_to=HASHED_UP_TO):
+        return None
+    data = _open(entry)
+    return data if data.size == key["size"] else None
 
 
 def _key_parts(path: Path, parts: Iterable[Path] | None) -> dict[str, object]:
