@@ -110,7 +110,15 @@ def test_auto_compiles_from_some_number_of_calls_on(compiler: None, where: torch
     # Two functions to compile need twice the calls, and a lighter step more of them.
     enough = 2.0 ** decided.index(True)
     assert not worth_compiling("auto", where, STEP, enough, functions=3)
-    assert not worth_compiling("auto", where, Cost(STEP.flops // 4, STEP.operations // 4, STEP.bytes), enough)
+    assert not worth_compiling("auto", where, Cost(STEP.flops // 4, STEP.operations // 4, STEP.bytes // 4), enough)
+
+
+def test_what_a_cpu_writes_makes_compiling_worth_it_and_products_do_not(compiler: None):
+    products, written = Cost(STEP.flops, 0, 0), Cost(0, 0, 20 * STEP.bytes)
+    assert not worth_compiling("auto", CPU, products, 1e9)
+    assert worth_compiling("auto", CPU, written, 1000)
+    eager, compiled = execution.guessed(STEP, CPU, "fp32")
+    assert compiled < eager and execution.seconds(STEP, CPU, "fp32") == compiled
 
 
 @pytest.mark.parametrize("where", [CPU, CUDA], ids=str)

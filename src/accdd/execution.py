@@ -74,20 +74,22 @@ class Cost:
 
 
 # Rates that only have to be right within a factor of two: they place break-even points and limit banks of targets.
-CPU_FLOPS, CUDA_FLOPS = 45e9, 8e12
-"""Eager fp32 operations a second, of one CPU thread and of a data-centre GPU."""
-BF16_SPEED, CUDA_BF16_SPEED = 8, 2
-"""What matrix units for bf16 gain over that, with what surrounds the products (RESULTS.md)."""
+CPU_FLOPS, CUDA_FLOPS = 100e9, 8e12
+"""fp32 operations a second in products, of one CPU thread, and of a data-centre GPU with what surrounds them."""
+BF16_SPEED, CUDA_BF16_SPEED = 5, 2
+"""What matrix units for bf16 gain over that (RESULTS.md)."""
+CPU_BYTES = 4e9
+"""Bytes a second that one thread writes in what surrounds the products on a CPU, which memory limits (RESULTS.md)."""
 OPERATION_SECONDS, CUDA_OPERATION_SECONDS = 10e-6, 2e-6
 """Dispatch of one eager operation; on a GPU, where launches are recorded, what one takes at least."""
 COMPILE_SECONDS = 30.0
 """For one function (half a matching step, or a training step), the first time."""
 SMALL_FLOPS, CUDA_SMALL_FLOPS = 2e8, 8e9
 """Below that, dispatch is most of an operation's time on a CPU, and a GPU is not kept busy by one function."""
-COMPILED_SHARE, COMPILED_OPERATION_SHARE = 0.7, 0.2
-"""What compiling leaves of the time of products with what surrounds them, and of the dispatch (RESULTS.md)."""
+COMPILED_SHARE = 0.2
+"""What compiling leaves of that dispatch, and of the time that a CPU takes to write (RESULTS.md)."""
 CUDA_COMPILED_SHARE = 0.35
-"""The former on a GPU, where what surrounds the products takes longer than they do."""
+"""What it leaves of products with what surrounds them on a GPU, where the latter takes longer."""
 PART_BYTES = 16e9
 """What the synthetic half of a class may write on a CPU, uncompiled, before it is done in parts; it holds about a third
 of that at once (RESULTS.md)."""
@@ -192,23 +194,21 @@ def check(compile: str, where: torch.device) -> None:
 
 def seconds(cost: Cost, where: torch.device, precision: str) -> float:
     """A guess, good within a factor of two or three, at what one compiled call takes."""
-    products, dispatch = _seconds(cost, where, precision)
-    return products * _compiled_share(where) + dispatch * COMPILED_OPERATION_SHARE
+    return guessed(cost, where, precision)[1]
 
 
-def _compiled_share(where: torch.device) -> float:
-    return CUDA_COMPILED_SHARE if where.type == "cuda" else COMPILED_SHARE
-
-
-def _seconds(cost: Cost, where: torch.device, precision: str) -> tuple[float, float]:
-    """Of products and of dispatch, uncompiled."""
+def guessed(cost: Cost, where: torch.device, precision: str) -> tuple[float, float]:
+    """Seconds of one call, uncompiled and compiled."""
     if where.type == "cuda":
-        rate = CUDA_FLOPS * (CUDA_BF16_SPEED if precision == "bf16" else 1)
-        return cost.flops / rate, cost.operations * CUDA_OPERATION_SECONDS
-    rate = CPU_FLOPS * torch.get_num_threads()
+        products = cost.flops / (CUDA_FLOPS * (CUDA_BF16_SPEED if precision == "bf16" else 1))
+        dispatch = cost.operations * CUDA_OPERATION_SECONDS
+        return products + dispatch, products * CUDA_COMPILED_SHARE + dispatch * COMPILED_SHARE
+    threads, speed = torch.get_num_threads(), 1
     if precision == "bf16":
-        rate *= BF16_SPEED if torch.cpu._is_amx_tile_supported() else 2
-    return cost.flops / rate, cost.operations * OPERATION_SECONDS
+        speed = BF16_SPEED if torch.cpu._is_amx_tile_supported() else 2
+    products = cost.flops / (CPU_FLOPS * speed * threads)
+    around = cost.bytes / (CPU_BYTES * threads) + cost.operations * OPERATION_SECONDS
+    return products + around, products + around * COMPILED_SHARE
 
 
 def worth_compiling(
@@ -234,11 +234,10 @@ def worth_compiling(
     """
     if compile != "auto":
         return compile == "always"
-    products, dispatch = _seconds(cost, where, precision)
-    saved = products * (1 - _compiled_share(where)) + dispatch * (1 - COMPILED_OPERATION_SHARE)
+    eager, compiled = guessed(cost, where, precision)
     if budget is not None:
-        calls = min(calls, budget / (products + dispatch))
-    return can_compile(where) and saved * calls > functions * COMPILE_SECONDS
+        calls = min(calls, budget / eager)
+    return can_compile(where) and (eager - compiled) * calls > functions * COMPILE_SECONDS
 
 
 @functools.cache
