@@ -160,6 +160,18 @@ def test_entries_are_listed_with_kind_data_size_and_last_use():
     assert abs(time.time() - cache.entries()[-1].used) < 60
 
 
+@pytest.mark.parametrize("lock", [".{}.lock", "{}/.000001.lock"])
+def test_what_is_being_made_stays_for_a_day(lock: str):
+    path = kept("pools", 0, 10, 2 * HOUR)
+    made = path.parent / lock.format(path.name)
+    made.touch()
+    aged(made, 2 * HOUR)
+    assert not cache.prune(everything=True) and path.exists()
+    aged(made, 30 * HOUR)
+    aged(path, 30 * HOUR)
+    assert [entry.path for entry in cache.prune(everything=True)] == [path]
+
+
 def test_the_longest_unused_go_until_the_size_is_kept():
     paths = [kept("pools", number, 10_000, (9 - number) * HOUR) for number in range(5)]
     cache.prune(max_size=25_000)

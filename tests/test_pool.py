@@ -86,18 +86,18 @@ def test_a_pool_that_was_stopped_keeps_the_networks_that_were_done(data: Dataset
 
 def test_a_pool_that_was_stopped_goes_on_as_it_was_planned(data: Dataset, monkeypatch: pytest.MonkeyPatch):
     """Compiling pays for many steps: what is missing is compiled if the whole was."""
-    planned: list[int] = []
+    planned: list[float] = []
     plan = training.planned_step
 
-    def watching(*args: Any, networks: int, **more: Any) -> Any:
-        planned.append(networks)
-        return plan(*args, networks=networks, **more)
+    def watching(*args: Any, networks: int, steps: float, **more: Any) -> Any:
+        planned.append(networks * steps)
+        return plan(*args, networks=networks, steps=steps, **more)
 
     monkeypatch.setattr(training, "planned_step", watching)
     given = settings({"pool.networks": 3, "pool.augment": [["crop"]]})
     for networks in (None, [2]):
         trained(data, network(), given, networks=networks)
-    assert planned == [3, 3]
+    assert planned == [9, 9]
 
 
 def test_a_pool_is_known_to_the_cache_and_to_what_checks_it(data: Dataset):

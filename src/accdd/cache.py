@@ -60,7 +60,8 @@ def entries() -> list[Entry]:
     for path in sorted(root.iterdir()) if root.is_dir() else []:
         inside = sorted(path.iterdir()) if path.name in KINDS and path.is_dir() and not path.is_symlink() else [path]
         if path.name in GROWING:
-            inside += [left for entry in inside for left in entry.glob("*") if _left_over(left)]
+            known = [entry for entry in inside if _kind(entry, root) == path.name]
+            inside += [left for entry in known for left in entry.glob("*") if _left_over(left)]
         found += [_entry(each, root, names) for each in inside if not locks.LOCK.fullmatch(each.name)]
     return sorted(found, key=lambda entry: entry.used)
 
@@ -96,8 +97,10 @@ def prune(
         age = now - entry.used
         wanted = everything or (older_than is not None and age > older_than)
         wanted |= max_size is not None and total > max_size
+        if not wanted or entry.kind == "unknown":
+            continue
         quiet = BUILDING if entry.kind == "left over" or _locked(entry.path) else IN_USE
-        if wanted and entry.kind != "unknown" and (in_use or age > quiet) and _remove(entry.path):
+        if (in_use or age > quiet) and _remove(entry.path):
             total -= entry.bytes
             gone.append(entry)
     return gone
@@ -157,8 +160,8 @@ def _left_over(path: Path) -> bool:
 
 def _locked(path: Path) -> bool:
     """Whether an entry, or a part of it, may be in the making; a killed process leaves its lock."""
-    beside = path.with_name(f".{path.name}.lock")
-    return beside.exists() or (path.is_dir() and any(locks.LOCK.fullmatch(each.name) for each in path.iterdir()))
+    inside = path.glob(".*.lock")  # of an entry that has just gone there are none
+    return path.with_name(f".{path.name}.lock").exists() or any(locks.LOCK.fullmatch(each.name) for each in inside)
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -75,7 +75,7 @@ class Cost:
 
 # Rates that only have to be right within a factor of two: they place break-even points and limit banks of targets.
 CPU_FLOPS, CUDA_FLOPS = 100e9, 8e12
-"""fp32 operations a second in products, of one CPU thread, and of a data-centre GPU with what surrounds them."""
+"""fp32 operations a second in products: of one CPU thread, and of a data-centre GPU with all that is written, too."""
 BF16_SPEED, CUDA_BF16_SPEED = 5, 2
 """What matrix units for bf16 gain over that (RESULTS.md)."""
 CPU_BYTES = 4e9
@@ -87,9 +87,9 @@ COMPILE_SECONDS = 30.0
 SMALL_FLOPS, CUDA_SMALL_FLOPS = 2e8, 8e9
 """Below that, dispatch is most of an operation's time on a CPU, and a GPU is not kept busy by one function."""
 COMPILED_SHARE = 0.2
-"""What compiling leaves of that dispatch, and of the time that a CPU takes to write (RESULTS.md)."""
+"""What compiling leaves of the dispatch, and of the time that a CPU takes to write (RESULTS.md)."""
 CUDA_COMPILED_SHARE = 0.35
-"""What it leaves of products with what surrounds them on a GPU, where the latter takes longer."""
+"""What compiling leaves of products with what surrounds them on a GPU, where the latter takes longer."""
 PART_BYTES = 16e9
 """What the synthetic half of a class may write on a CPU, uncompiled, before it is done in parts; it holds about a third
 of that at once (RESULTS.md)."""

@@ -166,7 +166,7 @@ def planned_step(
     *,
     networks: int,
     batch: int,
-    steps: int,
+    steps: float,
     compile: str,
     precision: str,
 ) -> tuple[Step, int]:

@@ -199,10 +199,11 @@ def build(
         own = [network for network in all_of_it if network in wanted]
         if not own:
             continue
+        # Compiled where that pays for all of the recipe: a pool that was stopped goes on as it was planned.
         step, at_once = training.planned_step(
-            architecture, recipe, data.mean, data.std, where, networks=len(all_of_it), batch=batch, steps=total,
-            compile=settings.compile, precision=settings.precision,
-        )  # fmt: skip  # as for all of the recipe: a pool that was stopped goes on with the same bits
+            architecture, recipe, data.mean, data.std, where, networks=len(own), batch=batch,
+            steps=total * len(all_of_it) / len(own), compile=settings.compile, precision=settings.precision,
+        )  # fmt: skip
         for first in range(0, len(own), at_once):
             together = own[first : first + at_once]
 

@@ -16,7 +16,7 @@ def cache(
     max_size: Annotated[str | None, typer.Option("--max-size", help="prune: what may stay, as in 10GB.")] = None,
     older_than: Annotated[str | None, typer.Option("--older-than", help="prune: what goes, as in 30d or 12h.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="prune: everything goes.")] = False,
-    in_use: Annotated[bool, typer.Option("--in-use", help="prune: also what was used in the last hour.")] = False,
+    in_use: Annotated[bool, typer.Option("--in-use", help="prune: also what may be in use.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:

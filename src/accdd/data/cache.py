@@ -5,6 +5,7 @@ used and a set may be larger than memory. The mapping is copy-on-write: what a c
 in this process.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -80,13 +81,13 @@ def keep(key_parts: Mapping[str, object], settings: Data, decode: Callable[[], D
 
 
 def _of_chosen_size(key: Mapping[str, object]) -> Dataset | None:
-    """What was decoded when no size was asked for, if it came out at the size that is: a run was told none and says it
-    when it is scored."""
+    """What was decoded with no size named, if it came out at this one: a run is scored at the size that it found."""
     entry = files.cache_entry("data", {**key, "size": None})
-    if key["size"] is None or not files.usable(entry, hashed_up_to=HASHED_UP_TO):
-        return None
-    data = _open(entry)
-    return data if data.size == key["size"] else None
+    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
+        same = key["size"] is not None and mapped.load(entry / "images.npy").shape[-1] == key["size"]
+        if same and files.usable(entry, hashed_up_to=HASHED_UP_TO):
+            return _open(entry)
+    return None
 
 
 def _key_parts(path: Path, parts: Iterable[Path] | None) -> dict[str, object]:

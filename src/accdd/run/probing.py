@@ -217,8 +217,8 @@ def _pool(real: Dataset, architecture: Architecture, settings: Settings, untrain
         if not own or not steps:
             continue
         step, at_once = training.planned_step(
-            architecture, recipe, real.mean, real.std, real.device, networks=len(networks), batch=batch, steps=steps,
-            compile=settings.compile, precision=settings.precision,
+            architecture, recipe, real.mean, real.std, real.device, networks=own, batch=batch,
+            steps=steps * len(networks) / own, compile=settings.compile, precision=settings.precision,
         )  # fmt: skip
         each = each or _step(step, architecture, recipe, real, _whole(real), at_once)
         seconds += math.ceil(own / at_once) * steps * each
