@@ -32,11 +32,12 @@ EXECUTORS = ["inline", "local:2", "slurm:cluster=local,timeout_min=60", "ray"]
 def kill_one(over: threading.Event) -> None:
     """Kill the first process that works for this one, once it has worked a while."""
     while not over.wait(0.2):
-        listed = subprocess.run(["ps", "-eo", "pid,etimes,args"], capture_output=True, text=True).stdout.splitlines()
-        for pid, seconds, *words in (line.split() for line in listed[1:]):
-            line = " ".join(words)
-            works = "spawn_main" in line or "submitit.core._submit" in line or line.startswith("ray::_call")
-            if works and "IDLE" not in line and int(seconds) >= 3:
+        said = subprocess.run(["ps", "-eo", "pid,ppid,etimes,args"], capture_output=True, text=True).stdout
+        listed = [line.split(maxsplit=3) for line in said.splitlines()[1:]]
+        servers = {pid for pid, _, _, line in listed if "forkserver" in line}
+        for pid, parent, seconds, line in listed:
+            works = parent in servers or "submitit.core._submit" in line or line.startswith("ray::_call")
+            if works and "IDLE" not in line and int(seconds) >= 1:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
                     print(f"killed: {line[:60]}", file=sys.stderr)

@@ -75,6 +75,22 @@ def test_a_killed_worker_loses_no_task(tmp_path: Path):
     assert [text for text in told if "lost" in text] == ["cell-1: its worker was lost; it is run again."]
 
 
+def tells(file: Path) -> None:
+    files.write_text(file, f"{os.environ.get('TOLD')} {os.getppid()} {'torch._dynamo' in sys.modules}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every task imports anew")
+def test_workers_import_once_and_see_the_environment_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said = []
+    for number in range(2):
+        monkeypatch.setenv("TOLD", str(number))
+        file = tmp_path / str(number) / "done"
+        executor.run([Task("cell", tells, (file,), file)], "local:2")
+        said.append(file.read_text().split())
+    assert [words[0] for words in said] == ["0", "1"]
+    assert said[0][1] == said[1][1] != str(os.getpid()) and said[0][2] == "True"
+
+
 def test_tasks_that_fail_are_named_and_the_others_are_kept(tmp_path: Path):
     tasks = squares(tmp_path, 3)
     tasks[0] = tasks[0]._replace(function=fails, arguments=())

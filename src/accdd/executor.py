@@ -8,9 +8,11 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,9 @@ from accdd.config import InputError
 
 ATTEMPTS = 3
 """How often a task is tried when its workers are lost."""
+
+PRELOADED = ("accdd.api", "torch._dynamo")
+"""What takes seconds to import and every task needs."""
 
 
 class Task(NamedTuple):
@@ -133,7 +138,7 @@ def _inline(tasks: Sequence[Task]) -> Ended:
 
 def _local(tasks: Sequence[Task], workers: int) -> Ended:
     """A process for each task, so that one that is killed takes nothing with it."""
-    spawn = multiprocessing.get_context("spawn")  # a fork would share the threads of PyTorch, which is not allowed
+    processes = _processes()
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting = list(tasks)
     running: dict[Connection, tuple[Task, Any]] = {}
@@ -141,8 +146,9 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
         while waiting or running:
             while waiting and len(running) < workers:
                 task = waiting.pop(0)
-                mine, its = spawn.Pipe(duplex=False)
-                process = spawn.Process(target=_work, args=(its, threads, task.function, task.arguments))
+                mine, its = processes.Pipe(duplex=False)
+                own = (its, dict(os.environ), threads, task.function, task.arguments)
+                process = processes.Process(target=_work, args=own)
                 process.start()
                 its.close()
                 running[mine] = task, process
@@ -163,7 +169,25 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
             process.join()
 
 
-def _work(said: Connection, threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _processes() -> ForkServerContext | SpawnContext:
+    """How processes are made. A fork of this one would share the threads of PyTorch, which is not allowed; a new Python
+    for every task would import for seconds. So one that only imports, and has no threads of PyTorch, is forked."""
+    if sys.platform != "linux":  # elsewhere a forked process may not use the system's own libraries
+        return multiprocessing.get_context("spawn")
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload(list(PRELOADED))
+    return forked
+
+
+def _work(
+    said: Connection,
+    environment: Mapping[str, str],
+    threads: int,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ.clear()  # the server's is that of its first task
+    os.environ.update(environment)
     torch.set_num_threads(threads)
     try:
         function(*arguments)
