@@ -509,8 +509,8 @@ def run_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     pool = TINY.partition("--steps 1")[2]
     study = f"--seeds 1 --set loop.steps=1 {pool.replace('seeds=0', 'seeds=1')} --set score.epochs=1"
-    tiny = {"distill": TINY, "pool": pool, "targets": pool, "evaluate": "--epochs 1"}
-    tiny |= dict.fromkeys(("ablate", "compare", "reproduce"), study)
+    tiny = {"distill": TINY, "pool": pool, "targets": f"{pool} --set targets.real_batch=8", "evaluate": "--epochs 1"}
+    tiny |= dict.fromkeys(("ablate", "compare", "reproduce"), f"{study} --set loop.inner_steps=1")
     made: set[str] = set()
     for line in (line for block in blocks("sh") for line in block.splitlines() if line.startswith("accdd ")):
         verb, *arguments = shlex.split(line, comments=True)[1:]

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import Command
 from divided import CLASSES, HOSTS, runs
 from helpers import assert_same
 from torch import Tensor
@@ -25,29 +27,33 @@ COUNTS = (2, 3)
 DIVIDED = str(Path(__file__).with_name("divided.py"))
 
 
-def launch(count: int, *command: str, own: tuple[str, ...] = ()) -> list["subprocess.Popen[str]"]:
-    """Start a Python command on `count` ranks as torchrun would, on a port that was free; `own` on the last alone."""
+def launch(folder: Path, count: int, *command: str, own: tuple[str, ...] = ()) -> list[Command]:
+    """Start a Python command on `count` ranks as torchrun would, on a port that was free; `own` on the last alone.
+    What they say goes to files of `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     return [
-        subprocess.Popen(
-            [sys.executable, *command, *(own if rank == count - 1 else ())],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        Command(
+            (*command, *(own if rank == count - 1 else ())),
+            Path(tempfile.mkdtemp(dir=folder)) / "said",
+            {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(count)
     ]
+
+
+def ended(ranks: list[Command]) -> tuple[list[int], list[str]]:
+    """How all ended, and what they said."""
+    return [rank.wait() for rank in ranks], [rank.said.read_text() for rank in ranks]
 
 
 @pytest.fixture(scope="module", params=COUNTS)
 def divided(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any]]:
     """How many ranks there were, and what rank 0 saw."""
     folder = tmp_path_factory.mktemp("divided")
-    said = [process.communicate(timeout=300)[0] for process in launch(request.param, DIVIDED, str(folder))]
+    _, said = ended(launch(folder, request.param, DIVIDED, str(folder)))
     assert (folder / f"{request.param}.pt").exists(), "\n".join(said)
     return request.param, torch.load(folder / f"{request.param}.pt")
 
@@ -132,15 +138,14 @@ def test_alone_nothing_is_told():
 
 
 @pytest.mark.parametrize("victim", [0, 2])
-def test_a_rank_that_dies_is_named_by_all_others_and_one_that_works_is_not(victim: int):
-    ranks = launch(3, DIVIDED, "wait", str(victim))
-    said = [process.communicate(timeout=100)[0] for process in ranks]
-    for rank, (process, words) in enumerate(zip(ranks, said, strict=True)):
+def test_a_rank_that_dies_is_named_by_all_others_and_one_that_works_is_not(victim: int, tmp_path: Path):
+    codes, said = ended(launch(tmp_path, 3, DIVIDED, "wait", str(victim)))
+    for rank, (code, words) in enumerate(zip(codes, said, strict=True)):
         assert "heard" in words and "not reached" not in words
         if rank == victim:
-            assert process.returncode == -signal.SIGKILL
+            assert code == -signal.SIGKILL
         else:
-            assert process.returncode == 1
+            assert code == 1
             assert f"error: Rank {victim} is gone (no sign of life for 1.5 s), so the others stop." in words
 
 
@@ -159,9 +164,9 @@ def images(run: Path) -> bytes:
 def test_a_run_on_three_ranks_is_the_run_on_one_and_speaks_once(tmp_path: Path):
     said = {}
     for count in (1, 3):
-        ranks = launch(count, *DISTILL, "--steps=3", "--targets=0", "--out", str(tmp_path / str(count)))
-        said[count] = [process.communicate(timeout=100)[0] for process in ranks]
-        assert [process.returncode for process in ranks] == [0] * count, said[count]
+        command = (*DISTILL, "--steps=3", "--targets=0", "--out", str(tmp_path / str(count)))
+        codes, said[count] = ended(launch(tmp_path, count, *command))
+        assert codes == [0] * count, said[count]
     assert images(tmp_path / "1") == images(tmp_path / "3")
     assert "The classes are divided among 3 processes." in said[3][0] and "learned in 3 sweeps" in said[3][0]
     assert said[3][1:] == ["", ""]
@@ -177,30 +182,28 @@ main()
 
 def test_all_ranks_save_together_though_one_of_them_alone_knows_what_it_takes(tmp_path: Path):
     """How often is saved follows from what the last saving took, which is measured by the rank that writes."""
-    ranks = launch(3, "-c", SAVING, *DISTILL[2:], "--steps=40", "--targets=0", "--out", str(tmp_path / "run"))
-    said = [process.communicate(timeout=100)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0] * 3, said
+    command = ("-c", SAVING, *DISTILL[2:], "--steps=40", "--targets=0", "--out", str(tmp_path / "run"))
+    codes, said = ended(launch(tmp_path, 3, *command))
+    assert codes == [0] * 3, said
     assert len(list((tmp_path / "run" / "checkpoints").glob("sweep-*"))) == 2
 
 
 def test_a_run_begun_on_two_ranks_goes_on_alone(tmp_path: Path):
     out = tmp_path / "cut"
     long = (*DISTILL, "--steps=12", "--inner-steps=2", "--set=loop.train_images=64", "--set=loop.checkpoint=0.01")
-    ranks = launch(2, *long, "--out", str(out))
+    ranks = launch(tmp_path, 2, *long, "--out", str(out))
     give_up = time.monotonic() + 100
     while len(list(out.glob("checkpoints/sweep-*"))) < 2:
-        assert time.monotonic() < give_up and ranks[0].poll() is None
+        assert time.monotonic() < give_up and ranks[0].code is None
         time.sleep(0.01)
-    ranks[1].terminate()  # one hears it, both stop
-    said = [process.communicate(timeout=100)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [128 + signal.SIGTERM] * 2, said
+    ranks[1].send(signal.SIGTERM)  # one hears it, both stop
+    codes, said = ended(ranks)
+    assert codes == [128 + signal.SIGTERM] * 2, said
     assert said[0].count("Go on with: accdd distill --resume") == 1 and said[1] == ""
-    (alone,) = launch(1, *DISTILL[:3], "--resume", str(out))
-    words = alone.communicate(timeout=100)[0]
-    assert alone.returncode == 0 and "Going on after sweep" in words
-    (whole,) = launch(1, *long, "--out", str(tmp_path / "whole"))
-    whole.communicate(timeout=100)
-    assert whole.returncode == 0
+    codes, said = ended(launch(tmp_path, 1, *DISTILL[:3], "--resume", str(out)))
+    assert codes == [0] and "Going on after sweep" in said[0]
+    codes, said = ended(launch(tmp_path, 1, *long, "--out", str(tmp_path / "whole")))
+    assert codes == [0], said
     assert images(out) == images(tmp_path / "whole")
 
 
@@ -218,9 +221,8 @@ def test_ranks_that_cannot_work_together_say_so_once(tmp_path: Path, count: int,
     pixels = np.random.default_rng(0).integers(0, 256, (24, 3, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "two.npz", images=pixels, labels=labels, test_images=pixels, test_labels=labels)
     command = (*DISTILL[:3], str(tmp_path / "two.npz"), *DISTILL[4:], "--targets=0", "--out", str(tmp_path / "run"))
-    ranks = launch(count, *command, own=own)
-    words = [process.communicate(timeout=100)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [2] * count, words
+    codes, words = ended(launch(tmp_path, count, *command, own=own))
+    assert codes == [2] * count, words
     assert f"error: {said}" in words[0] and not any(words[1:])
     assert not (tmp_path / "run").exists()
 
@@ -243,10 +245,8 @@ def test_torchrun_launches_again_what_died_and_the_run_goes_on(tmp_path: Path):
     os.kill(int(victim), signal.SIGKILL)
     said = process.communicate(timeout=110)[0]
     assert process.returncode == 0 and "Going on after sweep" in said, said
-    (whole,) = launch(1, *DISTILL, *own, "--out", str(tmp_path / "whole"))
-    whole.communicate(timeout=100)
+    ended(launch(tmp_path, 1, *DISTILL, *own, "--out", str(tmp_path / "whole")))
     assert images(out) == images(tmp_path / "whole")
-    again = launch(2, *DISTILL, *own, "--out", str(out))
-    words = [process.communicate(timeout=100)[0] for process in again]
-    assert [process.returncode for process in again] == [0, 0]
+    codes, words = ended(launch(tmp_path, 2, *DISTILL, *own, "--out", str(out)))
+    assert codes == [0, 0]
     assert "it is finished" in words[0] and not words[1]

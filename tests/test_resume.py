@@ -4,14 +4,13 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import Command
 from helpers import CPU, assert_same, network, settings, stripes
 
 import accdd
@@ -249,12 +248,9 @@ COMMAND = [
 ]  # fmt: skip
 
 
-def command(said: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def command(said: Path, *arguments: str) -> Command:
     """A run of its own, which tells its progress to a file."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with said.open("wb") as file:
-        call = [sys.executable, "-m", "accdd", "distill", *arguments]
-        return subprocess.Popen(call, env=environment, stderr=file, stdout=subprocess.DEVNULL)
+    return Command(("-m", "accdd", "distill", *arguments), said, {"OMP_NUM_THREADS": "1"})
 
 
 def newest_name(out: Path) -> str | None:
@@ -274,9 +270,9 @@ def test_runs_that_are_killed_and_gone_on_with_end_with_the_same_bits(tmp_path: 
         before = newest_name(out)
         assert not (out / "distilled").exists(), "finished before it was killed"
         process = command(said, *(["--resume", str(out)] if kill else [*COMMAND, "--out", str(out)]))
-        while process.poll() is None and newest_name(out) == before:
+        while process.code is None and newest_name(out) == before:
             time.sleep(0.01)
-        process.send_signal(sent)
+        process.send(sent)
         assert process.wait() == code, said.read_text()
         assert sent == signal.SIGKILL or "Go on with: accdd distill --resume" in said.read_text()
     assert command(said, "--resume", str(out)).wait() == 0, said.read_text()

@@ -138,7 +138,7 @@ def _inline(tasks: Sequence[Task]) -> Ended:
 
 def _local(tasks: Sequence[Task], workers: int) -> Ended:
     """A process for each task, so that one that is killed takes nothing with it."""
-    processes = _processes()
+    making = processes()
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting = list(tasks)
     running: dict[Connection, tuple[Task, Any]] = {}
@@ -146,9 +146,9 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
         while waiting or running:
             while waiting and len(running) < workers:
                 task = waiting.pop(0)
-                mine, its = processes.Pipe(duplex=False)
+                mine, its = making.Pipe(duplex=False)
                 own = (its, dict(os.environ), threads, task.function, task.arguments)
-                process = processes.Process(target=_work, args=own)
+                process = making.Process(target=_work, args=own)
                 process.start()
                 its.close()
                 running[mine] = task, process
@@ -169,7 +169,7 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
             process.join()
 
 
-def _processes() -> ForkServerContext | SpawnContext:
+def processes() -> ForkServerContext | SpawnContext:
     """How processes are made. A fork of this one would share the threads of PyTorch, which is not allowed; a new Python
     for every task would import for seconds. So one that only imports, and has no threads of PyTorch, is forked."""
     if sys.platform != "linux":  # elsewhere a forked process may not use the system's own libraries
