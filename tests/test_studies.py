@@ -421,6 +421,17 @@ def test_pictures_are_drawn_of_one_key_and_of_two_and_of_no_more(tmp_path: Path,
     assert not (tmp_path / "none.png").exists() and len(said) == 3 and "pip install matplotlib" in said[0]
 
 
+@pytest.mark.parametrize("values, scale", [((0, 0.5, 20), "symlog"), ((0.1, 1.9), "linear"), ((0,), "linear")])
+def test_what_was_measured_is_marked_also_where_numbers_lie_wide_apart(values: tuple[float, ...], scale: str):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    pictures.lines(figure, [row(10, 20, what={"k": value}) for value in values], ["k"])
+    (axis,) = figure.axes
+    assert axis.get_xscale() == scale and tuple(axis.get_xticks()) == values
+    assert [label.get_text() for label in axis.get_xticklabels()] == [text(value) for value in values]
+
+
 def test_values_that_yaml_takes_for_text_are_numbers_where_their_setting_is_one():
     over = grids.parse(["images.lr=1e-3,0.1", "perturb.magnitude=1e-2", "network.name=convnet"])
     grid, _ = grids.joined(None, over, {})

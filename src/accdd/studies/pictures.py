@@ -15,6 +15,9 @@ from accdd.studies.rows import Row, protocols
 Draw = Callable[[Any], None]
 """(matplotlib's figure) -> None"""
 
+WIDE = 20
+"""Numbers whose largest is so many times the smallest stand on a logarithmic axis."""
+
 
 def save(file: Path, draw: Draw, reporter: Reporter, *, panels: int = 1) -> Path | None:
     """A PNG file, or None and a word to the user where there is no matplotlib."""
@@ -53,6 +56,12 @@ def lines(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
         ]
         style = "-" if numbers else ""
         axis.errorbar(places, [row.mean for row in own], errors, marker="o", ms=4, ls=style, capsize=3, label=network)
+        if numbers:
+            above = [value for value in values if value > 0]
+            if above and max(above) >= WIDE * min(above):  # as 0.5, 1, 2, 5, 10, 20
+                axis.set_xscale("symlog", linthresh=min(above), linscale=0.4)  # 0 has a place, too
+            axis.set_xticks(values, [text(value) for value in values])
+            axis.minorticks_off()
     axis.set(xlabel=key, ylabel="test accuracy, %")
     axis.set_title(_conditions(rows), fontsize=9)
     axis.grid(alpha=0.3)
