@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 import accdd
-from accdd import defaults, engine, evaluation, execution, loop, networks, training
+from accdd import defaults, engine, evaluation, execution, executor, files, loop, networks, training
 from accdd.augmented_models import EarlyStage
 from accdd.config import Train
 from accdd.data import Dataset, build
 from accdd.engine import Problem, Sweep
 from accdd.evaluation import PROTOCOLS, Way
 from accdd.execution import Plan
+from accdd.executor import Task
 from accdd.keys import Key
 from accdd.methods import METHODS
 from accdd.targets import Bank
@@ -196,6 +197,17 @@ def test_targets_stay_on_the_gpu(waves: Dataset, wave_models: Pool):
     bank = Bank(waves.to(where), moved(helpers.problem(waves)), lambda key: moved(EarlyStage(wave_models)(key)), given)
     first = bank[3]
     assert first.parameters["convs.0.weight"].is_cuda and bank[3] is first
+
+
+def add(file: Path) -> None:
+    files.write_text(file, str(int(torch.ones(3, device="cuda").sum())))
+
+
+def test_workers_of_this_machine_use_the_gpu_also_once_it_is_in_use_here(tmp_path: Path):
+    torch.ones(1, device="cuda")
+    tasks = [Task(name, add, (tmp_path / name,), tmp_path / name) for name in ("one", "other")]
+    executor.run(tasks, "local:2")
+    assert [task.done.read_text() for task in tasks] == ["3", "3"]
 
 
 def save(path: Path, waves: Dataset) -> None:
