@@ -34,7 +34,7 @@ def kill_one(over: threading.Event) -> None:
     while not over.wait(0.2):
         said = subprocess.run(["ps", "-eo", "pid,ppid,etimes,args"], capture_output=True, text=True).stdout
         listed = [line.split(maxsplit=3) for line in said.splitlines()[1:]]
-        servers = {pid for pid, _, _, line in listed if "forkserver" in line}
+        servers = {pid for pid, parent, _, line in listed if "forkserver" in line and int(parent) == os.getpid()}
         for pid, parent, seconds, line in listed:
             works = parent in servers or "submitit.core._submit" in line or line.startswith("ray::_call")
             if works and "IDLE" not in line and int(seconds) >= 1:

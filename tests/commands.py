@@ -1,5 +1,6 @@
 """Python commands in processes of their own, forked from one that has imported what takes seconds."""
 
+import contextlib
 import os
 import runpy
 import sys
@@ -12,15 +13,15 @@ from accdd import executor
 
 
 class Command:
-    """`python ARGUMENTS`, which are -m MODULE ..., -c CODE ... or FILE ...; what it prints goes to a file."""
+    """`python ARGUMENTS`, which are -m MODULE ..., -c CODE ... or FILE ..., with what it prints in a file. Unlike the
+    real one it ends without Python's finalisation, and what is read at an import is that of the first command."""
 
-    def __init__(self, arguments: Sequence[str], said: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], said: Path, environment: Mapping[str, str], threads: int = 1) -> None:
         self.said = said
-        forked = executor.processes()
-        if sys.platform == "linux":
-            forked.set_forkserver_preload([*executor.PRELOADED, "sklearn.datasets"])  # where digits are from
-        given = (tuple(arguments), str(said), {**os.environ, **environment})
-        self._process = forked.Process(target=_run, args=given)
+        said.write_bytes(b"")
+        context = executor.processes((*executor.PRELOADED, "sklearn.datasets"))  # which the digits are from
+        given = (tuple(arguments), said, {**os.environ, **environment}, threads)
+        self._process = context.Process(target=_run, args=given, daemon=True)  # not waited for at a failure
         self._process.start()
 
     @property
@@ -30,7 +31,9 @@ class Command:
 
     def send(self, signal: int) -> None:
         assert self._process.pid
-        os.kill(self._process.pid, signal)
+        if self.code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal)
 
     def wait(self, seconds: float = 100) -> int:
         """Its exit status.
@@ -45,11 +48,11 @@ class Command:
         return self.code
 
 
-def _run(arguments: Sequence[str], said: str, environment: Mapping[str, str]) -> None:
+def _run(arguments: Sequence[str], said: Path, environment: Mapping[str, str], threads: int) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # which is read at the import
-    with Path(said).open("wb") as file:
+    torch.set_num_threads(threads)
+    with said.open("wb") as file:
         for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
             os.dup2(file.fileno(), descriptor)
     what, *rest = arguments

@@ -91,6 +91,18 @@ def test_workers_import_once_and_see_the_environment_of_now(tmp_path: Path, monk
     assert said[0][1] == said[1][1] != str(os.getpid()) and said[0][2] == "True"
 
 
+def compiles(file: Path) -> None:
+    files.write_text(file, str(execution._compiled_folder()))
+
+
+def test_workers_leave_no_folder_of_their_own_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ACCDD_CACHE", str(tmp_path / "with a space"))
+    file = tmp_path / "done"
+    executor.run([Task("cell", compiles, (file,), file)], "local:1")
+    own = Path(file.read_text())
+    assert tmp_path not in own.parents and not own.exists()
+
+
 def test_tasks_that_fail_are_named_and_the_others_are_kept(tmp_path: Path):
     tasks = squares(tmp_path, 3)
     tasks[0] = tasks[0]._replace(function=fails, arguments=())

@@ -250,7 +250,7 @@ COMMAND = [
 
 def command(said: Path, *arguments: str) -> Command:
     """A run of its own, which tells its progress to a file."""
-    return Command(("-m", "accdd", "distill", *arguments), said, {"OMP_NUM_THREADS": "1"})
+    return Command(("-m", "accdd", "distill", *arguments), said, {})
 
 
 def newest_name(out: Path) -> str | None:

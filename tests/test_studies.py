@@ -407,7 +407,7 @@ def test_pictures_are_drawn_of_one_key_and_of_two_and_of_no_more(tmp_path: Path,
     said: list[str] = []
     reporter: Any = type("Recorder", (), {"note": lambda self, text: said.append(text)})()
     one = [row(10, 20, what={"k": k}, network=n) for k in (1, 2) for n in ("convnet", "mlp")]
-    words = [row(10, what={"k": k}) for k in (True, False)]
+    words = [row(10, what={"k": k}) for k in (True, [1, 2])]
     two = [row(10 + a + b, what={"a": a, "b": b}) for a in (1, 2) for b in (3, 4, 5)]
     for number, (keys, given) in enumerate(((["k"], one), (["k"], words), (["a", "b"], two))):
         draw = pictures.grid(given, keys)

@@ -4,12 +4,12 @@ Nothing here knows what is computed. Plans follow from counted work and the kind
 memory), never from a stopwatch.
 """
 
-import atexit
 import contextlib
 import ctypes
 import dataclasses
 import functools
 import math
+import multiprocessing.util
 import os
 import platform
 import re
@@ -158,7 +158,8 @@ def _compiled_folder() -> Path:
     if not re.search(r"\s", str(folder)):
         return folder
     private = tempfile.mkdtemp(prefix="accdd-compiled-")
-    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    # Not atexit's, which workers of `executor` do not come to before Python 3.13.
+    multiprocessing.util.Finalize(None, shutil.rmtree, (private,), {"ignore_errors": True}, exitpriority=0)
     return Path(private)
 
 
@@ -254,7 +255,7 @@ def compiled(function: Callable[..., Any], where: torch.device) -> Callable[...,
     Its tensors must come as arguments, and it must not branch on their values. Where the compiler fails, it is said
     once and `function` runs as it is.
     """
-    # Seconds of imports, only for those who compile.
+    # A second of imports, which a command that computes nothing is spared.
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)

@@ -11,16 +11,19 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import yaml
 
 from accdd import files
 from accdd.config import InputError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext  # the first is not on Windows
 
 ATTEMPTS = 3
 """How often a task is tried when its workers are lost."""
@@ -138,7 +141,7 @@ def _inline(tasks: Sequence[Task]) -> Ended:
 
 def _local(tasks: Sequence[Task], workers: int) -> Ended:
     """A process for each task, so that one that is killed takes nothing with it."""
-    making = processes()
+    context = processes()
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting = list(tasks)
     running: dict[Connection, tuple[Task, Any]] = {}
@@ -146,9 +149,9 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
         while waiting or running:
             while waiting and len(running) < workers:
                 task = waiting.pop(0)
-                mine, its = making.Pipe(duplex=False)
+                mine, its = context.Pipe(duplex=False)
                 own = (its, dict(os.environ), threads, task.function, task.arguments)
-                process = making.Process(target=_work, args=own)
+                process = context.Process(target=_work, args=own)
                 process.start()
                 its.close()
                 running[mine] = task, process
@@ -169,14 +172,26 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
             process.join()
 
 
-def processes() -> ForkServerContext | SpawnContext:
-    """How processes are made. A fork of this one would share the threads of PyTorch, which is not allowed; a new Python
-    for every task would import for seconds. So one that only imports, and has no threads of PyTorch, is forked."""
-    if sys.platform != "linux":  # elsewhere a forked process may not use the system's own libraries
+def processes(preloaded: Sequence[str] = PRELOADED) -> "ForkServerContext | SpawnContext":
+    """What makes processes. A fork of this one would share the threads of PyTorch, which is not allowed; a new Python
+    for each would import for seconds. So one is forked that has imported and done nothing else, where that is sound.
+
+    Args:
+        preloaded: modules that the first call imports there, for all later ones.
+    """
+    if sys.platform != "linux":  # macOS's own libraries do not survive a fork, Windows has none
         return multiprocessing.get_context("spawn")
-    forked = multiprocessing.get_context("forkserver")
-    forked.set_forkserver_preload(list(PRELOADED))
-    return forked
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preloaded))
+    safe = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"  # files of the current folder are no modules, as for a command
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if safe is not None:
+            os.environ["PYTHONSAFEPATH"] = safe
+    return context
 
 
 def _work(
@@ -186,7 +201,8 @@ def _work(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
-    os.environ.clear()  # the server's is that of its first task
+    # Until here it is that of the first process, as are niceness, limits and where output goes.
+    os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(threads)
     try:

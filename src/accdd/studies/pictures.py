@@ -16,7 +16,7 @@ Draw = Callable[[Any], None]
 """(matplotlib's figure) -> None"""
 
 WIDE = 20
-"""Numbers whose largest is so many times the smallest stand on a logarithmic axis."""
+"""Numbers whose largest is so many times the smallest above 0 stand on a logarithmic axis."""
 
 
 def save(file: Path, draw: Draw, reporter: Reporter, *, panels: int = 1) -> Path | None:
@@ -43,11 +43,11 @@ def grid(rows: Sequence[Row], keys: Sequence[str]) -> Draw | None:
 def lines(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
     """Accuracy over the values of a key, a line per network, with intervals."""
     (key,), axis = keys, figure.subplots()
+    values = [row.what[key] for row in rows]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     for network in _networks(rows):
         own = [row for row in rows if row.network == network]
-        values = [row.what[key] for row in own]
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        places = values if numbers else [text(value) for value in values]
+        places = [row.what[key] if numbers else text(row.what[key]) for row in own]
         within = [row.interval or (row.mean, row.mean) for row in own]
         # A bootstrap's interval holds the mean but for rounding.
         errors = [
@@ -56,12 +56,13 @@ def lines(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
         ]
         style = "-" if numbers else ""
         axis.errorbar(places, [row.mean for row in own], errors, marker="o", ms=4, ls=style, capsize=3, label=network)
-        if numbers:
-            above = [value for value in values if value > 0]
-            if above and max(above) >= WIDE * min(above):  # as 0.5, 1, 2, 5, 10, 20
-                axis.set_xscale("symlog", linthresh=min(above), linscale=0.4)  # 0 has a place, too
-            axis.set_xticks(values, [text(value) for value in values])
-            axis.minorticks_off()
+    if numbers:
+        above = [value for value in values if value > 0]
+        if above and max(above) >= WIDE * min(above):  # as 0.5, 1, 2, 5, 10, 20
+            axis.set_xscale("symlog", linthresh=min(above), linscale=0.4)  # 0 has a place, too
+        marks = list(dict.fromkeys(values))
+        axis.set_xticks(marks, [text(value) for value in marks])
+        axis.minorticks_off()
     axis.set(xlabel=key, ylabel="test accuracy, %")
     axis.set_title(_conditions(rows), fontsize=9)
     axis.grid(alpha=0.3)
