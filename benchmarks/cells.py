@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -126,14 +126,16 @@ def accdd(arguments: Sequence[str], cell: Cell, out: Path) -> Ran:
 
 
 def table(cells: Sequence[Cell], out: Path) -> None:
-    """Mean, deviation and n: over sets where cells end in a seed (each set by its mean), otherwise over networks."""
+    """Mean, deviation and n: over sets where several cells end in a seed (each set by its mean), otherwise over
+    networks."""
     groups: dict[str, list[float]] = defaultdict(list)
+    sets = Counter(cell.name.rpartition("/")[0] for cell in cells)
     for cell in cells:
         result = out / cell.name / cell.result
         if not result.exists():
             continue
         parent, _, last = cell.name.rpartition("/")
-        of_a_set = len(last) == 1 and last.isdigit()
+        of_a_set = len(last) == 1 and last.isdigit() and sets[parent] > 1
         name = parent if of_a_set else cell.name
         for score in json.loads(result.read_text())["scores"]:
             moment = score["set"].partition("@")[2]

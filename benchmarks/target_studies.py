@@ -2,8 +2,8 @@
 
     python benchmarks/target_studies.py STUDY --out RESULTS_FOLDER [--only TEXT]
 
-`headline`, `methods` and `transfer` are scored on test images; the others choose settings on images held out of the
-training data (5,000 of CIFAR-10 (JPEG)), never on test images. One cell at a time: their seconds count.
+`headline`, `methods`, `transfer` and `across` are scored on test images; the others choose settings on images held out
+of the training data (5,000 of CIFAR-10 (JPEG)), never on test images. One cell at a time: their seconds count.
 """
 
 import functools
@@ -218,6 +218,16 @@ def transfer() -> list[Cell]:
     ]
 
 
+ACROSS = ("convnet", "convnet/norm=batch", "convnet/depth=4", "resnet10", "vgg11", "mlp")
+
+
+def across() -> list[Cell]:
+    """What a set that was matched at the published width is worth on other networks, beside real images: the first of
+    each data set's runs of `headline`."""
+    told = [f"--networks={','.join(ACROSS)}", "--seeds=2", "--epochs=300", "--baselines=random,herding"]
+    return [cell._replace(evaluate=told, result="across.json") for cell in headline() if cell.name.endswith("/0")]
+
+
 def refresh() -> list[Cell]:
     """A bank that stays, whose over-fitting is only looked at, and one whose oldest targets are replaced."""
     shares = {"never": 1000, "above 5 %": 0.05}
@@ -233,6 +243,7 @@ if __name__ == "__main__":
         "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "numbers": numbers,
         "snapshots": snapshots, "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh,
         "finalists": finalists, "headline": headline, "methods": methods, "transfer": transfer,
+        "across": across,
     }  # fmt: skip
     labels = {"count": "targets", "real-batch": "real images of a class behind a target"}
     numbered = functools.partial(over_numbers, labels=labels)
