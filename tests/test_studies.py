@@ -396,11 +396,28 @@ def test_sets_count_by_their_means_and_a_single_set_by_its_networks():
     assert (single.replicates, both.replicates) == ("n = 2 networks on one set", "n = 2 sets, each by 2 networks")
 
 
+def test_rows_are_compared_with_the_first_of_their_network_seed_by_seed():
+    first, other = row(10, 20, 30), row(11, 20, 32)
+    alone, elsewhere, later = row(9), row(1, 2, 3, network="mlp"), row(2, 1, 3, network="mlp")
+    real = row(11, 21, 31, sets=0)
+    found = rows.paired([first, other, alone, elsewhere, later, real])
+    assert [each.differences for each in found] == [(), (1, 0, 2), (), (), (1, -1, 0), (1, 1, 1)]
+    assert found[1].to_dict()["differences"] == [1, 0, 2]
+    head, *lines = rows.lines(found)
+    places = [head.index(name) for name in ("difference", "its deviation")]
+    assert [[line[place] for place in places] for line in lines] == [
+        ["", ""], ["+1.00", "1.00"], ["", ""], ["", ""], ["+0.00", "1.00"], ["+1.00", "0.00"]
+    ]  # fmt: skip
+    several = rows.paired([each._replace(sets=3) for each in (first, other)] + [real])
+    assert [each.differences for each in several] == [(), (1, 0, 2), ()]
+
+
 def test_a_table_is_aligned_and_leaves_out_what_there_is_not():
     head, first, second = aligned([row(5, what={"k": True}), row(10, 20, what={"k": "filter"})]).splitlines()
     assert head.startswith("k       network  protocol  sets")
-    assert first == "true    convnet  idc       1     2              5.00                                             3"
-    assert second.split("  ")[-1].strip() == "3" and "10.00 to 20.00" in second and "7.07" in second
+    assert first.split() == ["true", "convnet", "idc", "1", "2", "5.00", "3"]
+    assert first.index("3") == second.rindex("3") == head.index("seconds")
+    assert "10.00 to 20.00" in second and "7.07" in second
 
 
 def test_pictures_are_drawn_of_one_key_and_of_two_and_of_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -263,5 +263,7 @@ def _tell_study(found: Any, out: Path, as_json: bool) -> None:
         print_json(out=str(out), rows=[row.to_dict() for row in found.rows], pictures=pictures)
         return
     typer.echo(studies.aligned(found.rows))
+    if any(row.differences for row in found.rows):
+        typer.echo("\nDifferences are from the first row of the network, between what began alike.")
     kept = ", ".join([f"{out}/table.csv (and .md, .tex, .json)", *pictures])
     typer.echo(f"\nKept in {kept}.")

@@ -31,6 +31,8 @@ class Row(NamedTuple):
     """Accuracies in percent, last epoch: a set's mean each, or one set's networks."""
     seconds: float | None
     """Of distilling, mean over sets, without pool and targets; None for real images."""
+    differences: tuple[float, ...] = ()
+    """Of each value from that of the first row of the network, which began alike; none where values have no partner."""
 
     @property
     def replicates(self) -> str:
@@ -61,7 +63,8 @@ class Row(NamedTuple):
         within = self.interval and [round(bound, 2) for bound in self.interval]
         deviation = None if self.deviation is None else round(self.deviation, 2)
         found = {"mean": round(self.mean, 2), "deviation": deviation, "interval": within}
-        return self._asdict() | {"what": dict(self.what), "values": list(self.values)} | found
+        listed = {"values": list(self.values), "differences": [round(each, 2) for each in self.differences]}
+        return self._asdict() | {"what": dict(self.what)} | listed | found
 
 
 def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[Row]:
@@ -74,6 +77,20 @@ def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[Row]:
         values = tuple(score.mean for score in scores) if len(scores) > 1 else first.accuracies
         rows.append(Row(what, first.network, first.protocol, len(scores), first.n, values, seconds))
     return rows
+
+
+def paired(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their differences, which vary less than accuracies do: what has one seed begins with the same
+    images, unless that is what differs, and is scored by networks that begin with the same weights."""
+    firsts: dict[str, Row] = {}
+    found = []
+    for row in rows:
+        first = firsts.setdefault(row.network, row)
+        what, other = ((each.protocol, max(each.sets, 1), len(each.values)) for each in (row, first))
+        if what == other and row is not first:
+            row = row._replace(differences=tuple(a - b for a, b in zip(row.values, first.values, strict=True)))
+        found.append(row)
+    return found
 
 
 def beside(column: str, scores: Sequence[Score]) -> list[Row]:
@@ -94,7 +111,7 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
     """The header and a line per row."""
     header = [
         *rows[0].what, "network", "protocol", "sets", "networks each", "accuracy, last epoch", "deviation",
-        "95 % interval", "seconds",
+        "95 % interval", "difference", "its deviation", "seconds",
     ]  # fmt: skip
     return [header, *(_line(row) for row in rows)]
 
@@ -118,5 +135,7 @@ def _line(row: Row) -> list[str]:
     within = "" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
     deviation = "" if row.deviation is None else f"{row.deviation:.2f}"
     seconds = "" if row.seconds is None else f"{row.seconds:g}"
-    facts = [str(row.sets), str(row.networks), f"{row.mean:.2f}", deviation, within, seconds]
+    difference = f"{statistics.fmean(row.differences):+.2f}" if row.differences else ""
+    spread = f"{statistics.stdev(row.differences):.2f}" if len(row.differences) > 1 else ""
+    facts = [str(row.sets), str(row.networks), f"{row.mean:.2f}", deviation, within, difference, spread, seconds]
     return [*(text(value) for value in row.what.values()), row.network, row.protocol, *facts]
