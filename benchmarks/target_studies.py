@@ -222,8 +222,8 @@ ACROSS = ("convnet", "convnet/norm=batch", "convnet/depth=4", "resnet10", "vgg11
 
 
 def across() -> list[Cell]:
-    """What a set that was matched at the published width is worth on other networks, beside real images: the first of
-    each data set's runs of `headline`."""
+    """What one image per class that was matched at the published width is worth on other networks, beside real images:
+    the first of each data set's runs of `headline`."""
     told = [f"--networks={','.join(ACROSS)}", "--seeds=2", "--epochs=300", "--baselines=random,herding"]
     return [cell._replace(evaluate=told, result="across.json") for cell in headline() if cell.name.endswith("/0")]
 

@@ -14,14 +14,15 @@ from accdd import executor
 
 class Command:
     """`python ARGUMENTS`, which are -m MODULE ..., -c CODE ... or FILE ..., with what it prints in a file. Unlike the
-    real one it ends without Python's finalisation, and what is read at an import is that of the first command."""
+    real one it has one thread, no children by multiprocessing and no finalisation of Python, and what is read at an
+    import is that of the first command."""
 
-    def __init__(self, arguments: Sequence[str], said: Path, environment: Mapping[str, str], threads: int = 1) -> None:
+    def __init__(self, arguments: Sequence[str], said: Path, environment: Mapping[str, str]) -> None:
         self.said = said
         said.write_bytes(b"")
         context = executor.processes((*executor.PRELOADED, "sklearn.datasets"))  # which the digits are from
-        given = (tuple(arguments), said, {**os.environ, **environment}, threads)
-        self._process = context.Process(target=_run, args=given, daemon=True)  # not waited for at a failure
+        given = (tuple(arguments), said, {**os.environ, **environment})
+        self._process = context.Process(target=_run, args=given, daemon=True)  # ended if a test fails meanwhile
         self._process.start()
 
     @property
@@ -48,10 +49,10 @@ class Command:
         return self.code
 
 
-def _run(arguments: Sequence[str], said: Path, environment: Mapping[str, str], threads: int) -> None:
+def _run(arguments: Sequence[str], said: Path, environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     with said.open("wb") as file:
         for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
             os.dup2(file.fileno(), descriptor)

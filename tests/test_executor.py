@@ -91,6 +91,23 @@ def test_workers_import_once_and_see_the_environment_of_now(tmp_path: Path, monk
     assert said[0][1] == said[1][1] != str(os.getpid()) and said[0][2] == "True"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no server")
+def test_the_server_imports_what_is_imported_here(monkeypatch: pytest.MonkeyPatch):
+    seen: list[tuple[str | None, ...]] = []
+    names = "PYTHONSAFEPATH", "PYTHONPATH"
+
+    def start() -> None:
+        seen.append(tuple(map(os.environ.get, names)))
+        raise OSError("no room")
+
+    monkeypatch.setattr(executor.forkserver, "ensure_running", start)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    with pytest.raises(OSError, match="no room"):
+        executor.processes()
+    assert seen == [("1", os.pathsep.join(sys.path))] and tuple(map(os.environ.get, names)) == (None, "mine")
+
+
 def compiles(file: Path) -> None:
     files.write_text(file, str(execution._compiled_folder()))
 

@@ -82,6 +82,7 @@ def test_a_grid_becomes_a_row_per_combination_with_seeds_as_replicates(source: s
     cell = tmp_path / "out" / "perturb.magnitude=0.1,perturb.directions=2"
     scores = [json.loads((cell / f"seed-{seed}" / "scores.json").read_text())[0]["accuracies"] for seed in (0, 1)]
     assert found.rows[1].values == pytest.approx([np.mean(each) for each in scores])
+    assert found.rows[1].differences == pytest.approx(np.subtract(found.rows[1].values, found.rows[0].values))
     for seed in (0, 1):
         settings = accdd.load(cell / f"seed-{seed}" / "run").info["settings"]
         assert (settings["seed"], settings["perturb"]["magnitude"], settings["perturb"]["directions"]) == (
@@ -298,6 +299,7 @@ def test_hosts_and_baselines_stand_in_one_table_with_a_picture_over_time(source:
     assert [row.what["method"] for row in found.rows] == ["dm"] * 2 + ["idc"] * 2 + ["random", "kmeans"] * 2
     assert [row.sets for row in found.rows] == [1] * 4 + [0] * 4 and all(row.interval for row in found.rows)
     assert all(row.protocol == "quick, 6 epochs" and row.networks == 2 for row in found.rows)
+    assert [len(row.differences) for row in found.rows] == [0, 0] + [2] * 6
     assert is_picture(tmp_path / "out" / "over-time.png")
     curve = json.loads((tmp_path / "out" / "dm" / "seed-0" / "curve.json").read_text())
     assert {each["network"] for each in curve} == {"convnet"}  # the one that is drawn
@@ -336,7 +338,9 @@ def test_compare_and_ablate_tell_the_table_or_one_json_object(source: str, tmp_p
     assert told.exit_code == 0, told.stderr
     head, row, *_ = told.stdout.splitlines()
     assert head.split()[:2] == ["method", "network"] and row.split()[:2] == ["dm", "convnet"]
-    assert f"{tmp_path}/c/over-time.png" in told.stdout
+    assert f"{tmp_path}/c/over-time.png" in told.stdout and "Differences" not in told.stdout
+    told = command(f"ablate {source} --out {tmp_path}/b --over perturb.use=true,false {flags}")
+    assert "Differences are from the first row of the network, seed by seed." in told.stdout
     told = command(f"ablate {source} --out {tmp_path}/a --over perturb.use=true,false --json {flags}")
     about = json.loads(told.stdout)
     assert [row["what"] for row in about["rows"]] == [{"perturb.use": True}, {"perturb.use": False}]
@@ -398,17 +402,19 @@ def test_sets_count_by_their_means_and_a_single_set_by_its_networks():
 
 def test_rows_are_compared_with_the_first_of_their_network_seed_by_seed():
     first, other = row(10, 20, 30), row(11, 20, 32)
-    alone, elsewhere, later = row(9), row(1, 2, 3, network="mlp"), row(2, 1, 3, network="mlp")
-    real = row(11, 21, 31, sets=0)
-    found = rows.paired([first, other, alone, elsewhere, later, real])
-    assert [each.differences for each in found] == [(), (1, 0, 2), (), (), (1, -1, 0), (1, 1, 1)]
+    elsewhere, later = row(1, 2, 3, network="mlp"), row(2, 1, 2.999, network="mlp")
+    real = row(9, 19, 29, sets=0)
+    without = [row(9), first._replace(protocol="dc"), first._replace(networks=1)]
+    found = rows.with_differences([first, other, elsewhere, later, real, *without])
+    assert [each.differences for each in found[:3]] == [(), (1, 0, 2), ()]
+    assert found[4].differences == (-1, -1, -1) and found[5:] == without
     assert found[1].to_dict()["differences"] == [1, 0, 2]
     head, *lines = rows.lines(found)
-    places = [head.index(name) for name in ("difference", "its deviation")]
-    assert [[line[place] for place in places] for line in lines] == [
-        ["", ""], ["+1.00", "1.00"], ["", ""], ["", ""], ["+0.00", "1.00"], ["+1.00", "0.00"]
+    places = [head.index(name) for name in ("from the first", "its deviation")]
+    assert [[line[place] for place in places] for line in lines[:5]] == [
+        ["", ""], ["+1.00", "1.00"], ["", ""], ["+0.00", "1.00"], ["-1.00", "0.00"]
     ]  # fmt: skip
-    several = rows.paired([each._replace(sets=3) for each in (first, other)] + [real])
+    several = rows.with_differences([each._replace(sets=3) for each in (first, other)] + [real])
     assert [each.differences for each in several] == [(), (1, 0, 2), ()]
 
 
@@ -443,7 +449,8 @@ def test_what_was_measured_is_marked_also_where_numbers_lie_wide_apart(values: t
     from matplotlib.figure import Figure
 
     figure = Figure()
-    pictures.lines(figure, [row(10, 20, what={"k": value}) for value in values], ["k"])
+    shown = [row(10, 20, what={"k": value}, network=name) for name in ("convnet", "mlp") for value in values]
+    pictures.lines(figure, shown, ["k"])
     (axis,) = figure.axes
     assert axis.get_xscale() == scale and tuple(axis.get_xticks()) == values
     assert [label.get_text() for label in axis.get_xticklabels()] == [text(value) for value in values]

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -30,6 +31,9 @@ ATTEMPTS = 3
 
 PRELOADED = ("accdd.api", "torch._dynamo")
 """What takes seconds to import and every task needs."""
+
+STARTING = threading.Lock()
+"""Held while the environment is that of the server that workers are forked from."""
 
 
 class Task(NamedTuple):
@@ -183,15 +187,25 @@ def processes(preloaded: Sequence[str] = PRELOADED) -> "ForkServerContext | Spaw
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preloaded))
-    safe = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"  # files of the current folder are no modules, as for a command
-    try:
+    # It imports from where this one does, which older Pythons do not see to: files of the current folder are modules
+    # there only if they are here.
+    with STARTING, _environment({"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}):
         forkserver.ensure_running()
-    finally:
-        del os.environ["PYTHONSAFEPATH"]
-        if safe is not None:
-            os.environ["PYTHONSAFEPATH"] = safe
     return context
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Variables that have other values for a while."""
+    before = {name: os.environ.get(name) for name in changes}
+    try:
+        os.environ.update(changes)
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _work(
@@ -201,7 +215,7 @@ def _work(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
-    # Until here it is that of the first process, as are niceness, limits and where output goes.
+    # The server's is that of its start; niceness, limits and where output goes stay so.
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(threads)

@@ -264,6 +264,6 @@ def _tell_study(found: Any, out: Path, as_json: bool) -> None:
         return
     typer.echo(studies.aligned(found.rows))
     if any(row.differences for row in found.rows):
-        typer.echo("\nDifferences are from the first row of the network, between what began alike.")
+        typer.echo("\nDifferences are from the first row of the network, seed by seed.")
     kept = ", ".join([f"{out}/table.csv (and .md, .tex, .json)", *pictures])
     typer.echo(f"\nKept in {kept}.")

@@ -68,7 +68,7 @@ def ablate(
     outcomes, _ = doing.outcomes(common, cells)
     by_combination = [outcomes[number :: len(combinations)] for number in range(len(combinations))]
     summaries = [rows.summary(values, own) for values, own in zip(combinations, by_combination, strict=True)]
-    found = rows.paired([row for summary in summaries for row in summary])
+    found = rows.with_differences([row for summary in summaries for row in summary])
     rows.write(doing.folder, found)
     draw = pictures.grid(found, list(grid))
     panels = len({row.network for row in found}) if len(grid) > 1 else 1

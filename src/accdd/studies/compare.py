@@ -74,7 +74,7 @@ def compare(
                 f"On {network} the sets were scored by different protocols ({'; '.join(protocols)}), as their source "
                 "makes exceptions for the factor and the images per class: accuracies by different ones do not compare."
             )
-    found = rows.paired(learned + beside)
+    found = rows.with_differences(learned + beside)
     rows.write(doing.folder, found)
     curves = {name: [outcome.curve for outcome in own] for name, own in by_host.items()}
     drawn = pictures.save(doing.folder / "over-time.png", pictures.over_time(curves, beside), reporter)

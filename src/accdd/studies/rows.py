@@ -32,7 +32,7 @@ class Row(NamedTuple):
     seconds: float | None
     """Of distilling, mean over sets, without pool and targets; None for real images."""
     differences: tuple[float, ...] = ()
-    """Of each value from that of the first row of the network, which began alike; none where values have no partner."""
+    """Of each value from its partner in the first row of the network; none in that row and without partners."""
 
     @property
     def replicates(self) -> str:
@@ -63,7 +63,7 @@ class Row(NamedTuple):
         within = self.interval and [round(bound, 2) for bound in self.interval]
         deviation = None if self.deviation is None else round(self.deviation, 2)
         found = {"mean": round(self.mean, 2), "deviation": deviation, "interval": within}
-        listed = {"values": list(self.values), "differences": [round(each, 2) for each in self.differences]}
+        listed = {"values": list(self.values), "differences": [round(each, 2) + 0.0 for each in self.differences]}
         return self._asdict() | {"what": dict(self.what)} | listed | found
 
 
@@ -79,15 +79,15 @@ def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[Row]:
     return rows
 
 
-def paired(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their differences, which vary less than accuracies do: what has one seed begins with the same
-    images, unless that is what differs, and is scored by networks that begin with the same weights."""
+def with_differences(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each with its differences from the first of its network, value by value: of sets of the same seeds,
+    scored by networks of the same seeds, so that what they have in common cancels."""
     firsts: dict[str, Row] = {}
     found = []
     for row in rows:
         first = firsts.setdefault(row.network, row)
-        what, other = ((each.protocol, max(each.sets, 1), len(each.values)) for each in (row, first))
-        if what == other and row is not first:
+        mine, theirs = ((each.protocol, max(each.sets, 1), each.networks, len(each.values)) for each in (row, first))
+        if mine == theirs and row is not first:
             row = row._replace(differences=tuple(a - b for a, b in zip(row.values, first.values, strict=True)))
         found.append(row)
     return found
@@ -109,11 +109,12 @@ def protocols(rows: Iterable[Row | Score]) -> list[str]:
 
 def lines(rows: Sequence[Row]) -> list[list[str]]:
     """The header and a line per row."""
+    compared = any(row.differences for row in rows)
     header = [
         *rows[0].what, "network", "protocol", "sets", "networks each", "accuracy, last epoch", "deviation",
-        "95 % interval", "difference", "its deviation", "seconds",
+        "95 % interval", *(["from the first", "its deviation"] if compared else []), "seconds",
     ]  # fmt: skip
-    return [header, *(_line(row) for row in rows)]
+    return [header, *(_line(row, compared) for row in rows)]
 
 
 def aligned(rows: Sequence[Row]) -> str:
@@ -131,11 +132,12 @@ def write(folder: Path, rows: Sequence[Row]) -> None:
     files.write_text(folder / "table.json", json.dumps([row.to_dict() for row in rows], indent=1))
 
 
-def _line(row: Row) -> list[str]:
+def _line(row: Row, compared: bool) -> list[str]:
     within = "" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
     deviation = "" if row.deviation is None else f"{row.deviation:.2f}"
     seconds = "" if row.seconds is None else f"{row.seconds:g}"
-    difference = f"{statistics.fmean(row.differences):+.2f}" if row.differences else ""
+    difference = f"{round(statistics.fmean(row.differences), 2) + 0.0:+.2f}" if row.differences else ""
     spread = f"{statistics.stdev(row.differences):.2f}" if len(row.differences) > 1 else ""
-    facts = [str(row.sets), str(row.networks), f"{row.mean:.2f}", deviation, within, difference, spread, seconds]
+    differing = [difference, spread] if compared else []
+    facts = [str(row.sets), str(row.networks), f"{row.mean:.2f}", deviation, within, *differing, seconds]
     return [*(text(value) for value in row.what.values()), row.network, row.protocol, *facts]
