@@ -189,7 +189,7 @@ def processes(preloaded: Sequence[str] = PRELOADED) -> "ForkServerContext | Spaw
     context.set_forkserver_preload(list(preloaded))
     # It imports from where this one does, which older Pythons do not see to: files of the current folder are modules
     # there only if they are here.
-    with STARTING, _environment({"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}):
+    with STARTING, _environment({"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(map(str, sys.path))}):
         forkserver.ensure_running()
     return context
 
