@@ -170,7 +170,7 @@ def headline() -> list[Cell]:
     """
     flags = ["--preset=fast", "--steps=1000000", "--set=score.seeds=0"]
     cifar = [str(DATA / "cifar10-jpeg"), *flags]
-    fashion = [str(DATA / "fashion-mnist"), *flags, "--ipc=1", "--budget=15m"]
+    fashion = [str(DATA / "fashion-mnist"), *flags, "--ipc=1", "--budget=28m"]
     sets = range(2)
     return [
         *(Cell(f"headline/fashion-mnist/{n}", [*fashion, f"--seed={n}"], ["--seeds=3"], ALL_CORES) for n in sets),
