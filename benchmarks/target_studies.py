@@ -2,8 +2,8 @@
 
     python benchmarks/target_studies.py STUDY --out RESULTS_FOLDER [--only TEXT]
 
-`headline`, `methods`, `transfer` and `across` are scored on test images; the others choose settings on images held out
-of the training data (5,000 of CIFAR-10 (JPEG)), never on test images. One cell at a time: their seconds count.
+`headline`, `methods`, `ten`, `transfer` and `across` are scored on test images; the others choose settings on images
+held out of the training data (5,000 of CIFAR-10 (JPEG)), never on test images. One cell at a time: their seconds count.
 """
 
 import functools
@@ -218,6 +218,15 @@ def transfer() -> list[Cell]:
     ]
 
 
+def ten() -> list[Cell]:
+    """The paper and targets with ten images per class at the published width, twenty minutes of distilling each."""
+    common = [str(DATA / "cifar10-jpeg"), "--ipc=10", "--budget=20m", "--steps=1000000", "--set=score.seeds=0"]
+    return [
+        Cell(f"ten/{preset}", [*common, f"--preset={preset}"], ["--seeds=2", "--epochs=300"], ALL_CORES)
+        for preset in ("paper", "fast")
+    ]
+
+
 ACROSS = ("convnet", "convnet/norm=batch", "convnet/depth=4", "resnet10", "vgg11", "mlp")
 
 
@@ -242,7 +251,7 @@ if __name__ == "__main__":
     studies = {
         "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "numbers": numbers,
         "snapshots": snapshots, "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh,
-        "finalists": finalists, "headline": headline, "methods": methods, "transfer": transfer,
+        "finalists": finalists, "headline": headline, "methods": methods, "transfer": transfer, "ten": ten,
         "across": across,
     }  # fmt: skip
     labels = {"count": "targets", "real-batch": "real images of a class behind a target"}

@@ -311,9 +311,9 @@ def test_who_only_watches_leaves_the_processor_to_others():
     code = (
         "import os, torch\n"
         "from accdd import execution\n"
-        "before = os.nice(0)\n"
+        "low = min(19, os.nice(0) + 10)\n"
         "execution.stand_back()\n"
-        "print(torch.get_num_threads(), os.nice(0) - before)\n"
+        "print(torch.get_num_threads(), os.nice(0) - low)\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert told.stdout.split() == ["1", "10"], told.stderr
+    assert told.stdout.split() == ["1", "0"], told.stderr

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def test_every_task_is_done_and_what_is_done_is_skipped(how: str, tmp_path: Path
     files.write_text(tasks[2].done, "-1")
     executor.run(tasks, how)
     assert values(tasks) == [0, 1, -1, 9]
+
+
+def takes_its_place(file: Path) -> None:
+    taken = file.with_name(f"place {os.environ['LOCAL_RANK']} of {os.environ['LOCAL_WORLD_SIZE']}")
+    taken.touch(exist_ok=False)
+    time.sleep(0.2)
+    taken.unlink()
+    files.write_text(file, taken.name)
+
+
+def test_workers_have_places_of_which_no_two_at_once_have_the_same(tmp_path: Path):
+    tasks = [Task(str(n), takes_its_place, (tmp_path / str(n),), tmp_path / str(n)) for n in range(5)]
+    executor.run(tasks, "local:2")
+    assert {task.done.read_text() for task in tasks} == {"place 0 of 2", "place 1 of 2"}
+    assert "LOCAL_RANK" not in os.environ
 
 
 def test_a_killed_worker_loses_no_task(tmp_path: Path):

@@ -4,6 +4,7 @@
 tolerances.
 """
 
+import gc
 import itertools
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 import accdd
-from accdd import defaults, engine, evaluation, execution, executor, files, loop, networks, training
+from accdd import defaults, engine, evaluation, execution, executor, files, loop, networks, recording, training
 from accdd.augmented_models import EarlyStage
 from accdd.config import Train
 from accdd.data import Dataset, build
@@ -197,6 +198,24 @@ def test_targets_stay_on_the_gpu(waves: Dataset, wave_models: Pool):
     bank = Bank(waves.to(where), moved(helpers.problem(waves)), lambda key: moved(EarlyStage(wave_models)(key)), given)
     first = bank[3]
     assert first.parameters["convs.0.weight"].is_cuda and bank[3] is first
+
+
+def test_what_recordings_shared_is_free_once_they_have_gone():
+    where = execution.device("cuda")
+
+    def reserved() -> int:
+        training.make_step.cache_clear()
+        recording.forget()
+        gc.collect()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved(where)
+
+    before = reserved()
+    run = recording.recorded(lambda tensor: (tensor.expand(2**27) * 2).sum(), where)
+    assert run(torch.ones(1, device=where)).item() == 2**28
+    assert reserved() >= before + 2**29
+    del run
+    assert reserved() < before + 2**29
 
 
 def add(file: Path) -> None:

@@ -16,12 +16,15 @@ import pytest
 import torch
 from commands import Command
 from divided import CLASSES, HOSTS, runs
-from helpers import assert_same
+from helpers import assert_same, settings
 from torch import Tensor
 
-from accdd import parallel
+from accdd import api, defaults, execution, parallel
 from accdd.config import InputError
+from accdd.data import Dataset
 from accdd.parallel import ALONE, Ranks
+from accdd.run import course
+from accdd.run.progress import Quiet
 
 COUNTS = (2, 3)
 DIVIDED = str(Path(__file__).with_name("divided.py"))
@@ -135,6 +138,16 @@ def test_alone_nothing_is_told():
     tensor = torch.arange(3)
     assert ALONE.whole(tensor) is tensor
     ALONE.agree({"seed": 0})
+
+
+def test_processes_on_one_gpu_are_refused(monkeypatch: pytest.MonkeyPatch, data: Dataset):
+    work = course.prepare("here", data, defaults.resolve(settings({}), data), Quiet())
+    monkeypatch.setattr(Ranks, "gathered", lambda ranks, mine: [mine] * ranks.count)
+    monkeypatch.setattr(execution, "gpu", lambda where: None)
+    api._agree(Ranks(0, 2), work)
+    monkeypatch.setattr(execution, "gpu", lambda where: "GPU-1")
+    with pytest.raises(InputError, match="Several processes on one GPU"):
+        api._agree(Ranks(0, 2), work)
 
 
 @pytest.mark.parametrize("victim", [0, 2])

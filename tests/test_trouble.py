@@ -122,6 +122,7 @@ def test_the_verdict_says_that_the_step_size_was_halved(data: Dataset, monkeypat
 
 def test_a_sweep_that_does_not_fit_is_repeated_with_half_the_classes_and_the_same_draws():
     tried: list[tuple[int, int]] = []
+    released: list[int] = []
 
     def begin(plan: Plan, progress: Progress, since: State | None) -> Iterator[State]:
         for state in growing(progress, since):
@@ -131,7 +132,10 @@ def test_a_sweep_that_does_not_fit_is_repeated_with_half_the_classes_and_the_sam
             yield state
 
     notes = Notes()
-    found = list(trouble.within_memory(begin, dataclasses.replace(PLAIN, classes=8), notes.note)(lambda n: 0.0, None))
+    plan = dataclasses.replace(PLAIN, classes=8)
+    begun = trouble.within_memory(begin, plan, notes.note, release=lambda: released.append(len(tried)))
+    found = list(begun(lambda n: 0.0, None))
+    assert released == [1, 4, 5]  # before the sweep is repeated
     assert tried[:7] == [(8, 0), (4, 0), (4, 1), (4, 2), (2, 2), (1, 2), (1, 3)]
     assert [state.sweep for state in found] == list(range(STEPS + 1))
     for mine, right in zip(found, growing(lambda n: 0.0, None), strict=True):

@@ -280,6 +280,12 @@ def _agree(ranks: Ranks, work: course.Work) -> None:
             f"loop.split_training: {work.architecture.name} normalises by whole batches, which no process would see. "
             "Expected --set loop.split_training=false, or a network with another norm."
         )
+    gpus = [gpu for gpu in ranks.gathered(execution.gpu(real.device)) if gpu]
+    if len(set(gpus)) < len(gpus):
+        raise Everywhere(
+            "Several processes on one GPU: what is on it does not get from one to the other. "
+            "Expected a GPU for each process, without --device cuda:N, or --device cpu."
+        )
     ranks.agree({
         "the data": real.fingerprint, **config.flatten(config.to_dict(work.settings)), "torch": torch.__version__,
     })  # fmt: skip

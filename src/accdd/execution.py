@@ -98,8 +98,8 @@ of that at once (RESULTS.md)."""
 def device(name: str) -> torch.device:
     """`auto` is CUDA if there is one, then Apple's MPS, then the CPU; otherwise a PyTorch device name.
 
-    A GPU has its number, as tensors on it say it. Processes that torchrun launched on one machine take its GPUs in
-    turn, unless each is told which.
+    A GPU has its number, as tensors on it say it. Processes that torchrun or an executor started on one machine take
+    its GPUs in turn, unless each is told which.
 
     Raises:
         InputError: no such device here.
@@ -119,6 +119,11 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def gpu(where: torch.device) -> str | None:
+    """What tells a GPU from all others, on whatever machine and under whatever number; None is another device."""
+    return str(torch.cuda.get_device_properties(where).uuid) if where.type == "cuda" else None
+
+
 def machine(where: torch.device) -> str:
     """One line that names the hardware, for tables: 'NVIDIA H200' or 'AMD EPYC, 2 threads'."""
     if where.type == "cuda":
@@ -128,7 +133,7 @@ def machine(where: torch.device) -> str:
 
 def prepare(where: torch.device, max_memory: float | None = None) -> None:
     """Settings of the process, to be called before all else: what makes everything faster and changes no result, and
-    how much of a GPU's memory it may take, in gigabytes."""
+    how much of a GPU's memory it may take, in gigabytes; of a GPU that several workers use, each its part at most."""
     # What is compiled is kept for the next process. PyTorch's own place is a folder below /tmp that anybody could fill
     # with code to be run; it is fixed when the compiler is imported.
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
@@ -137,7 +142,8 @@ def prepare(where: torch.device, max_memory: float | None = None) -> None:
         _keep_freed_memory()
     if where.type == "cuda":
         total = torch.cuda.mem_get_info(where)[1]
-        share = 1.0 if max_memory is None else min(1.0, max_memory * 1e9 / total)
+        workers = -(-int(os.environ.get("LOCAL_WORLD_SIZE", "1")) // torch.cuda.device_count())
+        share = 1 / workers if max_memory is None else min(1 / workers, max_memory * 1e9 / total)
         torch.cuda.set_per_process_memory_fraction(share, where)
         # Convolutions multiply fp32 in TF32 by PyTorch's default, and other products do not; that is as it should be.
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
@@ -320,6 +326,7 @@ def free_memory(where: torch.device) -> int:
     On Apple's MPS, which shares it, that of the CPU.
     """
     if where.type == "cuda":
+        torch.cuda.empty_cache()  # what PyTorch keeps without using it is free, too
         free, _ = torch.cuda.mem_get_info(where)
         return max(0, min(free, granted_memory(where) - torch.cuda.memory_reserved(where)))
     limits = []

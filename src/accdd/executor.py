@@ -147,32 +147,34 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
     """A process for each task, so that one that is killed takes nothing with it."""
     context = processes()
     threads = max(1, (os.cpu_count() or 1) // workers)
-    waiting = list(tasks)
-    running: dict[Connection, tuple[Task, Any]] = {}
+    waiting, places = list(tasks), list(range(workers))
+    running: dict[Connection, tuple[Task, Any, int]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                task = waiting.pop(0)
+                task, place = waiting.pop(0), places.pop(0)
                 mine, its = context.Pipe(duplex=False)
-                own = (its, dict(os.environ), threads, task.function, task.arguments)
-                process = context.Process(target=_work, args=own)
+                # As torchrun says it: workers take GPUs in turn, and share the memory of one.
+                environment = os.environ | {"LOCAL_RANK": str(place), "LOCAL_WORLD_SIZE": str(workers)}
+                process = context.Process(target=_work, args=(its, environment, threads, task.function, task.arguments))
                 process.start()
                 its.close()
-                running[mine] = task, process
+                running[mine] = task, process, place
             for mine in wait(list(running)):
                 assert isinstance(mine, Connection)
-                task, process = running.pop(mine)
+                task, process, place = running.pop(mine)
                 try:
                     error = mine.recv()
                 except EOFError:  # the process has gone without a word
                     error = None
                 mine.close()
                 process.join()
+                places.append(place)
                 yield task, error
     finally:
-        for _, process in running.values():
+        for _, process, _ in running.values():
             process.terminate()
-        for _, process in running.values():
+        for _, process, _ in running.values():
             process.join()
 
 

@@ -118,7 +118,7 @@ class Ranks(NamedTuple):
             result = work()
         except InputError as error:
             problem = str(error)
-        found = {rank: each for rank, each in enumerate(self._all(problem)) if each is not None}
+        found = {rank: each for rank, each in enumerate(self.gathered(problem)) if each is not None}
         if found:
             first, message = next(iter(found.items()))
             where = "" if len(found) == self.count else f"On rank {first} of {self.count}: "
@@ -149,7 +149,7 @@ class Ranks(NamedTuple):
         Raises:
             Everywhere: naming what differs, and where.
         """
-        first, *others = self._all(dict(facts))
+        first, *others = self.gathered(dict(facts))
         for rank, other in enumerate(others, start=1):
             for name in (each for each in {**first, **other} if first.get(each) != other.get(each)):
                 raise Everywhere(
@@ -157,8 +157,15 @@ class Ranks(NamedTuple):
                     "Expected the same command and the same data on every rank."
                 )
 
-    def _all(self, mine: Any) -> list[Any]:
-        """What every rank brings, in their order, on each of them."""
+    def gathered(self, mine: Any) -> list[Any]:
+        """What every rank brings, in their order, on each of them.
+
+        Args:
+            mine: what can be pickled.
+
+        Raises:
+            Lost: a rank is gone.
+        """
         if self.alone:
             return [mine]
         gathered: list[Any] = [None] * self.count

@@ -51,12 +51,18 @@ def _streams(where: torch.device) -> list[torch.cuda.Stream]:
 
 @functools.cache
 def _first_graph(where: torch.device) -> torch.cuda.CUDAGraph:
-    """What recordings share their memory with, which is safe as they are replayed one after the other; it stays, as
-    memory whose last graph has gone cannot be shared again."""
+    """What recordings share their memory with, which is safe as they are replayed one after the other; it stays until
+    `forget`, as memory whose last graph has gone cannot be shared again."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=_streams(where)[0], capture_error_mode="thread_local"):
         torch.zeros(1, device=where)
     return graph
+
+
+def forget() -> None:
+    """Share new memory from now on, so that what is shared now is free once its last recording has gone."""
+    with _RECORDING:
+        _first_graph.cache_clear()
 
 
 class _Recording:

@@ -167,16 +167,22 @@ class Bank:
         outdated = [each for each in self._kept if each[0] < number - 2 * (self._settings.targets.count or 0)]
         for each in outdated:  # replaced, with `targets.refresh`
             del self._kept[each]
-        if len(self._kept) < self._room:
+        if len(self._kept) < self.room:
             self._kept[wanted] = target
         return target
 
     @functools.cached_property
-    def _room(self) -> int:
-        """How many targets a GPU keeps; none elsewhere."""
+    def room(self) -> int:
+        """How many targets a GPU keeps, of what is free on it when this is first asked; none elsewhere."""
         if self._data.device.type != "cuda":
             return 0
         return int(KEPT * execution.free_memory(self._data.device) / self.bytes_per_target)
+
+    def release(self) -> None:
+        """Let go of what takes memory of a GPU and can be made again, and keep half as many targets there."""
+        self._kept.clear()
+        self.room //= 2
+        vars(self).pop("_real_half", None)
 
     def ensure(self, block: int, report: Report = lambda share: None) -> None:
         """Make a block unless it is there and whole, and open it."""

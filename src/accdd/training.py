@@ -6,6 +6,7 @@ trained side by side.
 
 import collections
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -234,10 +235,9 @@ def train(
         The networks after each step, and their losses, (n,).
     """
     device, size = labels.device, images.shape[-1]
-    batches, chosen = (order.to(each).split(recipe.batch, dim=1) for each in (device, images.device))
-    rates = torch.as_tensor(lr, dtype=torch.float32).expand(len(keys)).to(device)
-    # Drawn for the whole call at once, so they depend on the key and on the number of batches, and nothing else.
-    shape = (len(batches), recipe.batch)
+    # Drawn for the whole call at once, so they depend on the key and on the number of batches, and nothing else; and
+    # before anything goes to a GPU, which may still be at work.
+    shape = (math.ceil(order.shape[1] / recipe.batch), recipe.batch)
     drawn = _side_by_side(
         [augment.draw(recipe.augment, shape, size, key.generator("augment"), one_of=recipe.one_of) for key in keys]
     )
@@ -247,6 +247,8 @@ def train(
             [augment.draw_cutmix(recipe.cutmix, *shape, size, key.generator("cutmix")) for key in keys]
         )
     drawn, mixed = augment.to(drawn, device), augment.to(mixed, device)
+    batches, chosen = (order.to(each).split(recipe.batch, dim=1) for each in (device, images.device))
+    rates = torch.as_tensor(lr, dtype=torch.float32).expand(len(keys)).to(device)
     for number, (rows, pictures) in enumerate(zip(batches, chosen, strict=True)):
         soft_labels = F.one_hot(labels[rows], num_classes).to(torch.float32)
         own_drawn = augment.at(drawn, number, slice(None), slice(rows.shape[1]))

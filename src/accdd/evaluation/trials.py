@@ -68,7 +68,7 @@ def run(
     """
     where, recipe = data.device, protocol.recipe
     labels = labels.to(where)
-    images = images if images is data.images else images.to(where)  # the real ones are where they fit
+    images = images if images.dtype == torch.uint8 else images.to(where)  # real ones are where they fit
     batch = min(recipe.batch, rows.shape[1])
     step, at_once = training.planned_step(
         architecture, recipe, tuple(mean), tuple(std), where, networks=len(keys), batch=batch,

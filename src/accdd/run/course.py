@@ -12,7 +12,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accdd import artifact, config, data, defaults, evaluation, loop, methods, networks, planning
+from accdd import (
+    artifact,
+    config,
+    data,
+    defaults,
+    evaluation,
+    loop,
+    methods,
+    networks,
+    planning,
+    recording,
+    training,
+)
 from accdd import augmented_models as models
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -262,7 +274,8 @@ def _learned(
         next_network = models.source(work.architecture, where, resolved, trained)
         begin = functools.partial(loop.distill, real, work.problem, next_network, resolved, ranks=ranks)
     if ranks.alone:
-        begin = within_memory(begin, work.plan, reporter.note, planning.most_parts(work.problem, resolved))
+        most = planning.most_parts(work.problem, resolved)
+        begin = within_memory(begin, work.plan, reporter.note, most, functools.partial(_release, bank))
     else:  # they cannot each repeat a sweep
         begin = functools.partial(begin, work.plan)
     learned = learn(begin, where, resolved, reporter, folder, since, ranks)
@@ -277,6 +290,13 @@ def _learned(
         factor=resolved.images.factor, formation=decoded_by(resolved.images.formation),
         info=_info(work, learned.sweeps) | troubled | {"seconds": seconds},
     )  # fmt: skip
+
+
+def _release(bank: Bank) -> None:
+    """Let go of what a GPU holds that can be made again: recorded launches, and targets."""
+    bank.release()
+    training.make_step.cache_clear()
+    recording.forget()
 
 
 def _scores(

@@ -1,6 +1,7 @@
 """What a run does about numbers that are not finite, and about memory that does not suffice."""
 
 import dataclasses
+import gc
 import math
 from collections.abc import Callable, Iterator
 
@@ -45,6 +46,7 @@ def within_memory(
     plan: Plan,
     note: Callable[[str], None],
     most_parts: int = 1,
+    release: Callable[[], None] = lambda: None,
 ) -> Begin:
     """A loop that matches half as many classes at once when the device's memory does not suffice, and then one class in
     twice as many parts.
@@ -56,6 +58,7 @@ def within_memory(
         plan: the first.
         note: told of it.
         most_parts: that the images of a class may be matched in.
+        release: lets go of what can be made again, before the sweep is repeated.
     """
 
     def halving(progress: Progress, since: State | None) -> Iterator[State]:
@@ -77,7 +80,9 @@ def within_memory(
                 else:
                     raise
             # After the exception has let go of what it held.
+            release()
             if torch.cuda.is_initialized():
+                gc.collect()
                 torch.cuda.empty_cache()
             sweep = 0 if last is None else last.sweep
             note(f"Out of memory after sweep {sweep}: going on with {now}.")
