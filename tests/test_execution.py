@@ -306,6 +306,20 @@ def test_an_unknown_device_is_refused_and_auto_is_one_that_exists():
     assert network().initialise(Key(0), execution.device("cpu"))["convs.0.weight"].device == CPU
 
 
+@pytest.mark.parametrize(("workers", "limit", "share"), [("1", None, 1.0), ("3", None, 0.5), ("4", 20.0, 0.2)])
+def test_workers_share_the_memory_of_a_gpu(
+    workers: str, limit: float | None, share: float, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[float] = []
+    monkeypatch.setenv(execution.WORKERS, workers)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (0, 100 * 10**9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, where: told.append(share))
+    execution.prepare(torch.device("cuda", 0), limit)
+    assert told == [share]
+
+
 def test_who_only_watches_leaves_the_processor_to_others():
     """In a process of its own, because it is for good."""
     code = (

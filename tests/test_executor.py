@@ -68,7 +68,7 @@ def test_every_task_is_done_and_what_is_done_is_skipped(how: str, tmp_path: Path
 
 
 def takes_its_place(file: Path) -> None:
-    taken = file.with_name(f"place {os.environ['LOCAL_RANK']} of {os.environ['LOCAL_WORLD_SIZE']}")
+    taken = file.with_name(f"place {os.environ['LOCAL_RANK']} of {os.environ[execution.WORKERS]}")
     taken.touch(exist_ok=False)
     time.sleep(0.2)
     taken.unlink()
@@ -77,9 +77,13 @@ def takes_its_place(file: Path) -> None:
 
 def test_workers_have_places_of_which_no_two_at_once_have_the_same(tmp_path: Path):
     tasks = [Task(str(n), takes_its_place, (tmp_path / str(n),), tmp_path / str(n)) for n in range(5)]
+    before = dict(os.environ)
     executor.run(tasks, "local:2")
     assert {task.done.read_text() for task in tasks} == {"place 0 of 2", "place 1 of 2"}
-    assert "LOCAL_RANK" not in os.environ
+    assert dict(os.environ) == before
+    tasks[0].done.unlink()
+    executor.run(tasks, "local:2")
+    assert tasks[0].done.read_text() == "place 0 of 1"
 
 
 def test_a_killed_worker_loses_no_task(tmp_path: Path):

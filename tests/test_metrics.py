@@ -145,6 +145,11 @@ def test_what_a_protocol_is_suited_to_does_not_keep_sets_apart():
     ]  # fmt: skip
 
 
+def test_networks_of_unlike_shapes_are_not_compared():
+    scores = [made("a", 50, shape="width=32"), made("b", 40, shape="width=128"), made("c", 30, shape="width=128")]
+    assert [(each.set, each.other) for each in comparisons(scores, KEY)] == [("b", "c")]
+
+
 def test_of_snapshots_the_last_is_compared_and_sets_on_other_networks_are_not():
     scores = [
         made("a@0@0.0s", 20, 20), made("a@8@1.5s", 60, 60), made("random", 40, 40, beside="a"),

@@ -126,6 +126,7 @@ def test_a_name_may_say_a_shape():
         ("convnet/widht=32", "Did you mean 'network.width'?"),
         ("convnet/width=wide", "'network.width' = 'wide'"),
         ("convnett/width=32", "Unknown network 'convnett'"),
+        ("convnet/width=32/width=64", "has 'width' twice"),
     ],
 )
 def test_a_shape_that_cannot_be_said(name: str, said: str):

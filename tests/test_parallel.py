@@ -19,7 +19,7 @@ from divided import CLASSES, HOSTS, runs
 from helpers import assert_same, settings
 from torch import Tensor
 
-from accdd import api, defaults, execution, parallel
+from accdd import api, defaults, parallel
 from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.parallel import ALONE, Ranks
@@ -142,10 +142,11 @@ def test_alone_nothing_is_told():
 
 def test_processes_on_one_gpu_are_refused(monkeypatch: pytest.MonkeyPatch, data: Dataset):
     work = course.prepare("here", data, defaults.resolve(settings({}), data), Quiet())
-    monkeypatch.setattr(Ranks, "gathered", lambda ranks, mine: [mine] * ranks.count)
-    monkeypatch.setattr(execution, "gpu", lambda where: None)
-    api._agree(Ranks(0, 2), work)
-    monkeypatch.setattr(execution, "gpu", lambda where: "GPU-1")
+    monkeypatch.setattr(Ranks, "agree", lambda ranks, facts: None)
+    for apart in ([None, None], [None, "GPU-1"], ["GPU-1", "GPU-2"]):
+        monkeypatch.setattr(Ranks, "gathered", lambda ranks, mine, apart=apart: apart)
+        api._agree(Ranks(0, 2), work)
+    monkeypatch.setattr(Ranks, "gathered", lambda ranks, mine: ["GPU-1", "GPU-1"])
     with pytest.raises(InputError, match="Several processes on one GPU"):
         api._agree(Ranks(0, 2), work)
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from typer.testing import CliRunner
 from accdd import artifact
 from accdd.augmented_models import pool
 from accdd.cli import app
+from accdd.config import InputError
 from accdd.run import Quiet, progress, read_snapshot, reporter, snapshots
 from accdd.run.folder import CONTENTS
 
@@ -95,6 +98,18 @@ def test_the_scores_of_a_run_are_in_both_its_records(run: Path):
     assert [score["set"] for score in scores] == ["distilled", "random"]
     assert all(score["n"] == 2 and score["protocol"] == "quick, no flip, 1 epochs" for score in scores)
     assert artifact.load(run).info["scores"] == scores
+
+
+def test_a_damaged_snapshot_is_named(run: Path, tmp_path: Path):
+    shutil.copytree(run / "snapshots", tmp_path / "snapshots")
+    first, *_, last = snapshots(tmp_path)
+    whole = last.path.read_bytes()
+    last.path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match=f"The snapshot '{re.escape(str(last.path))}' cannot be read: it has changed"):
+        read_snapshot(last)
+    first.path.write_bytes(first.path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"The snapshot '{re.escape(str(first.path))}' cannot be read"):
+        snapshots(tmp_path)
 
 
 def test_snapshots_begin_with_the_start_and_end_with_the_result(run: Path):

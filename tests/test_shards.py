@@ -48,6 +48,11 @@ def test_merged_shards_are_the_set_of_one_run(data: Dataset, run: str):
     }
 
 
+def test_a_shard_is_not_scored_as_if_it_were_the_set(shards: dict[int, Distilled]):
+    with pytest.raises(InputError, match="'distilled' is shard 1/2 of a set"):
+        accdd.evaluate(shards[1])
+
+
 def test_shards_are_saved_gone_on_with_and_merged_by_the_command(data: Dataset, tmp_path: Path, capsys):
     from accdd.cli import app
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,13 @@ def test_a_study_goes_on_where_it_was_stopped_and_makes_damaged_cells_again(
     (cell / "run" / "evaluation.json").unlink()
     study([0, 0.1])
     assert made == ["resume"]
+    shutil.rmtree(cell / "run" / "distilled")
+    study([0, 0.1])
+    assert made == ["distill", "evaluate"] and (cell / "run.damaged-2").is_dir()
     (cell / "run" / "config.yaml").unlink()
     (cell / "run" / "evaluation.json").unlink()
     study([0, 0.1])
-    assert made == ["distill", "evaluate"] and RunFolder.open(cell / "run") and (cell / "run.damaged-2").is_dir()
+    assert made == ["distill", "evaluate"] and RunFolder.open(cell / "run") and (cell / "run.damaged-3").is_dir()
 
 
 def test_the_folder_of_another_study_or_cell_is_refused_with_what_differs(source: str, tmp_path: Path):
@@ -195,12 +199,14 @@ def test_a_study_can_be_joined_with_more():
 
 @pytest.mark.parametrize(
     ("over", "settings", "used"),
-    [("pool.networks", {}, True), ("pool.networks", {"pool.use": False}, False), ("pool.use", {}, None),
-     ("pool.seed", {}, None), ("ipc", {}, None)],
+    [("pool.networks", {}, True), ("pool.use", {}, None), ("pool.seed", {}, None), ("ipc", {}, None),
+     ("perturb.magnitude", {}, True), ("perturb.use", {}, None), ("perturb.magnitude", {"perturb.use": True}, True)],
 )  # fmt: skip
-def test_what_is_varied_of_the_pool_is_varied_for_every_method(over: str, settings: dict[str, Any], used: bool | None):
+def test_what_is_varied_of_an_augmentation_is_varied_for_every_method(
+    over: str, settings: dict[str, Any], used: bool | None
+):
     _, common = grids.joined(None, {over: [1]}, {"method": "dsa", **settings})
-    assert common.get("pool.use") is used
+    assert common.get(f"{over.partition('.')[0]}.use") is used
 
 
 def test_values_are_yaml():
@@ -208,6 +214,8 @@ def test_values_are_yaml():
         "pool.epochs": [0.5, [0, 1]], "pool.use": [True, False]
     }  # fmt: skip
     assert folder_name({"pool.epochs": [0, 1], "network.name": "../a b"}) == "pool.epochs=_0,1_,network.name=.._a_b"
+    long = [folder_name({"network.name": "a" * 200 + end}) for end in "xy"]
+    assert long[0] != long[1] and len(long[0]) == 150
     assert [text(value) for value in (0.5, True, "filter", [0, 1], None)] == ["0.5", "true", "filter", "[0,1]", "null"]
 
 
@@ -228,6 +236,10 @@ WRONG = [
     ("an unknown device", "--over ipc=1 --device tpu", "Device 'tpu' is not available here"),
     ("an unknown method", "--over method=idc,icd", "Unknown method 'icd'; mean 'idc'?"),
     ("a wrong value", "--over pool.networks=1,0", "'pool.networks' = 0; greater than or equal to 1"),
+    ("a date that is none", "--over data.name=2020-13-40", "lists no values; KEY=VALUE,VALUE"),
+    ("nothing of a pool", "--over pool.networks=1,2 --set pool.use=false", "'pool.use' is false; vary nothing"),
+    ("nothing moved", "--study magnitude --set perturb.use=false", "'perturb.use' is false; vary nothing"),
+    ("a shard", "--over ipc=1 --set shard=[1,2]", "shard = [1, 2]; Expected all of them"),
     ("seeds varied", "--over seed=1,2", "Seeds are replicates; --seeds NUMBER"),
     ("a seed set", "--over ipc=1 --set seed=1", "Seeds are replicates; no setting 'seed'"),
     ("no seeds", "--over ipc=1 --seeds 0", "--seeds 0; at least 1"),
@@ -470,19 +482,27 @@ def test_a_picture_of_several_protocols_names_them_all():
 # Reproduction -----------------------------------------------------------------------------------------------------
 
 
-def reproduction(*values: float, share: float = 1.0, changed: tuple[str, ...] = ()) -> Reproduction:
+def reproduction(*values: float, share: float = 1.0, changed: tuple[str, ...] = (), sets: int = 1) -> Reproduction:
     return Reproduction(
-        "idc-cifar10", 10, "IDC", 67.5, "22.4 hours", "cifar10", row(*values), share, {"distilling": 5.0}, changed
-    )
+        "idc-cifar10", 10, "IDC", 67.5, "22.4 hours", "cifar10", row(*values, sets=sets), share, {"distilling": 5.0},
+        changed,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (reproduction(67, 68), "Reproduced: the published accuracy lies within our interval."),
-        (reproduction(60, 61), "Not reproduced: our interval lies below the published accuracy."),
-        (reproduction(70, 71), "Not reproduced: our interval lies above the published accuracy."),
-        (reproduction(67.5), "One value has no interval: no verdict."),
+        (reproduction(67, 68, sets=2), "Reproduced: the published accuracy lies within our interval."),
+        (reproduction(60, 61, sets=2), "Not reproduced: our interval lies below the published accuracy."),
+        (reproduction(70, 71, sets=2), "Not reproduced: our interval lies above the published accuracy."),
+        (
+            reproduction(67, 68),
+            "No verdict: one set does not say how far others are from it. Expected --seeds 3.",
+        ),
+        (
+            reproduction(67.5),
+            "No verdict: one set does not say how far others are from it. Expected --seeds 3.",
+        ),
         (reproduction(67, 68, share=0.05), "No reproduction: cut short at 5 % of the published steps."),
         (reproduction(67, 68, share=0.99999), "No reproduction: cut short at 99.999 % of the published steps."),
         (reproduction(67, 68, share=2), "No reproduction: gone on to 200 % of the published steps."),
@@ -547,7 +567,7 @@ def test_every_published_row_says_where_it_ends_and_how_it_is_scored():
     [
         ("idc-cifar", "Unknown preset 'idc-cifar'; mean 'idc-cifar10'?"),
         ("fast", "Nothing is published for 'fast'; accdd-cifar10, accdd-cifar10-10x"),
-        ("idc-mnist --ipc 7", "Nothing is published for 'idc-mnist' at IPC 7; but for 1, 10, 50 of images"),
+        ("idc-mnist --ipc 7", "Nothing is published for 'idc-mnist' at IPC 7; Expected --ipc 1 or 10 or 50"),
         ("idc-mnist --seeds 0", "--seeds 0; at least 1"),
         ("idc-mnist --set ipc=1", "A reproduction sets 'ipc' itself; --ipc"),
         ("idc-mnist", "data.mean has 1 numbers. Expected 3"),

@@ -80,6 +80,20 @@ def test_a_bank_is_extended_and_not_built_again(data: Dataset, early_models: Poo
     assert larger.seconds(2 * BLOCK) >= 0
 
 
+def test_targets_that_stay_on_a_gpu_are_let_go_of_and_made_the_same_again(data: Dataset, early_models: Pool):
+    there = bank(data, early_models)
+    assert there.room == 0  # on a CPU
+    there.room = 3
+    kept = [there[number] for number in range(4)]
+    assert [there[number] is target for number, target in enumerate(kept)] == [True, True, True, False]
+    there.release()
+    again = [there[number] for number in range(2)]
+    assert again[0] is not kept[0] and there[0] is again[0] and there[1] is not again[1]
+    assert_same(again[0], kept[0])
+    fresh = bank(data, early_models)
+    assert_same(there.make(5), fresh.make(5))
+
+
 def test_a_target_follows_from_its_number_alone(data: Dataset, early_models: Pool):
     one, other = bank(data, early_models), bank(data, early_models)
     late = other[BLOCK + 2]

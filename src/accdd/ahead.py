@@ -81,7 +81,7 @@ def build_targets(
     given = presets.given(preset, settings or {})
     if count is not None:
         given["targets.count"] = count
-    if given.get("targets.count") is None:
+    elif not given.get("targets.count"):  # also where a preset uses none
         given["targets.count"] = defaults.TARGETS
     # The only loop that targets are for.
     given |= {"loop.inner_steps": 1, "loop.train_images": 0, "loop.train_epochs": 0, "loop.warm_up": 0}

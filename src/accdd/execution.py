@@ -95,6 +95,10 @@ PART_BYTES = 16e9
 of that at once (RESULTS.md)."""
 
 
+WORKERS = "ACCDD_WORKERS"
+"""The variable that tells a worker how many there are on its machine."""
+
+
 def device(name: str) -> torch.device:
     """`auto` is CUDA if there is one, then Apple's MPS, then the CPU; otherwise a PyTorch device name.
 
@@ -142,8 +146,8 @@ def prepare(where: torch.device, max_memory: float | None = None) -> None:
         _keep_freed_memory()
     if where.type == "cuda":
         total = torch.cuda.mem_get_info(where)[1]
-        workers = -(-int(os.environ.get("LOCAL_WORLD_SIZE", "1")) // torch.cuda.device_count())
-        share = 1 / workers if max_memory is None else min(1 / workers, max_memory * 1e9 / total)
+        of_a_gpu = -(-int(os.environ.get(WORKERS, "1")) // torch.cuda.device_count())
+        share = 1 / of_a_gpu if max_memory is None else min(1 / of_a_gpu, max_memory * 1e9 / total)
         torch.cuda.set_per_process_memory_fraction(share, where)
         # Convolutions multiply fp32 in TF32 by PyTorch's default, and other products do not; that is as it should be.
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import yaml
 
-from accdd import files
+from accdd import execution, files
 from accdd.config import InputError
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
     """A process for each task, so that one that is killed takes nothing with it."""
     context = processes()
     threads = max(1, (os.cpu_count() or 1) // workers)
+    workers = min(workers, len(tasks))
     waiting, places = list(tasks), list(range(workers))
     running: dict[Connection, tuple[Task, Any, int]] = {}
     try:
@@ -154,8 +155,8 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
             while waiting and len(running) < workers:
                 task, place = waiting.pop(0), places.pop(0)
                 mine, its = context.Pipe(duplex=False)
-                # As torchrun says it: workers take GPUs in turn, and share the memory of one.
-                environment = os.environ | {"LOCAL_RANK": str(place), "LOCAL_WORLD_SIZE": str(workers)}
+                # They take GPUs in turn, as those of torchrun, and share the memory of one.
+                environment = os.environ | {"LOCAL_RANK": str(place), execution.WORKERS: str(workers)}
                 process = context.Process(target=_work, args=(its, environment, threads, task.function, task.arguments))
                 process.start()
                 its.close()

@@ -155,7 +155,7 @@ def paper(ipc: int) -> Changes:
 def fast(ipc: int) -> Changes:
     """accdd's own: networks are not trained between sweeps, and the real halves of sweeps come from a bank of targets.
 
-    As by default, but with as many targets as help, whatever they cost: how the headline of RESULTS.md was made.
+    As by default, but with as many targets as help, whatever they cost: how the headlines of RESULTS.md were made.
     """
     del ipc
     return {"loop.inner_steps": 1, "targets.count": defaults.TARGETS}

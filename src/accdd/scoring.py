@@ -152,13 +152,27 @@ def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Dis
     for name in asked.baselines:
         config.choose("baseline", name, evaluation.BASELINES)
     opened = [entry if isinstance(entry, Distilled) else artifact.load(entry) for entry in listed]
-    for distilled in opened:
+    for label, distilled in zip(called(listed), opened, strict=True):
+        shard = dict(distilled.info.get("settings") or {}).get("shard")
+        if shard:
+            raise InputError(f"'{label}' is shard {shard[0]}/{shard[1]} of a set. Expected the set: accdd merge.")
+        if asked.baselines and len(set(distilled.labels.bincount(minlength=distilled.num_classes).tolist())) > 1:
+            raise InputError(
+                f"'{label}' has more images of some classes than of others, which baselines are not made for. "
+                "Expected no baselines, or as many of every class."
+            )
         matched = config.override(settings, evaluation.recorded(distilled, "network")).network
         if not asked.networks:
             refusing.refuse_recorded_code(matched.name, "--networks")
         for name in asked.networks or (matched.name,):
             _, channels, size, _ = distilled.images.shape
             networks.architecture(settings_for(name, matched), channels, size, distilled.num_classes)
+    for entry, distilled in zip(listed, opened, strict=True) if len(opened) > 1 else ():
+        evaluation.test_data(distilled, asked.test)
+        if asked.baselines or asked.whole:
+            evaluation.training_data(distilled, asked.data)
+        if asked.snapshots and not isinstance(entry, Distilled):
+            run.snapshots(entry)
     return opened
 
 

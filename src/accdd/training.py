@@ -6,7 +6,6 @@ trained side by side.
 
 import collections
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -237,7 +236,7 @@ def train(
     device, size = labels.device, images.shape[-1]
     # Drawn for the whole call at once, so they depend on the key and on the number of batches, and nothing else; and
     # before anything goes to a GPU, which may still be at work.
-    shape = (math.ceil(order.shape[1] / recipe.batch), recipe.batch)
+    shape = (len(order.split(recipe.batch, dim=1)), recipe.batch)
     drawn = _side_by_side(
         [augment.draw(recipe.augment, shape, size, key.generator("augment"), one_of=recipe.one_of) for key in keys]
     )

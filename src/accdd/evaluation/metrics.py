@@ -169,7 +169,7 @@ def comparisons(scores: Sequence[Score], key: Key) -> list[Comparison]:
     pairs = [(own, other) for own in sets for other in _beside(own, scores)]
     pairs += [
         (one, other) for one, other in itertools.combinations(sets, 2)
-        if (one.network, one.rule, one.tested) == (other.network, other.rule, other.tested)
+        if (one.network, one.shape, one.rule, one.tested) == (other.network, other.shape, other.rule, other.tested)
     ]  # fmt: skip
     found = []
     for own, other in pairs:

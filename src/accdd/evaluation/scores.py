@@ -21,6 +21,9 @@ from accdd.keys import SCHEME, Key
 from accdd.networks import Architecture, identity
 from accdd.training import Report
 
+FROM_DATA = ("name", "channels", "size", "num_classes")
+"""Of an architecture: its name, and what data decide."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -53,6 +56,9 @@ class Score:
     """The test images' `Dataset.test_fingerprint`: scores on others do not compare. None where `content` was."""
     precision: str | None = None
     """In which the networks were trained, `bf16` or `fp32` (they are tested in fp32); None in older scores."""
+    shape: str | None = None
+    """What is special about the network, as in 'depth=3/norm=instance/width=128': those of unlike shapes are not
+    paired. None in older scores."""
     found: int | None = dataclasses.field(default=None, compare=False)
     """How many of the n networks were found in the cache; None where all were trained now."""
 
@@ -204,8 +210,14 @@ def score(
     return Score(
         name, architecture.name, label, total, accuracies, round(sum(seconds), 2),
         highest if way.best_on_test else None, tuple(per_class), seed=seed, tested=tested_on, precision=resolved,
-        found=found or None,
+        shape=_shape(architecture), found=found or None,
     )  # fmt: skip
+
+
+def _shape(architecture: Architecture) -> str:
+    """All options of a network that do not follow from the data."""
+    named = {name: value for name, value in identity(architecture).items() if name not in FROM_DATA}
+    return "/".join(f"{name}={value}" for name, value in sorted(named.items()) if value is not None)
 
 
 def network_keys(key: Key, count: int) -> list[Key]:

@@ -120,13 +120,13 @@ def _check_same_classes(distilled: Distilled, real: Dataset) -> None:
     shape = (real.channels, real.size, real.size)
     if shape != distilled.images.shape[1:] or real.num_classes != distilled.num_classes:
         raise InputError(
-            f"The test data has {real.num_classes} classes of {' x '.join(map(str, shape))}, the set "
+            f"The real data '{real.name}' has {real.num_classes} classes of {' x '.join(map(str, shape))}, the set "
             f"{distilled.num_classes} of {' x '.join(map(str, distilled.images.shape[1:]))}. Expected the same."
         )
     for mine, theirs in zip(distilled.class_names, real.class_names, strict=True):
         # Arrays have no class names, only numbers, which say nothing.
         if mine != theirs and not (mine.isdigit() or theirs.isdigit()):
             raise InputError(
-                f"The test data's classes differ from the set's: '{theirs}' where the set has '{mine}'. "
-                "Expected the same classes in the same order."
+                f"The classes of the real data '{real.name}' differ from the set's: '{theirs}' where the set has "
+                f"'{mine}'. Expected the same classes in the same order."
             )

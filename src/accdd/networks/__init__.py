@@ -152,5 +152,7 @@ def settings_for(name: str, matched: NetworkSettings) -> NetworkSettings:
         key, equals, value = option.partition("=")
         if not equals or key == "name":
             raise InputError(f"Network '{name}': '{option}' is no option. Expected one as in {base}/width=32.")
+        if f"network.{key}" in changes:
+            raise InputError(f"Network '{name}' has '{key}' twice. Expected it once.")
         changes[f"network.{key}"] = int(value) if value.isdecimal() else value
     return override(settings, changes).network

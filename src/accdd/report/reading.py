@@ -10,7 +10,6 @@ from typing import Any, TypeGuard
 
 import torch
 import yaml
-from safetensors import SafetensorError
 from torch import Tensor
 
 from accdd import artifact, config, run
@@ -275,14 +274,14 @@ def _snapshots(folder: Path, problems: list[str]) -> tuple[tuple[Snapshot, Tenso
     for file in sorted(folder.glob("sweep-*.safetensors")):
         try:
             if not file.is_file():  # reading a pipe might never end
-                raise ValueError("is no file")
+                raise InputError(f"The snapshot '{file}' is no file.")
             snapshot = run.snapshot(file)
             images = run.read_snapshot(snapshot)
             if images.ndim != 5 or not images.numel() or not images.isfinite().all():
-                raise ValueError("holds no images")
+                raise InputError(f"The snapshot '{file}' holds no images.")
             found.append((snapshot, images.clamp(0, 1)))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            problems.append(f"snapshots/{file.name} cannot be read: {str(error).splitlines()[0]}.")
+        except InputError as error:
+            problems.append(str(error))
     return tuple(found)
 
 

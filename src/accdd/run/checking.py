@@ -14,7 +14,8 @@ from accdd import artifact, files
 from accdd.artifact.format import HEADER, TENSORS
 from accdd.config import InputError
 from accdd.run import checkpoints, owner
-from accdd.run.folder import CONTENTS, digest
+from accdd.run.folder import CONTENTS
+from accdd.run.snapshot_files import digest
 
 State = Literal["whole", "damaged", "missing", "unknown"]
 """Whole: it matches its checksum. Unknown: there is none, or accdd did not write it; nothing speaks against it."""

@@ -9,8 +9,9 @@ from accdd.data import Dataset
 from accdd.evaluation import Protocol, Way
 from accdd.keys import Key
 from accdd.networks import Architecture
-from accdd.run.folder import RunFolder, read_snapshot, snapshots
+from accdd.run.folder import RunFolder
 from accdd.run.progress import Reporter
+from accdd.run.snapshot_files import read_snapshot, snapshots
 
 NETWORKS = 3
 """Trained on each snapshot to choose by; others than those that score the result."""

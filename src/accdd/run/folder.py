@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import platform
 import shlex
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import yaml
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from accdd import execution, files
@@ -25,6 +23,7 @@ from accdd.loop import State
 from accdd.run import checkpoints, owner
 from accdd.run.checkpoints import Checkpoint
 from accdd.run.owner import NotOurs, Owner
+from accdd.run.snapshot_files import write_snapshot
 
 CONTENTS = {
     "config.yaml": "what was asked for, and what it became",
@@ -40,19 +39,8 @@ CONTENTS = {
 }
 """Everything that a run folder may hold, in the order in which a reader wants it."""
 
-
 KIND = ("set", "network", "protocol")
 """What tells a score that is kept from others of the same run."""
-
-
-class Snapshot(NamedTuple):
-    """Images at a moment of a run."""
-
-    sweep: int
-    """Sweeps done."""
-    seconds: float
-    """Wall-clock seconds of distilling so far."""
-    path: Path
 
 
 class Record(NamedTuple):
@@ -252,10 +240,7 @@ class RunFolder:
     def snapshot(self, sweep: int, seconds: float, images: Tensor) -> None:
         """Keep the stored images, (classes, ipc, c, h, w), clamped to [0, 1], 16-bit float (2^-12 at most off)."""
         self.check()
-        kept = images.detach().clamp(0, 1).half().cpu().contiguous()
-        about = {"sweep": str(sweep), "seconds": f"{seconds:.3f}", "sha256": digest(kept)}
-        with files.commit_file(self.path / "snapshots" / f"sweep-{sweep:07d}.safetensors") as file:
-            files.save_tensors({"images": kept}, file, about)
+        kept = write_snapshot(self.path, sweep, seconds, images)
         if self.tracker:
             self.tracker.images(sweep, kept.float())
 
@@ -281,11 +266,6 @@ def merged(kept: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]
         found.pop(kind, None)  # so that it goes to the end
         found[kind] = dict(score)
     return list(found.values())
-
-
-def digest(tensor: Tensor) -> str:
-    """Hexadecimal SHA-256 of a tensor's numbers; the tensor is on the CPU and contiguous."""
-    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
 
 def refuse_existing(path: Path, given: Mapping[str, Any] | None = None) -> None:
@@ -346,48 +326,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": shlex.join(sys.argv),
     }
-
-
-def snapshots(path: str | Path) -> list[Snapshot]:
-    """The snapshots of a run, in order.
-
-    Raises:
-        InputError: there are none.
-    """
-    listed = sorted((Path(path) / "snapshots").glob("sweep-*.safetensors"))
-    found = [file for file in listed if file.is_file()]  # reading a pipe might never end
-    if not found:
-        raise InputError(f"'{path}' holds no snapshots. Expected a run folder made with loop.snapshots above 0.")
-    return [snapshot(file) for file in found]
-
-
-def newest_snapshot(path: Path) -> tuple[Snapshot, Tensor] | None:
-    """The newest snapshot that can be read, with its images, (classes, ipc, c, h, w); None where there is none.
-
-    A run at work writes them, and takes back those of sweeps that it repeats.
-    """
-    for file in sorted((path / "snapshots").glob("sweep-*.safetensors"), reverse=True):
-        try:
-            found = snapshot(file) if file.is_file() else None
-            images = read_snapshot(found) if found else None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-            continue
-        if found and images is not None and images.ndim == 5 and images.numel():
-            return found, images
-    return None
-
-
-def snapshot(file: Path) -> Snapshot:
-    """What a file of images says of itself."""
-    with safe_open(file, framework="pt") as tensors:
-        about = tensors.metadata()
-    return Snapshot(int(about["sweep"]), float(about["seconds"]), file)
-
-
-def read_snapshot(snapshot: Snapshot) -> Tensor:
-    """Stored images of a snapshot, float32 (classes, ipc, c, h, w) in [0, 1]."""
-    with safe_open(snapshot.path, framework="pt") as tensors:
-        return tensors.get_tensor("images").float()
 
 
 def tree(path: Path) -> list[tuple[str, str]]:

@@ -16,8 +16,9 @@ from accdd.evaluation import PROTOCOLS, Score, Way
 from accdd.keys import Key
 from accdd.networks import runs_code
 from accdd.run import course
-from accdd.run.folder import RunFolder, newest_snapshot
+from accdd.run.folder import RunFolder
 from accdd.run.progress import Quiet
+from accdd.run.snapshot_files import newest_snapshot
 from accdd.training import Report
 
 TESTED = 1000

@@ -116,12 +116,14 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
         held += 2 * min(missing, BLOCK) * bank.bytes_per_target  # a block, and its tensors put together to be written
         begin = functools.partial(loop.distill_on_targets, real, bank.problem, cast(Bank, _Always(target)), probing)
     seconds["distilling"] = _distilling(functools.partial(begin, work.plan, ranks=ranks), work)
-    if count:
-        held += min(count, bank.room) * bank.bytes_per_target  # while the launches of the probe are there
     seconds["scoring"] = _scoring(work)
+    peak = _peak(where) + held
+    if count and where.type == "cuda":  # targets stay on it as far as there is room
+        kept = min(count, bank.room) * bank.bytes_per_target
+        peak += max(0, min(kept, execution.granted_memory(where) - peak))
     made = missing * bank.bytes_per_target + len(untrained) * len(settings.pool.epochs) * _bytes(architecture)
     rounded = {name: round(each, 3) for name, each in seconds.items()}
-    return Forecast(rounded, _peak(where) + held, made + _run_bytes(real, settings, architecture, ranks))
+    return Forecast(rounded, peak, made + _run_bytes(real, settings, architecture, ranks))
 
 
 class _Always:

@@ -13,6 +13,7 @@ kept beside it as run.damaged-1 and so on; scores that cannot be read are made a
 
 import collections
 import dataclasses
+import hashlib
 import json
 import re
 import shlex
@@ -188,10 +189,13 @@ class Study:
         """Make the run in a cell's folder, unless it is there, or go on with it."""
         out = folder / "run"
         try:
-            if (out / "distilled").exists():
+            finished = (out / "evaluation.json").exists()
+            if finished or (out / "distilled").exists():
                 api.load(out)
-                if (out / "evaluation.json").exists():
-                    return
+            if finished:
+                if cell.curve:
+                    run.snapshots(out)
+                return
             RunFolder.open(out)
         except InputError as error:  # half-written, damaged, of another version, or not there at all
             self._set_aside(folder, str(error))
@@ -236,7 +240,10 @@ class Study:
 def folder_name(values: Mapping[str, Any]) -> str:
     """What the folder of a combination is called, as in 'pool.draw=0.5,perturb.magnitude=0.1'."""
     name = ",".join(f"{key}={text(value)}" for key, value in values.items())
-    return re.sub(r"[^\w.=,+-]", "_", name)[:150] or "all"
+    short = re.sub(r"[^\w.=,+-]", "_", name)
+    if len(short) > 150:  # what tells it from others may come later
+        short = f"{short[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:9]}"
+    return short or "all"
 
 
 def text(value: Any) -> str:
@@ -252,6 +259,8 @@ def _check_score(wanted: Settings) -> None:
             f"score.seeds = {score.seeds}, score.networks = {score.networks}: a study without scores says nothing. "
             "Expected --set score.seeds=1 or more, and score.networks."
         )
+    if wanted.shard:
+        raise InputError(f"shard = {list(wanted.shard)}: a part of the classes cannot be scored. Expected all of them.")
 
 
 def _agree(file: Path, wanted: Mapping[str, Any], what: str, instead: str) -> None:

@@ -54,7 +54,7 @@ def parse(assignments: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, values = (part.strip() for part in assignment.partition("="))
         try:
             listed = yaml.safe_load(f"[{values}]")
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, or brackets without end
             listed = []
         if not equals or not listed:
             raise InputError(
@@ -87,10 +87,15 @@ def joined(study: str | None, over: Grid, settings: Mapping[str, Any]) -> tuple[
         if key in settings:
             raise InputError(f"'{key}' is both set and varied. Expected it in --over alone.")
         grid[key] = [_taken(key, value) for value in values]
-    # Whatever the method or the preset draws: with fresh networks nothing would vary.
-    of_pool = [key for key in grid if key.startswith("pool.") and key != "pool.seed"]
-    pool = {"pool.use": True} if of_pool and "pool.use" not in grid else {}
-    return grid, {**pool, **named.changes, **settings}
+    used = {}
+    for group, apart in (("pool", "pool.seed"), ("perturb", "")):
+        use, varied = f"{group}.use", [key for key in grid if key.startswith(f"{group}.") and key != apart]
+        if not varied or use in grid:
+            continue
+        if settings.get(use) in (False, "false"):
+            raise InputError(f"'{use}' is false, so '{varied[0]}' would vary nothing. Expected it true, or left out.")
+        used[use] = True  # whatever the method or the preset does
+    return grid, {**used, **named.changes, **settings}
 
 
 def _taken(key: str, value: Any) -> Any:

@@ -43,7 +43,7 @@ class Reproduction(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """In a sentence: only a complete run with the preset's own settings and more than one value is judged."""
+        """In a sentence: only complete runs with the preset's own settings are judged, and only several of them."""
         reasons = []
         if self.share != 1:
             how = "cut short at" if self.share < 1 else "gone on to"
@@ -51,8 +51,8 @@ class Reproduction(NamedTuple):
         reasons += [f"not the published settings ({', '.join(self.changed)})"] if self.changed else []
         if reasons:
             return f"No reproduction: {', and '.join(reasons)}."
-        if self.row.interval is None:
-            return "One value has no interval: no verdict."
+        if self.row.interval is None or self.row.sets < 2:
+            return "No verdict: one set does not say how far others are from it. Expected --seeds 3."
         low, high = self.row.interval
         if low <= self.published <= high:
             return "Reproduced: the published accuracy lies within our interval."
@@ -107,10 +107,11 @@ def reproduce(
     preset, reporter = config.choose("preset", name, PRESETS), reporter or Quiet()
     if not preset.published or ipc not in (None, *preset.published):
         there = ", ".join(each for each, row in PRESETS.items() if row.published)
-        counts = ", ".join(map(str, preset.published)) or "no number"
+        if not preset.published:
+            raise InputError(f"Nothing is published for '{name}', as far as accdd knows. Expected one of: {there}.")
         raise InputError(
-            f"Nothing is published for '{name}' at IPC {ipc}, as far as accdd knows, but for {counts} of images per "
-            f"class. Expected another --ipc, or one of: {there}."
+            f"Nothing is published for '{name}' at IPC {ipc}, as far as accdd knows. Expected --ipc "
+            f"{' or '.join(map(str, preset.published))}, or one of: {there}."
         )
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: there is nothing to distil. Expected at least 1.")
