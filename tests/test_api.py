@@ -235,6 +235,19 @@ def test_paths_and_values_are_scored_alike_on_given_data(scored: accdd.Result, a
     assert single.accuracies == scores[0].accuracies
 
 
+def test_a_set_that_cannot_be_scored_is_told_before_another_is(
+    scored: accdd.Result, arrays: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(evaluation, "score", None)
+    good = scored.distilled
+    uneven = dataclasses.replace(good, images=good.images[1:], labels=good.labels[1:])
+    with pytest.raises(accdd.InputError, match="'distilled-2' has more images of some classes than of others"):
+        accdd.evaluate([good, uneven], test=arrays, data=arrays, baselines=["random"])
+    other = dataclasses.replace(good, class_names=("standing", "leaning"))
+    with pytest.raises(accdd.InputError, match="differ from the set's"):
+        accdd.evaluate([good, other], test=helpers.stripes())
+
+
 def test_one_network_in_several_shapes(scored: accdd.Result, arrays: tuple[np.ndarray, np.ndarray]):
     names = ["convnet", "convnet/width=2", "convnet/width=6/depth=1"]
     scores = accdd.evaluate(

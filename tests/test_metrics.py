@@ -150,6 +150,11 @@ def test_networks_of_unlike_shapes_are_not_compared():
     assert [(each.set, each.other) for each in comparisons(scores, KEY)] == [("b", "c")]
 
 
+def test_networks_of_unlike_shapes_are_no_pairs():
+    with pytest.raises(InputError, match="Expected the same networks"):
+        paired(made("a", 50, 60, shape="width=32"), made("b", 40, 50, shape="width=128"), KEY)
+
+
 def test_of_snapshots_the_last_is_compared_and_sets_on_other_networks_are_not():
     scores = [
         made("a@0@0.0s", 20, 20), made("a@8@1.5s", 60, 60), made("random", 40, 40, beside="a"),

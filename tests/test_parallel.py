@@ -145,7 +145,7 @@ def test_processes_on_one_gpu_are_refused(monkeypatch: pytest.MonkeyPatch, data:
     monkeypatch.setattr(Ranks, "agree", lambda ranks, facts: None)
     for apart in ([None, None], [None, "GPU-1"], ["GPU-1", "GPU-2"]):
         monkeypatch.setattr(Ranks, "gathered", lambda ranks, mine, apart=apart: apart)
-        api._agree(Ranks(0, 2), work)
+        api._agree(Ranks(0, 2), work)  # says nothing
     monkeypatch.setattr(Ranks, "gathered", lambda ranks, mine: ["GPU-1", "GPU-1"])
     with pytest.raises(InputError, match="Several processes on one GPU"):
         api._agree(Ranks(0, 2), work)

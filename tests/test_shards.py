@@ -49,7 +49,7 @@ def test_merged_shards_are_the_set_of_one_run(data: Dataset, run: str):
 
 
 def test_a_shard_is_not_scored_as_if_it_were_the_set(shards: dict[int, Distilled]):
-    with pytest.raises(InputError, match="'distilled' is shard 1/2 of a set"):
+    with pytest.raises(InputError, match="'distilled' has a part of the classes"):
         accdd.evaluate(shards[1])
 
 

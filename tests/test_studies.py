@@ -344,6 +344,20 @@ def test_a_published_row_is_reproduced_with_one_network(source: str, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_a_curve_of_damaged_snapshots_is_made_again_with_its_run(source: str, tmp_path: Path, made: list[str]):
+    def run() -> Any:
+        del made[:]
+        return compare(source, tmp_path / "out", hosts=["dm"], baselines=[], settings=TINY).rows
+
+    first, cell = run(), tmp_path / "out" / "dm" / "seed-0"
+    newest = max((cell / "run" / "snapshots").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    assert run() == first and made == []  # the curve is there
+    (cell / "curve.json").unlink()
+    assert [row.values for row in run()] == [row.values for row in first]
+    assert made == ["distill", "evaluate", "evaluate"] and (cell / "run.damaged-1").is_dir()
+
+
 def test_compare_and_ablate_tell_the_table_or_one_json_object(source: str, tmp_path: Path):
     flags = " ".join(f"--set {key}={value}" for key, value in TINY.items()) + " --quiet"
     told = command(f"compare {source} --out {tmp_path}/c --methods dm --baselines '' --budget 0.2s {flags}")

@@ -78,10 +78,9 @@ def build_targets(
         ArithmeticError: a network diverged, here.
     """
     reporter = reporter or Quiet()
-    given = presets.given(preset, settings or {})
-    if count is not None:
-        given["targets.count"] = count
-    elif not given.get("targets.count"):  # also where a preset uses none
+    own = dict(settings or {}) | ({} if count is None else {"targets.count": count})
+    given = presets.given(preset, own)
+    if own.get("targets.count") is None and not given.get("targets.count"):  # where a preset uses none, too
         given["targets.count"] = defaults.TARGETS
     # The only loop that targets are for.
     given |= {"loop.inner_steps": 1, "loop.train_images": 0, "loop.train_epochs": 0, "loop.warm_up": 0}

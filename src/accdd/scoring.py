@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,9 +153,9 @@ def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Dis
         config.choose("baseline", name, evaluation.BASELINES)
     opened = [entry if isinstance(entry, Distilled) else artifact.load(entry) for entry in listed]
     for label, distilled in zip(called(listed), opened, strict=True):
-        shard = dict(distilled.info.get("settings") or {}).get("shard")
-        if shard:
-            raise InputError(f"'{label}' is shard {shard[0]}/{shard[1]} of a set. Expected the set: accdd merge.")
+        made_with = distilled.info.get("settings")
+        if isinstance(made_with, Mapping) and made_with.get("shard"):
+            raise InputError(f"'{label}' has a part of the classes, as a shard. Expected the whole set: accdd merge.")
         if asked.baselines and len(set(distilled.labels.bincount(minlength=distilled.num_classes).tolist())) > 1:
             raise InputError(
                 f"'{label}' has more images of some classes than of others, which baselines are not made for. "

@@ -126,16 +126,16 @@ def paired(first: Score, second: Score, key: Key) -> Interval:
     """The difference first - second, network by network, both having begun alike, and its interval.
 
     Args:
-        first, second: scores of one network, n and seed.
+        first, second: scores of one network, in one shape, n and seed.
         key: as for `interval`.
 
     Returns:
         In points of percent.
 
     Raises:
-        InputError: the scores differ in network, n or seed, or are of one network.
+        InputError: the scores differ in network, shape, n or seed, or are of one network.
     """
-    if (first.network, first.n, first.seed) != (second.network, second.n, second.seed):
+    if (first.network, first.shape, first.n, first.seed) != (second.network, second.shape, second.n, second.seed):
         mine, theirs = (f"'{s.set}' by {s.n} of {s.network} from seed {s.seed}" for s in (first, second))
         raise InputError(f"Scored are {mine} and {theirs}. Expected the same networks, begun alike.")
     return interval([a - b for a, b in zip(first.accuracies, second.accuracies, strict=True)], key)

@@ -273,15 +273,13 @@ def _snapshots(folder: Path, problems: list[str]) -> tuple[tuple[Snapshot, Tenso
     found = []
     for file in sorted(folder.glob("sweep-*.safetensors")):
         try:
-            if not file.is_file():  # reading a pipe might never end
-                raise InputError(f"The snapshot '{file}' is no file.")
             snapshot = run.snapshot(file)
             images = run.read_snapshot(snapshot)
             if images.ndim != 5 or not images.numel() or not images.isfinite().all():
                 raise InputError(f"The snapshot '{file}' holds no images.")
             found.append((snapshot, images.clamp(0, 1)))
         except InputError as error:
-            problems.append(str(error))
+            problems.append(str(error).replace(str(file), f"snapshots/{file.name}"))  # others may read this page
     return tuple(found)
 
 

@@ -57,11 +57,11 @@ def newest_snapshot(path: Path) -> tuple[Snapshot, Tensor] | None:
     """
     for file in sorted((path / "snapshots").glob("sweep-*.safetensors"), reverse=True):
         try:
-            found = snapshot(file) if file.is_file() else None
-            images = read_snapshot(found) if found else None
+            found = snapshot(file)
+            images = read_snapshot(found)
         except InputError:
             continue
-        if found and images is not None and images.ndim == 5 and images.numel():
+        if images.ndim == 5 and images.numel():
             return found, images
     return None
 
@@ -72,6 +72,9 @@ def snapshot(file: Path) -> Snapshot:
     Raises:
         InputError: it cannot be read.
     """
+    with _reading(file):
+        if not file.is_file():  # reading a pipe might never end
+            raise ValueError("it is no file")
     with _reading(file), safe_open(file, framework="pt") as tensors:
         about = tensors.metadata()
         return Snapshot(int(about["sweep"]), float(about["seconds"]), file)

@@ -193,8 +193,9 @@ class Study:
             if finished or (out / "distilled").exists():
                 api.load(out)
             if finished:
-                if cell.curve:
-                    run.snapshots(out)
+                if cell.curve and _read(folder / "curve.json") is None:
+                    for snapshot in run.snapshots(out):
+                        run.read_snapshot(snapshot)
                 return
             RunFolder.open(out)
         except InputError as error:  # half-written, damaged, of another version, or not there at all
@@ -282,9 +283,16 @@ def _agree(file: Path, wanted: Mapping[str, Any], what: str, instead: str) -> No
 
 def _found(file: Path, make: Callable[[], list[Score]]) -> list[Score]:
     """The scores in a file, or made and written there."""
-    try:
-        return TypeAdapter(list[Score]).validate_json(file.read_bytes())
-    except (OSError, ValueError):  # not there, half-written or damaged
+    scores = _read(file)
+    if scores is None:
         scores = make()
         files.write_text(file, json.dumps([dataclasses.asdict(score) for score in scores], indent=1))
-        return scores
+    return scores
+
+
+def _read(file: Path) -> list[Score] | None:
+    """The scores in a file; None where it is not there, half-written or damaged."""
+    try:
+        return TypeAdapter(list[Score]).validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
