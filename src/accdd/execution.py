@@ -93,8 +93,6 @@ CUDA_COMPILED_SHARE = 0.35
 PART_BYTES = 16e9
 """What the synthetic half of a class may write on a CPU, uncompiled, before it is done in parts; it holds about a third
 of that at once (RESULTS.md)."""
-
-
 WORKERS = "ACCDD_WORKERS"
 """The variable that tells a worker how many there are on its machine."""
 

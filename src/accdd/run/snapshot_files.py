@@ -75,8 +75,8 @@ def snapshot(file: Path) -> Snapshot:
     with _reading(file):
         if not file.is_file():  # reading a pipe might never end
             raise ValueError("it is no file")
-    with _reading(file), safe_open(file, framework="pt") as tensors:
-        about = tensors.metadata()
+        with safe_open(file, framework="pt") as tensors:
+            about = tensors.metadata()
         return Snapshot(int(about["sweep"]), float(about["seconds"]), file)
 
 
