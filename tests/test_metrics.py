@@ -14,6 +14,7 @@ from accdd.evaluation import (
     comparisons,
     interval,
     label_robustness,
+    network_names,
     paired,
     storage,
     table,
@@ -76,15 +77,44 @@ def test_an_interval_is_keyed_holds_the_mean_and_is_as_wide_as_theory_says():
 
 
 def test_an_interval_of_two_values_by_hand():
-    """Means of two draws from {0, 1} are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4."""
-    assert interval([0, 1], KEY)[:3] == (0.5, 0, 1)
+    """Means of two draws from {0, 1} are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4; both sides are stretched."""
+    stretch = 2**0.5 * 12.7062 / 1.95996  # Student's t of one degree of freedom, and the normal's
+    assert interval([0, 1], KEY)[:3] == pytest.approx((0.5, 0.5 - stretch / 2, 0.5 + stretch / 2), abs=1e-3)
     assert interval([0, 1], KEY, level=0.4)[:3] == (0.5, 0.5, 0.5)
+    assert interval([0, 1], KEY, within=(-1, 2))[:3] == (0.5, -1, 2)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_intervals_of_few_cover_what_they_say(n: int):
+    """By themselves bootstrap intervals cover 50, 75, 83 and 90 %."""
+    generator = np.random.default_rng(n)
+    found = [interval(generator.normal(size=n).tolist(), KEY, draws=500) for _ in range(1000)]
+    assert 0.9 < np.mean([each.low <= 0 <= each.high for each in found]) < 0.98
 
 
 def test_pairs_take_out_what_networks_have_in_common():
     first, second = made("a", 50, 60, 70), made("b", 48, 58, 68)
     assert paired(first, second, KEY) == (2, 2, 2, 3)
     assert interval(first.accuracies, KEY).low < interval(second.accuracies, KEY).high  # unpaired, they overlap
+
+
+def test_what_was_scored_otherwise_is_not_paired():
+    with pytest.raises(InputError, match="by idc, one by dc"):
+        paired(made("a", 50, 60), made("b", 50, 60, protocol="dc"), KEY)
+    with pytest.raises(InputError, match="tested on different images"):
+        paired(made("a", 50, 60, tested="some"), made("b", 50, 60, tested="others"), KEY)
+
+
+def test_networks_of_one_name_and_several_shapes_are_told_apart():
+    wide, narrow, plain = (
+        made(name, 50, shape=shape)
+        for name, shape in (("w", "depth=3/width=128"), ("n", "depth=3/width=32"), ("p", "depth=3"))
+    )
+    assert set(network_names([wide]).values()) == {"convnet"}
+    names = network_names([wide, narrow, plain, made("m", 50, network="mlp")])
+    assert list(names.values()) == ["convnet/width=128", "convnet/width=32", "convnet", "mlp"]
+    _, *lines = csv.reader(table([wide, narrow], "csv").splitlines())
+    assert [line[1] for line in lines] == ["convnet/width=128", "convnet/width=32"]
 
 
 @pytest.mark.parametrize(
@@ -107,9 +137,9 @@ def test_sets_are_compared_with_what_stands_beside_them_and_with_nothing_else():
     assert [(each.set, each.other, each.difference) for each in found] == [
         ("a", "random", 29.5), ("a", "whole", -19), ("b", "random", 10), ("a", "b", 11)
     ]  # fmt: skip
-    assert found[-1].interval == (10, 12)
-    assert found[0].interval == (29, 30) and found[1].protocol == "idc against whole"
-    assert str(found[0]) == "a - random: +29.5 points [+29.0, +30.0] (convnet, n = 2, protocol idc)"
+    assert found[-1].interval == pytest.approx((11 - 9.17, 11 + 9.17), abs=0.01)
+    assert found[1].protocol == "idc against whole"
+    assert str(found[0]) == "a - random: +29.5 points [+24.9, +34.1] (convnet, n = 2, protocol idc)"
     (robust,) = label_robustness(scores)  # b has no whole set beside it
     assert (robust.hlr, robust.ior) == (0.19, 0.295)
     assert robust.lrs == pytest.approx(label_robust_score(0.19, 0.295), abs=1e-4)
@@ -180,7 +210,7 @@ def test_a_csv_is_read_again_as_it_was():
         "best on test", "its deviation", "bytes",
     ]  # fmt: skip
     assert first == [
-        'a, "b" | 5_%', "convnet", "idc", "1000", "2", "55.00", "7.07", "50.00 to 60.00", "62.50", "10.61", "",
+        'a, "b" | 5_%', "convnet", "idc", "1000", "2", "55.00", "7.07", "9.16 to 100.00", "62.50", "10.61", "",
     ]  # fmt: skip
     assert second == ["plain", "convnet", "idc", "1000", "1", "51.00", "", "", "", "", "100"]
 

@@ -17,7 +17,8 @@ from accdd import files
 from accdd.keys import Key, digest
 
 VERSION = 3
-"""Raised when scores of the same parts would differ, or are written otherwise; old trials are then never found."""
+"""Raised when scores of the same parts would differ, or are written otherwise; old trials, and old scores of studies,
+are then never found."""
 
 
 class Trial(NamedTuple):

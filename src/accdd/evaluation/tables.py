@@ -1,12 +1,13 @@
 """Scores as a table: CSV, Markdown or LaTeX, every value with its protocol, n and deviation."""
 
+import collections
 import csv
 import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from accdd import config
-from accdd.evaluation.metrics import interval
+from accdd.evaluation.metrics import PERCENT, interval
 from accdd.evaluation.scores import Score
 from accdd.keys import Key
 
@@ -31,10 +32,11 @@ def rows(scores: Sequence[Score]) -> Rows:
 
     The best on test has columns of its own, after those of the last epoch, and says so.
     """
+    called = network_names(scores)
     columns: dict[str, Callable[[Score], object]] = {
         "set": lambda score: score.set,
         "beside": lambda score: score.beside,
-        "network": lambda score: score.network,
+        "network": lambda score: called[score.network, score.shape],
         "protocol": lambda score: score.protocol,
         "epochs": lambda score: score.epochs,
         "n": lambda score: score.n,
@@ -50,6 +52,23 @@ def rows(scores: Sequence[Score]) -> Rows:
     return [list(kept), *(list(row) for row in zip(*kept.values(), strict=True))]
 
 
+def network_names(scores: Sequence[Score]) -> dict[tuple[str, str | None], str]:
+    """What to call networks by `Score.network` and `Score.shape`: one name that stands for several shapes, as sets
+    matched at several widths bring along, is followed by the options that tell them apart."""
+    shapes: dict[str, dict[str | None, dict[str, str]]] = collections.defaultdict(dict)
+    for score in scores:
+        options = [option.partition("=") for option in (score.shape or "").split("/")]
+        shapes[score.network][score.shape] = {name: value for name, _, value in options if name}
+    names = {}
+    for network, by_shape in shapes.items():
+        known = [options for shape, options in by_shape.items() if shape is not None]
+        shared = set.intersection(*({*options.items()} for options in known)) if known else set()
+        for shape, options in by_shape.items():
+            apart = [f"{name}={value}" for name, value in options.items() if (name, value) not in shared]
+            names[network, shape] = "/".join([network, *apart])
+    return names
+
+
 def _mean(values: Sequence[float]) -> str | None:
     return f"{statistics.fmean(values):.2f}" if values else None
 
@@ -59,10 +78,10 @@ def _deviation(values: Sequence[float]) -> str | None:
 
 
 def _interval(score: Score) -> str | None:
-    """The bootstrap interval of the mean over networks."""
+    """Of the mean over networks."""
     if score.n < 2:
         return None
-    found = interval(score.accuracies, Key(score.seed or 0))
+    found = interval(score.accuracies, Key(score.seed or 0), within=PERCENT)
     return f"{found.low:.2f} to {found.high:.2f}"
 
 

@@ -122,7 +122,7 @@ def scored(row: Row) -> Scored:
     """With its deviation and interval."""
     if len(row.accuracies) < 2:
         return Scored(row, None, None, None)
-    within = evaluation.interval(row.accuracies, Key(0))
+    within = evaluation.interval(row.accuracies, Key(0), within=evaluation.PERCENT)
     return Scored(row, statistics.stdev(row.accuracies), within.low, within.high)
 
 
