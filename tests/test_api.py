@@ -16,8 +16,9 @@ from helpers import assert_same
 
 import accdd
 from accdd import config, engine, evaluation, files, networks, scoring, selection
+from accdd import data as data_
 from accdd.ahead import build_targets
-from accdd.config import Settings
+from accdd.config import Data, Settings
 from accdd.data import Dataset
 from accdd.execution import PLAIN
 from accdd.keys import Key
@@ -316,6 +317,27 @@ def test_other_data_without_a_test_split_is_tested_on_whole(arrays: tuple[np.nda
     assert "no test split: all tested on" in evaluation.test_data(result.distilled, other).notes
     own = evaluation.test_data(result.distilled, arrays)
     assert 0 < len(own.test_labels) < len(arrays[1])  # the rest was learned from
+
+
+def test_settings_are_chosen_by_training_images_that_were_held_out(data: Dataset, tmp_path: Path):
+    told = {**SCORED, "data.held_out": 0.25}
+    result = accdd.distill(data, settings=told, out=tmp_path / "run")
+    assert all(score.protocol == "quick, 1 epochs, held out" for score in result.scores)
+    tested = evaluation.test_data(result.distilled, data)
+    assert len(tested.images) + len(tested.test_images) == len(data.images) and tested.tests_on_held_out
+    assert any(torch.equal(tested.test_images[0], image) for image in data.images)
+    assert tested.notes[-1] == "tested on 25 % of each class's training images, held out, and not on test images"
+    assert data_.load(tested, Data(held_out=0.25)) is tested  # not a second time
+    assert "accuracy on training images that were held out" in result.verdict
+    (score,) = accdd.evaluate(tmp_path / "run", test=data, seeds=1, epochs=1)
+    assert score.protocol == "idc, 1 epochs, held out" and score.tested == tested.test_fingerprint
+
+    other = dataclasses.replace(data, images=255 - data.images)  # somebody else's, with a test split of its own
+    (score,) = accdd.evaluate(tmp_path / "run", test=other, seeds=1, epochs=1)
+    assert score.protocol == "idc, 1 epochs" and score.tested == other.test_fingerprint
+    assert len(evaluation.training_data(result.distilled, other).images) == len(other.images)
+    chosen_from = evaluation.training_data(result.distilled, data).images
+    assert not any(torch.equal(image, held) for image in chosen_from for held in tested.test_images)
 
 
 @pytest.mark.parametrize(("affordable", "step"), [(0, "gradient"), (50, "normalised")])

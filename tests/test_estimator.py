@@ -90,5 +90,7 @@ def test_wrong_input_is_a_value_error(X: np.ndarray, y: list[float], why: str):
 
 def test_wrong_settings_are_said_at_fit():
     X, y = shaped(64)
+    with pytest.raises(InputError, match="would keep images of X from being learned from"):
+        Distiller(settings={"data.held_out": 0.1}).fit(X, y)
     with pytest.raises(InputError, match=r"Unknown setting 'loop\.step'"):
         Distiller(settings={"loop.step": 3}).fit(X, y)

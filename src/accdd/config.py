@@ -35,6 +35,9 @@ class Data:
     pictures of one size or picks one."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of each class kept aside for testing when the data brings no test split."""
+    held_out: float | None = Field(default=None, gt=0, lt=1)
+    """Test on this share of each class's training images, which are not learned from, and not on the test images: for
+    choosing settings. Protocols then say `held out`."""
     skip_unreadable: bool = False
     """Leave out pictures that cannot be decoded instead of stopping at the first."""
     mean: tuple[float, ...] | None = None

@@ -79,6 +79,8 @@ class Distiller(BaseEstimator):
             raise InputError("y has one class; expected two or more.")
         images, low, high = _pixels(X)
         settings = dict(self.settings or {})
+        if settings.get("data.held_out"):
+            raise InputError("'data.held_out' would keep images of X from being learned from. Expected it left out.")
         settings |= {"data.size": images.shape[-1], "score.seeds": 0}
         if "seed" not in settings:
             settings["seed"] = int(check_random_state(self.random_state).randint(2**31))

@@ -259,7 +259,10 @@ def _scores(info: Mapping[str, Any]) -> str:
     scores = [each for each in listed if isinstance(each, Mapping)]
     if not scores:
         return "None recorded."
-    head = "Accuracy in percent on the real test set after the last epoch: mean ± standard deviation of n networks.\n\n"
+    head = (
+        "Accuracy in percent on real images after the last epoch, those of the test set unless the protocol says held "
+        "out: mean ± standard deviation of n networks.\n\n"
+    )
     lines = ["| trained on | network | protocol | n | accuracy |", "|---|---|---|---|---|"]
     for score in scores:
         named = " | ".join(escape(score.get(name, "?")) for name in ("set", "network", "protocol", "n"))

@@ -22,8 +22,9 @@ def load(source: Any, settings: Data | None = None) -> Dataset:
             (optionally below train/ and test/); a folder of parquet files, or of the files that a data set's authors
             distribute (see `originals`); an .npz file; "hf:owner/name"; a tuple (images, labels) or (images, labels,
             test_images, test_labels) of numpy arrays or tensors; a `datasets.Dataset` or `DatasetDict`; or a
-            `Dataset`, which is returned as it is.
-        settings: the working size, the share kept aside for testing, and what to do with unreadable pictures.
+            `Dataset`, whose images stay as they are.
+        settings: the working size, the share kept aside for testing or held out to choose by, and what to do with
+            unreadable pictures.
 
     Returns:
         The data set: images uint8 (n, c, h, w) in [0, 255] with c 1 or 3 and h = w, labels int64 (n,).
@@ -33,6 +34,8 @@ def load(source: Any, settings: Data | None = None) -> Dataset:
     """
     settings = settings or Data()
     real = _read(source, settings).normalised(settings.mean, settings.std)
+    if settings.held_out and not real.tests_on_held_out:
+        real = real.testing_on_held_out(settings.held_out)
     return real.renamed(settings.name) if settings.name else real
 
 

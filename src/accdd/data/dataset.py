@@ -54,6 +54,8 @@ class Dataset:
     """Instead of the measured standard deviation."""
     validation: Split | None = None
     """Training images held out to choose by, and their labels; they are not among the training images."""
+    tests_on_held_out: bool = False
+    """Whether such images stand in place of the test split, which is not looked at then."""
 
     @property
     def num_classes(self) -> int:
@@ -142,6 +144,19 @@ class Dataset:
         images, labels = self.validation
         return dataclasses.replace(self, test_images=images, test_labels=labels)
 
+    def testing_on_held_out(self, fraction: float) -> "Dataset":
+        """The same data with `fraction` of each class's training images, which are kept apart, in place of the test
+        split.
+
+        Raises:
+            InputError: every class has only one training image.
+        """
+        real = self.held_out(fraction).validating
+        notes = [note for note in self.notes if not note.endswith(UNTESTED)]
+        notes += [f"tested on {100 * fraction:g} % of each class's training images, held out, and not on test images"]
+        notes += _untested(real.num_classes, real.test_labels)
+        return dataclasses.replace(real, notes=tuple(notes), validation=None, tests_on_held_out=True)
+
     def all_for_testing(self) -> "Dataset":
         """The same data as somebody's test set: if the test split was only kept aside, all images are tested on."""
         if not self.kept_aside:
@@ -216,8 +231,7 @@ def build(
         train, test = _keep_aside(train, len(classes), test_fraction, "test split")
         notes.append(f"{NO_TEST_SPLIT}: {100 * test_fraction:g} % of each class kept aside (keyed)")
     _check_test(train[0], test, classes)
-    untested = len(classes) - len(test[1].unique())
-    notes += [f"{untested} of {len(classes)} classes {UNTESTED}"] if untested else []
+    notes += _untested(len(classes), test[1])
     return Dataset(name, *train, classes, *test, tuple(notes), kept_aside)
 
 
@@ -277,6 +291,12 @@ def _check_test(images: Tensor, test: Split, classes: tuple[str, ...]) -> None:
     found = test[1].unique().tolist()
     if found[0] < 0 or found[-1] >= len(classes):
         raise InputError(f"Test labels are {listed(found)}; expected the training labels, 0 to {len(classes) - 1}.")
+
+
+def _untested(num_classes: int, labels: Tensor) -> list[str]:
+    """A note where test images have these labels, and not every class."""
+    untested = num_classes - len(labels.unique())
+    return [f"{untested} of {num_classes} classes {UNTESTED}"] if untested else []
 
 
 def listed(values: Sequence[object]) -> str:

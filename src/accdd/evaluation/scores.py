@@ -34,7 +34,8 @@ class Score:
     network: str
     """Name of the network trained."""
     protocol: str
-    """Name of the protocol, with the number of epochs where it is not the protocol's own."""
+    """Name of the protocol, with the number of epochs where it is not the protocol's own, and `held out` where it was
+    tested on training images that were held out to choose settings by."""
     epochs: int
     """Passes over the decoded set."""
     accuracies: tuple[float, ...]
@@ -203,6 +204,7 @@ def score(
         report(1.0)
     accuracies, highest, seconds, right = zip(*(done[position] for position in range(len(keys))), strict=True)
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
+    label += ", held out" if data.tests_on_held_out else ""
     seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None
     tested = data.test_labels.cpu().bincount(minlength=data.num_classes)
     share = 100 * torch.tensor(right).sum(0) / (len(keys) * tested.clamp(min=1))

@@ -35,7 +35,8 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
     Args:
         distilled: the set.
         test: data as for `accdd.data.load`, tested on whole if it has no test split; None is the data that the set
-            was made from. Of that, only images which were kept aside are ever tested on.
+            was made from. Of that, only images which were kept aside are ever tested on, and of data that settings are
+            chosen by (`data.held_out`) only what was held out.
 
     Raises:
         InputError: the set does not say where its data is, the data has changed, or it does not go with the set.
@@ -100,13 +101,20 @@ def apart(real: Dataset, test: Dataset) -> Dataset:
 
 
 def _load(distilled: Distilled, source: Any) -> Dataset:
+    """Data at the set's size; the set's own under its name, and with what was held out of it."""
     made_with = config.override(Settings(), recorded(distilled, "data")).data
     root = made_with.root if made_with.root and Path(made_with.root).is_dir() else None  # that of another machine
     size = distilled.images.shape[-1]
-    real = data.load(source, dataclasses.replace(made_with, name=None, size=size, root=root))
-    if made_with.name and origin(distilled).get("fingerprint") == _learned_from(distilled, real).fingerprint:
-        return real.renamed(made_with.name)
-    return real
+    real = data.load(source, dataclasses.replace(made_with, name=None, size=size, root=root, held_out=None))
+    if not (made_with.name or made_with.held_out):
+        return real
+    own = real
+    if made_with.held_out:
+        with contextlib.suppress(InputError):  # other data, too small to hold anything out
+            own = real.testing_on_held_out(made_with.held_out)
+    if origin(distilled).get("fingerprint") != _learned_from(distilled, own).fingerprint:
+        return real
+    return own.renamed(made_with.name) if made_with.name else own
 
 
 def _learned_from(distilled: Distilled, real: Dataset) -> Dataset:

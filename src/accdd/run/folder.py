@@ -255,7 +255,9 @@ class RunFolder:
         self.check()
         files.write_text(self.path / "evaluation.json", json.dumps(dict(record), indent=1))
         if self.tracker:
-            self.tracker.scalars(sweep, {f"{s['set']}, {s['network']}, %": s["mean"] for s in record["scores"]})
+            self.tracker.scalars(
+                sweep, {f"{s['set']}, {s['network']}, {s['protocol']}, %": s["mean"] for s in record["scores"]}
+            )
 
 
 def merged(kept: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ class Interim(NamedTuple):
     protocol: str
     images: int
     """How many training images both were tested on. The second was trained on others; the run has seen them, unless it
-    holds some out to choose by."""
+    holds some out, to choose a snapshot or settings by."""
 
     def __str__(self) -> str:
         """As in '46.1 % after sweep 640, random 24.0 % (one network each, protocol quick, on 999 training images)'."""
@@ -75,9 +75,10 @@ class InterimScores:
         real, self._settings = course.read(record.source, settings, Quiet())
         if real.fingerprint != record.fingerprint:
             raise InputError(f"The data of '{path}' ({record.source}) has changed. Expected no --score.")
-        apart = real if real.validation else real.held_out(min(0.2, TESTED / len(real.images)))
+        held = real.validation or real.tests_on_held_out
+        apart = real if held else real.held_out(min(0.2, TESTED / len(real.images)))
         evaluation.check_enough(apart, settings.ipc, "no --score")
-        self._path, self._real = folder.path, apart.validating
+        self._path, self._real = folder.path, apart.validating if apart.validation else apart
         self._last: Interim | None = None
         self._random: float | None = None
 

@@ -102,7 +102,8 @@ def verdict(
     pairs = list(zip(scores[::2], scores[1::2], strict=True))
     (own, random), *others = pairs
     trained = own.network if others else "a network"
-    comparison = f"{count} train {trained} to {own} test accuracy, random real images to {random}"
+    tested = "accuracy on training images that were held out" if real.tests_on_held_out else "test accuracy"
+    comparison = f"{count} train {trained} to {own} {tested}, random real images to {random}"
     comparison += "".join(f"; {own.network} to {own}, random to {random}" for own, random in others) + f"; {cost}."
     if not (lost := [own.network for own, random in pairs if own.mean <= random.mean]):
         return comparison
