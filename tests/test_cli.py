@@ -170,7 +170,7 @@ DISTILL = [
     ("a folder that is no bank", "{p}/good.npz --set targets.folder={p}/full", "'{p}/full' is no target bank; new"),
     ("a schedule of its own", "{p}/good.npz --set images.schedule=step", "'constant' or 'cosine'"),
     ("images too small", "{p}/small.npz", "3 x 3 pixels; at least 4 x 4; --set data.size=8"),
-    ("tiles too small", "{p}/good.npz --factor 3", "images.factor 3; 8-pixel images; --factor 2 or less"),
+    ("tiles too small", "{p}/good.npz --factor 3", "images.factor 3; 8-pixel images; 2 or less (--factor)"),
     ("a factor beyond all", "{p}/good.npz --factor 9", "'images.factor' = 9; less than or equal to 8"),
     ("a network too deep", "{p}/good.npz --set network.depth=4", "depth 4; 8-pixel images; network.depth at most 3"),
     ("an unknown norm", "{p}/good.npz --set network.norm=bach", "'network.norm' = 'bach'; 'batch'; or 'none'"),

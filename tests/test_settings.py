@@ -236,7 +236,7 @@ def test_more_images_than_a_class_has_are_refused_naming_the_class():
 def test_a_factor_that_leaves_tiles_below_4_pixels_is_refused(size: int, largest: int):
     assert resolve(override(Settings(), {"images.factor": largest}), sized(size)).images.factor == largest
     if largest < 8:  # what the setting itself allows
-        with pytest.raises(InputError, match=f"images.factor {largest + 1}.*--factor {largest} or less"):
+        with pytest.raises(InputError, match=f"images.factor {largest + 1}.*Expected {largest} or less"):
             resolve(override(Settings(), {"images.factor": largest + 1}), sized(size))
 
 

@@ -81,7 +81,9 @@ def test_a_grid_becomes_a_row_per_combination_with_seeds_as_replicates(source: s
     ]
     assert all((row.sets, row.networks, row.network, len(row.values)) == (2, 2, "convnet", 2) for row in found.rows)
     cell = tmp_path / "out" / "perturb.magnitude=0.1,perturb.directions=2"
-    scores = [json.loads((cell / f"seed-{seed}" / "scores.json").read_text())[0]["accuracies"] for seed in (0, 1)]
+    scores = [
+        json.loads((cell / f"seed-{seed}" / "scores.json").read_text())["scores"][0]["accuracies"] for seed in (0, 1)
+    ]
     assert found.rows[1].values == pytest.approx([np.mean(each) for each in scores])
     assert found.rows[1].differences == pytest.approx(np.subtract(found.rows[1].values, found.rows[0].values))
     for seed in (0, 1):
@@ -93,6 +95,22 @@ def test_a_grid_becomes_a_row_per_combination_with_seeds_as_replicates(source: s
         assert (tmp_path / "out" / f"table.{suffix}").read_text() == STYLES[style](rows.lines(found.rows))
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == [row.to_dict() for row in found.rows]
     assert found.pictures == [tmp_path / "out" / "ablation.png"] and is_picture(found.pictures[0])
+
+
+def test_independent_sets_share_no_early_stage_models_and_held_out_ones_no_images(source: str, tmp_path: Path):
+    line = f"ablate {source} --over perturb.magnitude=0,0.1 --seeds 2 --held-out 0.2 --out {tmp_path}/out "
+    line += " ".join(f"--set {key}={json.dumps(value)}" for key, value in TINY.items())
+    told = command(f"{line} --independent")
+    assert told.exit_code == 0 and "Sets share" not in told.stdout, told.stderr
+    assert told.stdout.count(", 6 epochs, held out") == 2
+    runs = [accdd.load(tmp_path / "out" / "perturb.magnitude=0.1" / f"seed-{seed}" / "run") for seed in (0, 1)]
+    assert [run.info["settings"]["pool"]["seed"] for run in runs] == [0, 1]
+    refused = command(line)
+    assert refused.exit_code == 2 and "pool.seed: 0 there, None wanted" in refused.stderr
+    refused = command(f"{line.replace('/out', '/new')} --independent --set pool.seed=3")
+    assert refused.exit_code == 2 and "Independent sets each have the pool of their seed" in refused.stderr
+    shared = command(line.replace("/out", "/shared"))
+    assert shared.exit_code == 0 and "Sets share the early-stage models" in shared.stdout
 
 
 def test_a_study_goes_on_where_it_was_stopped_and_makes_damaged_cells_again(
@@ -117,8 +135,10 @@ def test_a_study_goes_on_where_it_was_stopped_and_makes_damaged_cells_again(
     assert made == ["distill", "evaluate"] * 4 and [row.sets for row in more] == [2, 2, 2]
 
     cell = tmp_path / "out" / "perturb.magnitude=0.1" / "seed-0"
-    (cell / "scores.json").write_text('[{"set": "half')
-    assert study([0, 0.1]) == first and made == ["evaluate"]
+    whole = (cell / "scores.json").read_text()
+    for damaged in (whole[:40], whole.replace('"version": ', '"version": 9')):  # half-written, and scored otherwise
+        (cell / "scores.json").write_text(damaged)
+        assert study([0, 0.1]) == first and made == ["evaluate"]
     images = cell / "run" / "distilled" / "images.safetensors"
     images.write_bytes(images.read_bytes()[:-1])
     assert study([0, 0.1])[0] == first[0] and made == ["distill", "evaluate"]  # what is learned anew is scored anew
@@ -288,7 +308,7 @@ def test_a_heat_map_shows_what_a_network_was_scored_on_and_no_more():
     from matplotlib.figure import Figure
 
     def row(ipc: int, network: str, *values: float) -> Row:
-        return Row({"ipc": ipc, "score.networks": [network]}, network, "quick", 1, len(values), values, 1.0)
+        return Row({"ipc": ipc, "score.networks": [network]}, network, "quick", 1, len(values), values, {})
 
     found = [row(1, "convnet", 50, 52), row(1, "mlp", 40), row(2, "convnet", 60, 61), row(2, "mlp", 45)]
     figure = Figure()
@@ -313,7 +333,7 @@ def test_hosts_and_baselines_stand_in_one_table_with_a_picture_over_time(source:
     assert all(row.protocol == "quick, 6 epochs" and row.networks == 2 for row in found.rows)
     assert [len(row.differences) for row in found.rows] == [0, 0] + [2] * 6
     assert is_picture(tmp_path / "out" / "over-time.png")
-    curve = json.loads((tmp_path / "out" / "dm" / "seed-0" / "curve.json").read_text())
+    curve = json.loads((tmp_path / "out" / "dm" / "seed-0" / "curve.json").read_text())["scores"]
     assert {each["network"] for each in curve} == {"convnet"}  # the one that is drawn
     shown = [pictures.seconds(Score(**(each | {"accuracies": tuple(each["accuracies"])}))) for each in curve]
     assert shown[0] == 0 and shown == sorted(shown) and len(shown) >= 2
@@ -401,7 +421,7 @@ def test_workers_fill_the_same_table_and_train_early_stage_models_once(source: P
 
 
 def row(*values: float, what: Mapping[str, Any] | None = None, sets: int = 1, network: str = "convnet") -> Row:
-    return Row(what or {"key": 1}, network, "idc", sets, 2, values, 3.0)
+    return Row(what or {"key": 1}, network, "idc", sets, 2, values, {"distilling": 3.0})
 
 
 def scores_of(*accuracies: float, network: str = "convnet", beside: str | None = None) -> Score:
@@ -411,18 +431,20 @@ def scores_of(*accuracies: float, network: str = "convnet", beside: str | None =
 def test_sets_count_by_their_means_and_a_single_set_by_its_networks():
     def outcome(*accuracies: float, seconds: float) -> Outcome:
         scores = [scores_of(*accuracies), scores_of(9, network="mlp"), scores_of(1, 2, beside="set")]
-        return Outcome(scores, [], 5, {"distilling": seconds})
+        return Outcome(scores, [], 5, {"pool": 0.0, "distilling": seconds})
 
     one, other = outcome(10, 20, seconds=2), outcome(30, 50, seconds=4)
     (single, _), (both, mlp) = rows.summary({"k": 1}, [one]), rows.summary({"k": 1}, [one, other])
-    assert (single.values, single.sets, single.networks, single.seconds) == ((10, 20), 1, 2, 2)
-    assert (both.values, both.sets, both.networks, both.seconds) == ((15, 40), 2, 2, 3)
+    assert (single.values, single.sets, single.networks, single.seconds["distilling"]) == ((10, 20), 1, 2, 2)
+    assert (both.values, both.sets, both.networks, both.seconds["distilling"]) == ((15, 40), 2, 2, 3)
     assert both.mean == 27.5 and both.deviation == pytest.approx(25 / 2**0.5)
-    assert both.interval == (15, 40)  # a quarter of all draws of two from two values are twice the lower one
+    assert both.interval == (0, 100)  # two values say next to nothing, and no accuracy is further away
     assert (mlp.network, mlp.values) == ("mlp", (9, 9))
     (real,) = rows.beside("method", one.scores)
-    assert (real.what, real.sets, real.values, real.seconds) == ({"method": "set"}, 0, (1, 2), None)
+    assert (real.what, real.sets, real.values, real.seconds) == ({"method": "set"}, 0, (1, 2), {})
     assert row(5).deviation is None and row(5).interval is None
+    (uneven, _) = rows.summary({"k": 1}, [one, other._replace(seconds={"targets": 4.0, "distilling": 2.0})])
+    assert uneven.seconds == {"pool": 0.0, "distilling": 2.0, "targets": 2.0}  # one had to do without
     assert (single.replicates, both.replicates) == ("n = 2 networks on one set", "n = 2 sets, each by 2 networks")
 
 
@@ -430,15 +452,17 @@ def test_rows_are_compared_with_the_first_of_their_network_seed_by_seed():
     first, other = row(10, 20, 30), row(11, 20, 32)
     elsewhere, later = row(1, 2, 3, network="mlp"), row(2, 1, 2.999, network="mlp")
     real = row(9, 19, 29, sets=0)
-    without = [row(9), first._replace(protocol="dc"), first._replace(networks=1)]
+    without = [row(9), *(first._replace(**unlike) for unlike in ({"protocol": "dc"}, {"networks": 1}, {"tested": "x"}))]
     found = rows.with_differences([first, other, elsewhere, later, real, *without])
     assert [each.differences for each in found[:3]] == [(), (1, 0, 2), ()]
     assert found[4].differences == (-1, -1, -1) and found[5:] == without
-    assert found[1].to_dict()["differences"] == [1, 0, 2]
+    record = found[1].to_dict()
+    assert record["differences"] == [1, 0, 2] and record["difference_interval"] == [-1.69, 3.69]
     head, *lines = rows.lines(found)
-    places = [head.index(name) for name in ("from the first", "its deviation")]
+    places = [head.index(name) for name in ("from the first", "its deviation", "its 95 % interval")]
     assert [[line[place] for place in places] for line in lines[:5]] == [
-        ["", ""], ["+1.00", "1.00"], ["", ""], ["+0.00", "1.00"], ["-1.00", "0.00"]
+        ["", "", ""], ["+1.00", "1.00", "-1.69 to +3.69"], ["", "", ""], ["+0.00", "1.00", "-2.69 to +2.69"],
+        ["-1.00", "0.00", "-1.00 to -1.00"],
     ]  # fmt: skip
     several = rows.with_differences([each._replace(sets=3) for each in (first, other)] + [real])
     assert [each.differences for each in several] == [(), (1, 0, 2), ()]
@@ -448,8 +472,14 @@ def test_a_table_is_aligned_and_leaves_out_what_there_is_not():
     head, first, second = aligned([row(5, what={"k": True}), row(10, 20, what={"k": "filter"})]).splitlines()
     assert head.startswith("k       network  protocol  sets")
     assert first.split() == ["true", "convnet", "idc", "1", "2", "5.00", "3"]
-    assert first.index("3") == second.rindex("3") == head.index("seconds")
-    assert "10.00 to 20.00" in second and "7.07" in second
+    assert first.index("3") == second.rindex("3") == head.index("distilling, s")
+    assert "0.00 to 60.84" in second and "7.07" in second and "models" not in head
+
+
+def test_a_table_says_deviation_where_there_is_none_and_what_models_and_targets_took():
+    taken = row(5)._replace(seconds={"pool": 7.0, "targets": 0.0, "distilling": 3.0})
+    head, line = rows.lines([taken])
+    assert head[-3:] == ["deviation", "models, s", "distilling, s"] and line[-3:] == ["", "7", "3"]
 
 
 def test_pictures_are_drawn_of_one_key_and_of_two_and_of_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -499,16 +529,21 @@ def test_a_picture_of_several_protocols_names_them_all():
 def reproduction(*values: float, share: float = 1.0, changed: tuple[str, ...] = (), sets: int = 1) -> Reproduction:
     return Reproduction(
         "idc-cifar10", 10, "IDC", 67.5, "22.4 hours", "cifar10", row(*values, sets=sets), share, {"distilling": 5.0},
-        changed,
+        "bf16", changed,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (reproduction(67, 68, sets=2), "Reproduced: the published accuracy lies within our interval."),
+        (reproduction(67.4, 67.6, 67.5, sets=3), "Reproduced: the published accuracy lies within our interval."),
+        (
+            reproduction(67, 68, sets=2),
+            "No verdict: the published accuracy lies within our interval, which is 9.2 points wide. Expected more "
+            "--seeds.",
+        ),
         (reproduction(60, 61, sets=2), "Not reproduced: our interval lies below the published accuracy."),
-        (reproduction(70, 71, sets=2), "Not reproduced: our interval lies above the published accuracy."),
+        (reproduction(77, 78, sets=2), "Not reproduced: our interval lies above the published accuracy."),
         (
             reproduction(67, 68),
             "No verdict: one set does not say how far others are from it. Expected --seeds 3.",
@@ -584,6 +619,7 @@ def test_every_published_row_says_where_it_ends_and_how_it_is_scored():
         ("idc-mnist --ipc 7", "Nothing is published for 'idc-mnist' at IPC 7; Expected --ipc 1 or 10 or 50"),
         ("idc-mnist --seeds 0", "--seeds 0; at least 1"),
         ("idc-mnist --set ipc=1", "A reproduction sets 'ipc' itself; --ipc"),
+        ("idc-mnist --set pool.seed=1", "A reproduction sets 'pool.seed' itself; --seeds"),
         ("idc-mnist", "data.mean has 1 numbers. Expected 3"),
         ("idc-cifar10 --set score.networks=[vgg11]", "A vgg11 shrinks 8-pixel images"),
     ],

@@ -125,7 +125,7 @@ def _images(settings: Settings, method: Method, match: Match, data: Dataset, *, 
     if factor > largest:
         raise InputError(
             f"images.factor {factor} cuts {data.size}-pixel images into tiles below 4 pixels. "
-            f"Expected --factor {largest} or less."
+            f"Expected {largest} or less (--factor)."
         )
     step = given.step or ("normalised" if on_targets else "gradient")
     start = given.start or ("mixed" if factor > 1 else method.start or "random")

@@ -45,4 +45,14 @@ StudyOutOption = Annotated[Path, typer.Option("--out", help="Folder of the study
 ExecutorOption = Annotated[
     str, typer.Option("--executor", help="inline, local:K (processes), slurm[:key=value,...] or ray[:key=value,...].")
 ]
+HeldOutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--held-out", metavar="SHARE",
+        help="Score on this share of the training images, held out, to choose by; never on test images.",
+    ),
+]  # fmt: skip
+IndependentOption = Annotated[
+    bool, typer.Option("--independent", help="Early-stage models and targets anew for every seed, too, not shared.")
+]
 ReplicatesOption = Annotated[int, typer.Option("--seeds", help="Sets distilled in each case, from seeds 0, 1, ...")]

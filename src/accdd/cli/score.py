@@ -19,6 +19,8 @@ from accdd.cli.options import (
     DebugOption,
     DeviceOption,
     ExecutorOption,
+    HeldOutOption,
+    IndependentOption,
     IpcOption,
     JsonOption,
     NetworkOption,
@@ -110,9 +112,11 @@ def evaluate(
             listed = {name: [each._asdict() for each in those] for name, those in more.items()}
             print_json(scores=[score.to_dict() for score in scores], **listed)
             return
-        set_width, network_width = (max(len(getattr(score, name)) for score in scores) for name in ("set", "network"))
+        called = evaluation.network_names(scores)
+        set_width, network_width = max(len(score.set) for score in scores), max(map(len, called.values()))
         for score in scores:
-            typer.echo(f"{score.set:<{set_width}}  {score.network:<{network_width}}  {score}")
+            network = called[score.network, score.shape]
+            typer.echo(f"{score.set:<{set_width}}  {network:<{network_width}}  {score}")
         for each in itertools.chain(*found.values()):
             typer.echo(each)
 
@@ -134,6 +138,8 @@ def ablate(
         typer.Option("--study", help="pre-training, models, magnitude, directions, normalisation, where or factor."),
     ] = None,
     seeds: ReplicatesOption = 1,
+    independent: IndependentOption = False,
+    held_out: HeldOutOption = None,
     executor: ExecutorOption = "inline",
     ipc: IpcOption = None,
     network: NetworkOption = None,
@@ -155,17 +161,17 @@ def ablate(
     def body() -> None:
         flags = {
             "ipc": ipc, "network.name": network, "loop.steps": steps, "device": device,
-            "loop.budget": None if budget is None else seconds_of(budget),
+            "loop.budget": None if budget is None else seconds_of(budget), "data.held_out": held_out,
         }  # fmt: skip
         settings = settings_from(config, set_, flags)
         from accdd import studies
 
         with progress(quiet) as reporter:
             found = studies.ablate(
-                data, out, studies.parse([*(over or []), *(more or [])]), study=study, seeds=seeds, preset=preset,
-                settings=settings, executor=executor, reporter=reporter,
+                data, out, studies.parse([*(over or []), *(more or [])]), study=study, seeds=seeds,
+                independent=independent, preset=preset, settings=settings, executor=executor, reporter=reporter,
             )  # fmt: skip
-        _tell_study(found, out, as_json)
+        _tell_study(found, out, as_json, independent)
 
     guard(body, debug)
 
@@ -178,6 +184,8 @@ def compare(
         str, typer.Option("--baselines", help=f"Comma-separated, or empty for none: {BASELINES}")
     ] = "random,herding,kcenter",
     seeds: ReplicatesOption = 1,
+    independent: IndependentOption = False,
+    held_out: HeldOutOption = None,
     executor: ExecutorOption = "inline",
     ipc: IpcOption = None,
     network: NetworkOption = None,
@@ -199,18 +207,18 @@ def compare(
     def body() -> None:
         flags = {
             "ipc": ipc, "network.name": network, "loop.steps": steps, "device": device,
-            "loop.budget": None if budget is None else seconds_of(budget),
+            "loop.budget": None if budget is None else seconds_of(budget), "data.held_out": held_out,
         }  # fmt: skip
         settings = settings_from(config, set_, flags)
         from accdd import studies
 
         with progress(quiet) as reporter:
             found = studies.compare(
-                data, out, hosts=methods.split(",") if methods else (), seeds=seeds, preset=preset,
-                baselines=baselines.split(",") if baselines else (), settings=settings,
+                data, out, hosts=methods.split(",") if methods else (), seeds=seeds, independent=independent,
+                preset=preset, baselines=baselines.split(",") if baselines else (), settings=settings,
                 executor=executor, reporter=reporter,
             )  # fmt: skip
-        _tell_study(found, out, as_json)
+        _tell_study(found, out, as_json, independent)
 
     guard(body, debug)
 
@@ -254,7 +262,7 @@ def reproduce(
     guard(body, debug)
 
 
-def _tell_study(found: Any, out: Path, as_json: bool) -> None:
+def _tell_study(found: Any, out: Path, as_json: bool, independent: bool) -> None:
     """The table of a study, and where it is kept."""
     from accdd import studies
 
@@ -265,5 +273,10 @@ def _tell_study(found: Any, out: Path, as_json: bool) -> None:
     typer.echo(studies.aligned(found.rows))
     if any(row.differences for row in found.rows):
         typer.echo("\nDifferences are from the first row of the network, seed by seed.")
+    if any(row.sets > 1 for row in found.rows) and not independent:
+        typer.echo(
+            "\nSets share the early-stage models and targets that they have, so deviations and intervals are over "
+            "starts alone. Expected --independent where they are to be of the whole method."
+        )
     kept = ", ".join([f"{out}/table.csv (and .md, .tex, .json)", *pictures])
     typer.echo(f"\nKept in {kept}.")

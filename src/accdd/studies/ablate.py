@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from accdd.config import InputError
 from accdd.run import Quiet, Reporter
 from accdd.studies import grids, pictures, rows
-from accdd.studies.cells import Cell, Study, folder_name
+from accdd.studies.cells import Cell, Study, folder_name, of_seed
 from accdd.studies.grids import Grid
 from accdd.studies.rows import Row
 
@@ -27,6 +27,7 @@ def ablate(
     *,
     study: str | None = None,
     seeds: int = 1,
+    independent: bool = False,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     executor: str = "inline",
@@ -42,6 +43,8 @@ def ablate(
         over: dotted settings with the values that each takes, as in {"pool.networks": [1, 2, 5]}.
         study: a name from `accdd.studies.NAMED`; its grid is joined with `over`.
         seeds: sets distilled with every combination, from the seeds 0, 1 and so on.
+        independent: every seed has early-stage models and targets of its own, too, which all share otherwise: their
+            deviation is then that of the whole method, and not of its start alone.
         preset: a name from `accdd.presets.PRESETS`.
         settings: dotted, of all cells; those of `score` say how sets are scored.
         executor: what carries cells out: `inline`, `local:K`, `slurm` or `ray` (see `accdd.executor`).
@@ -61,7 +64,7 @@ def ablate(
     doing = Study(Path(out), kind, source, preset, reporter, executor)
 
     cells = [
-        Cell(f"{folder_name(values)}/seed-{seed}", {**common, **values, "seed": seed})
+        Cell(f"{folder_name(values)}/seed-{seed}", of_seed({**common, **values}, seed, independent))
         for seed in range(seeds)  # so that a stopped study has every combination equally often
         for values in combinations
     ]

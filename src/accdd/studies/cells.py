@@ -31,6 +31,7 @@ from accdd.networks import settings_for
 from accdd.run import Quiet, Reporter, RunFolder, course
 
 STUDY, CELL = "study.json", "cell.json"
+SCORES = ("scores.json", "curve.json")
 
 
 class Cell(NamedTuple):
@@ -130,6 +131,9 @@ class Study:
     def _hand_out(self, cells: Sequence[Cell]) -> None:
         """Have the executor make what is missing, which is then found."""
         alone = dataclasses.replace(self, folder=self.folder.absolute(), reporter=Quiet(), executor="inline")
+        for file in (self.folder / cell.name / name for cell in cells for name in SCORES):
+            if file.exists() and _read(file) is None:
+                file.unlink()  # or its cell would count as done
         last = ["curve.json" if cell.curve else "scores.json" for cell in cells]
         tasks = [
             executor.Task(cell.name, alone._make, (cell,), alone.folder / cell.name / file)
@@ -208,7 +212,7 @@ class Study:
 
     def _set_aside(self, folder: Path, why: str) -> None:
         """Make room for a cell's run: one that is there is kept under another name, its scores are not."""
-        for name in ("scores.json", "curve.json"):
+        for name in SCORES:
             (folder / name).unlink(missing_ok=True)
         there = folder / "run"
         if there.exists():
@@ -236,6 +240,17 @@ class Study:
     def _agree_cell(self, cell: Cell, real: Dataset) -> None:
         file = self.folder / cell.name / CELL
         _agree(file, self._cell_about(cell, real), "cell", f"a new --out, or '{file}' removed")
+
+
+def of_seed(settings: Mapping[str, Any], seed: int, independent: bool) -> dict[str, Any]:
+    """The settings of a replicate, which has early-stage models and targets of its own if it is `independent`.
+
+    Raises:
+        InputError: the settings say which early-stage models.
+    """
+    if independent and "pool.seed" in settings:
+        raise InputError("Independent sets each have the pool of their seed. Expected no 'pool.seed' beside it.")
+    return {**settings, "seed": seed, **({"pool.seed": seed} if independent else {})}
 
 
 def folder_name(values: Mapping[str, Any]) -> str:
@@ -286,13 +301,23 @@ def _found(file: Path, make: Callable[[], list[Score]]) -> list[Score]:
     scores = _read(file)
     if scores is None:
         scores = make()
-        files.write_text(file, json.dumps([dataclasses.asdict(score) for score in scores], indent=1))
+        kept = _Kept(evaluation.VERSION, scores)
+        files.write_text(file, json.dumps(dataclasses.asdict(kept), indent=1))
     return scores
 
 
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What is in a file of scores."""
+
+    version: int
+    scores: list[Score]
+
+
 def _read(file: Path) -> list[Score] | None:
-    """The scores in a file; None where it is not there, half-written or damaged."""
+    """The scores in a file; None where it is not there, half-written or damaged, or older than `evaluation.VERSION`."""
     try:
-        return TypeAdapter(list[Score]).validate_json(file.read_bytes())
+        kept = TypeAdapter(_Kept).validate_json(file.read_bytes())
     except (OSError, ValueError):
         return None
+    return kept.scores if kept.version == evaluation.VERSION else None

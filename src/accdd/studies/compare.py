@@ -9,7 +9,7 @@ from accdd.config import InputError
 from accdd.run import Quiet, Reporter
 from accdd.studies import pictures, rows
 from accdd.studies.ablate import Found
-from accdd.studies.cells import Cell, Study
+from accdd.studies.cells import Cell, Study, of_seed
 
 HOSTS = ("idc", "dsa", "dc", "dm")
 BASELINES = ("random", "herding", "kcenter")
@@ -22,6 +22,7 @@ def compare(
     hosts: Sequence[str] = HOSTS,
     baselines: Sequence[str] = BASELINES,
     seeds: int = 1,
+    independent: bool = False,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     executor: str = "inline",
@@ -37,7 +38,7 @@ def compare(
         hosts: names from `accdd.methods.METHODS`.
         baselines: names from `accdd.evaluation.BASELINES`.
         seeds: sets distilled by every method, from the seeds 0, 1 and so on.
-        preset, settings, executor, reporter: as for `ablate`.
+        independent, preset, settings, executor, reporter: as for `ablate`.
 
     Raises:
         InputError: something given is wrong; nothing has been written.
@@ -57,7 +58,7 @@ def compare(
     doing = Study(Path(out), "compare", source, preset, reporter, executor)
     # How a set is learned may decide its protocol, which is that of the baselines beside it; others are in the cache.
     cells = [
-        Cell(f"{name}/seed-{seed}", {**common, "method": name, "seed": seed}, curve=True,
+        Cell(f"{name}/seed-{seed}", of_seed({**common, "method": name}, seed, independent), curve=True,
              baselines=tuple(baselines) if seed == 0 else ())
         for seed in range(seeds)
         for name in hosts

@@ -41,19 +41,14 @@ def grid(rows: Sequence[Row], keys: Sequence[str]) -> Draw | None:
 
 
 def lines(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
-    """Accuracy over the values of a key, a line per network, with intervals."""
+    """Accuracy over the values of a key, a line per network; bars are deviations."""
     (key,), axis = keys, figure.subplots()
     values = [row.what[key] for row in rows]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     for network in _networks(rows):
         own = [row for row in rows if row.network == network]
         places = [row.what[key] if numbers else text(row.what[key]) for row in own]
-        within = [row.interval or (row.mean, row.mean) for row in own]
-        # A bootstrap's interval holds the mean but for rounding.
-        errors = [
-            [max(row.mean - low, 0) for row, (low, _) in zip(own, within, strict=True)],
-            [max(high - row.mean, 0) for row, (_, high) in zip(own, within, strict=True)],
-        ]
+        errors = [row.deviation or 0 for row in own]
         style = "-" if numbers else ""
         axis.errorbar(places, [row.mean for row in own], errors, marker="o", ms=4, ls=style, capsize=3, label=network)
     if numbers:
@@ -63,8 +58,9 @@ def lines(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
         marks = list(dict.fromkeys(values))
         axis.set_xticks(marks, [text(value) for value in marks])
         axis.minorticks_off()
-    axis.set(xlabel=key, ylabel="test accuracy, %")
-    axis.set_title(_conditions(rows), fontsize=9)
+    axis.set(xlabel=key, ylabel="accuracy, %")
+    told = "; bars are deviations" if any(row.deviation for row in rows) else ""
+    axis.set_title(_conditions(rows) + told, fontsize=9)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
 
@@ -88,13 +84,13 @@ def heat_maps(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
         axis.set_yticks(range(len(values[down])), values[down])
         axis.set(xlabel=across, ylabel=down)
         axis.set_title(f"{network}, {_conditions(own)}", fontsize=9)
-        figure.colorbar(shown, ax=axis, label="test accuracy, %")
+        figure.colorbar(shown, ax=axis, label="accuracy, %")
 
 
 def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[Row]) -> Draw:
     """Accuracy over seconds of distilling: a line per method and seed, baselines across.
 
-    Bars are deviations over networks.
+    Bars and bands are deviations over networks.
 
     Args:
         curves: by method, for each seed, the scores of its snapshots, all on one network.
@@ -114,8 +110,11 @@ def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[
                 )  # fmt: skip
         for number, row in enumerate(row for row in beside if row.network == network):
             label = f"{next(iter(row.what.values()))}, real images{f', {row.protocol}' if len(told) > 1 else ''}"
-            axis.axhline(row.mean, ls="--", lw=1, color=f"C{len(curves) + number}", label=label)
-        axis.set(xlabel="seconds of distilling", ylabel="test accuracy, %")
+            color = f"C{len(curves) + number}"
+            axis.axhline(row.mean, ls="--", lw=1, color=color, label=label)
+            if row.deviation:
+                axis.axhspan(row.mean - row.deviation, row.mean + row.deviation, color=color, alpha=0.08, lw=0)
+        axis.set(xlabel="seconds of distilling", ylabel="accuracy, %")
         about = f"{network}, protocol {'; '.join(told)}, n = {next(iter(curves.values()))[0][0].n} networks on each set"
         axis.set_title(about, fontsize=9)
         axis.set_xscale("symlog", linthresh=1, subs=[2, 5])  # the start, at 0 seconds, has a place

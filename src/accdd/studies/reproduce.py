@@ -10,8 +10,12 @@ from accdd.config import InputError, Settings
 from accdd.presets import PRESETS, Preset, given
 from accdd.run import Quiet, Reporter
 from accdd.studies import rows
-from accdd.studies.cells import Cell, Study
+from accdd.studies.cells import Cell, Study, of_seed
 from accdd.studies.rows import Row
+
+WIDEST = 4.0
+"""Points of percent that an interval may span and still say that something was reproduced: methods that are worth
+telling apart lie 2 points apart."""
 
 
 class Reproduction(NamedTuple):
@@ -33,6 +37,8 @@ class Reproduction(NamedTuple):
     """Of the published number of sweeps."""
     seconds: Mapping[str, float]
     """Wall-clock time of each phase, of the first set."""
+    precision: str | None
+    """In which networks were trained for the score, as `auto` chose it: published ones were in fp32."""
     changed: tuple[str, ...]
     """Settings that are not the preset's, and other data than it was published on."""
 
@@ -55,6 +61,11 @@ class Reproduction(NamedTuple):
             return "No verdict: one set does not say how far others are from it. Expected --seeds 3."
         low, high = self.row.interval
         if low <= self.published <= high:
+            if high - low > WIDEST:
+                return (
+                    f"No verdict: the published accuracy lies within our interval, which is {high - low:.1f} points "
+                    "wide. Expected more --seeds."
+                )
             return "Reproduced: the published accuracy lies within our interval."
         where = "below" if high < self.published else "above"
         return f"Not reproduced: our interval lies {where} the published accuracy."
@@ -62,7 +73,8 @@ class Reproduction(NamedTuple):
     def __str__(self) -> str:
         row = self.row
         within = "" if row.interval is None else " [{:.1f}, {:.1f}]".format(*row.interval)
-        ours = f"{row.mean:.1f} %{within} ({row.replicates}, protocol {row.protocol})"
+        deviation = "" if row.deviation is None else f" ± {row.deviation:.1f}"
+        ours = f"{row.mean:.1f}{deviation} %{within} ({row.replicates}, protocol {row.protocol}, {self.precision})"
         took = ", ".join(f"{value:.0f} s {phase}" for phase, value in self.seconds.items())
         return (
             f"{self.preset}, IPC {self.ipc}, on {self.data}\n"
@@ -96,7 +108,7 @@ def reproduce(
         source: the data it was published on, as for `accdd.distill`; None looks for it by its name.
         out: a folder: new, or this study's.
         ipc: images per class; None is the smallest number for which something is published.
-        seeds: sets distilled.
+        seeds: sets distilled, each with early-stage models of its own.
         settings: dotted; those that decide the set are said beside the result. `loop.budget` cuts it short.
         executor: what carries cells out: `inline`, `local:K`, `slurm` or `ray` (see `accdd.executor`).
         reporter: told of progress; None is silent.
@@ -117,7 +129,7 @@ def reproduce(
         raise InputError(f"--seeds {seeds}: there is nothing to distil. Expected at least 1.")
     ipc = min(preset.published) if ipc is None else ipc
     own = dict(settings or {})
-    for key in ("ipc", "seed"):
+    for key in ("ipc", "seed", "pool.seed"):
         if key in own:
             raise InputError(f"A reproduction sets '{key}' itself. Expected --ipc and --seeds instead.")
     common = {"score.protocol": preset.protocol, **own, "ipc": ipc}
@@ -128,7 +140,7 @@ def reproduce(
     if source is None and not known:
         raise InputError(f"'{name}' was published on no data that accdd knows by name. Expected --data DATA.")
     doing = Study(Path(out), "reproduce", known if source is None else source, name, reporter, executor)
-    cells = [Cell(f"seed-{seed}", {**common, "seed": seed}) for seed in range(seeds)]
+    cells = [Cell(f"seed-{seed}", of_seed(common, seed, independent=True)) for seed in range(seeds)]
     outcomes, real = doing.outcomes(common, cells)
     published = config.override(Settings(), preset.changes(ipc)).loop
     assert published.steps  # every published row says
@@ -136,7 +148,7 @@ def reproduce(
     row = rows.summary({"preset": name}, outcomes)[0]
     found = Reproduction(
         name, ipc, preset.source, preset.published[ipc], preset.cost, real.name, row, share, outcomes[0].seconds,
-        _changed(name, preset, ipc, own, real.name),
+        outcomes[0].scores[0].precision, _changed(name, preset, ipc, own, real.name),
     )  # fmt: skip
     files.write_text(doing.folder / "reproduction.json", json.dumps(found.to_dict(), indent=1))
     rows.write(doing.folder, [row])

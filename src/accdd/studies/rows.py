@@ -2,15 +2,17 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from accdd import files
-from accdd.evaluation import STYLES, Score, interval
+from accdd.evaluation import PERCENT, STYLES, Interval, Score, interval
 from accdd.keys import Key
 from accdd.studies.cells import Outcome, text
 
+PHASES = {"pool": "models", "targets": "targets", "distilling": "distilling"}
+"""Those that have a column, and what it is called."""
 SUFFIXES = {"csv": "csv", "markdown": "md", "latex": "tex"}
 
 
@@ -23,16 +25,19 @@ class Row(NamedTuple):
     network: str
     protocol: str
     sets: int
-    """Distilled sets, each of its own seed; 0 for real images. They share early-stage models and targets, which
-    `pool.seed` decides."""
+    """Distilled sets, each of its own seed; 0 for real images. Unless they are independent, they share early-stage
+    models and targets."""
     networks: int
     """Trained on each."""
     values: tuple[float, ...]
     """Accuracies in percent, last epoch: a set's mean each, or one set's networks."""
-    seconds: float | None
-    """Of distilling, mean over sets, without pool and targets; None for real images."""
+    seconds: Mapping[str, float]
+    """Wall-clock time of each phase (pool, targets, distilling), mean over sets, whether it was spent here or when what
+    the cache holds was made; empty for real images."""
     differences: tuple[float, ...] = ()
     """Of each value from its partner in the first row of the network; none in that row and without partners."""
+    tested: str | None = None
+    """The test images, as `Score.tested`."""
 
     @property
     def replicates(self) -> str:
@@ -55,27 +60,35 @@ class Row(NamedTuple):
         """95 %, bootstrap; None for one value."""
         if len(self.values) < 2:
             return None
-        found = interval(self.values, Key(0))
+        found = interval(self.values, Key(0), within=PERCENT)
         return found.low, found.high
+
+    @property
+    def difference(self) -> Interval | None:
+        """Mean of the differences and its 95 % interval, bootstrap; None without two of them."""
+        return interval(self.differences, Key(0)) if len(self.differences) > 1 else None
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        within = self.interval and [round(bound, 2) for bound in self.interval]
         deviation = None if self.deviation is None else round(self.deviation, 2)
-        found = {"mean": round(self.mean, 2), "deviation": deviation, "interval": within}
-        listed = {"values": list(self.values), "differences": [round(each, 2) + 0.0 for each in self.differences]}
-        return self._asdict() | {"what": dict(self.what)} | listed | found
+        found = {"mean": round(self.mean, 2), "deviation": deviation, "interval": _rounded(self.interval)}
+        between = self.difference and (self.difference.low, self.difference.high)
+        listed = {"values": list(self.values), "differences": _rounded(self.differences)}
+        taken = {"what": dict(self.what), "seconds": dict(self.seconds)}
+        return self._asdict() | taken | listed | found | {"difference_interval": _rounded(between)}
 
 
 def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[Row]:
     """The rows of a combination from those of its seeds that are done, one per network."""
     rows = []
     own = [[score for score in outcome.scores if score.beside is None] for outcome in outcomes]
-    seconds = round(statistics.fmean(outcome.seconds["distilling"] for outcome in outcomes), 1)
+    phases = dict.fromkeys(phase for outcome in outcomes for phase in outcome.seconds)
+    seconds = {phase: round(statistics.fmean(each.seconds.get(phase, 0) for each in outcomes), 1) for phase in phases}
     for number, first in enumerate(own[0]):
         scores = [each[number] for each in own]
         values = tuple(score.mean for score in scores) if len(scores) > 1 else first.accuracies
-        rows.append(Row(what, first.network, first.protocol, len(scores), first.n, values, seconds))
+        row = Row(what, first.network, first.protocol, len(scores), first.n, values, seconds, tested=first.tested)
+        rows.append(row)
     return rows
 
 
@@ -86,7 +99,9 @@ def with_differences(rows: Sequence[Row]) -> list[Row]:
     found = []
     for row in rows:
         first = firsts.setdefault(row.network, row)
-        mine, theirs = ((each.protocol, max(each.sets, 1), each.networks, len(each.values)) for each in (row, first))
+        mine, theirs = (
+            (each.protocol, each.tested, max(each.sets, 1), each.networks, len(each.values)) for each in (row, first)
+        )
         if mine == theirs and row is not first:
             row = row._replace(differences=tuple(a - b for a, b in zip(row.values, first.values, strict=True)))
         found.append(row)
@@ -96,7 +111,7 @@ def with_differences(rows: Sequence[Row]) -> list[Row]:
 def beside(column: str, scores: Sequence[Score]) -> list[Row]:
     """The rows of baselines, which are real images."""
     return [
-        Row({column: score.set}, score.network, score.protocol, 0, score.n, score.accuracies, None)
+        Row({column: score.set}, score.network, score.protocol, 0, score.n, score.accuracies, {}, tested=score.tested)
         for score in scores
         if score.beside is not None
     ]
@@ -108,13 +123,24 @@ def protocols(rows: Iterable[Row | Score]) -> list[str]:
 
 
 def lines(rows: Sequence[Row]) -> list[list[str]]:
-    """The header and a line per row."""
-    compared = any(row.differences for row in rows)
-    header = [
-        *rows[0].what, "network", "protocol", "sets", "networks each", "accuracy, last epoch", "deviation",
-        "95 % interval", *(["from the first", "its deviation"] if compared else []), "seconds",
-    ]  # fmt: skip
-    return [header, *(_line(row, compared) for row in rows)]
+    """The header and a line per row, without the columns that no row fills."""
+    columns: dict[str, Callable[[Row], str]] = {
+        **{key: lambda row, key=key: text(row.what[key]) for key in rows[0].what},
+        "network": lambda row: row.network,
+        "protocol": lambda row: row.protocol,
+        "sets": lambda row: str(row.sets),
+        "networks each": lambda row: str(row.networks),
+        "accuracy, last epoch": lambda row: f"{row.mean:.2f}",
+        "deviation": lambda row: "" if row.deviation is None else f"{row.deviation:.2f}",
+        "95 % interval": lambda row: "" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval),
+        "from the first": lambda row: _points(statistics.fmean(row.differences)) if row.differences else "",
+        "its deviation": lambda row: f"{statistics.stdev(row.differences):.2f}" if row.difference else "",
+        "its 95 % interval": lambda row: " to ".join(map(_points, row.difference[1:3])) if row.difference else "",
+        **{f"{called}, s": lambda row, phase=phase: _seconds(row, phase) for phase, called in PHASES.items()},
+    }
+    cells = {name: [read(row) for row in rows] for name, read in columns.items()}
+    kept = {name: column for name, column in cells.items() if any(column) or name == "deviation"}
+    return [list(kept), *(list(line) for line in zip(*kept.values(), strict=True))]
 
 
 def aligned(rows: Sequence[Row]) -> str:
@@ -132,12 +158,15 @@ def write(folder: Path, rows: Sequence[Row]) -> None:
     files.write_text(folder / "table.json", json.dumps([row.to_dict() for row in rows], indent=1))
 
 
-def _line(row: Row, compared: bool) -> list[str]:
-    within = "" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
-    deviation = "" if row.deviation is None else f"{row.deviation:.2f}"
-    seconds = "" if row.seconds is None else f"{row.seconds:g}"
-    difference = f"{round(statistics.fmean(row.differences), 2) + 0.0:+.2f}" if row.differences else ""
-    spread = f"{statistics.stdev(row.differences):.2f}" if len(row.differences) > 1 else ""
-    differing = [difference, spread] if compared else []
-    facts = [str(row.sets), str(row.networks), f"{row.mean:.2f}", deviation, within, *differing, seconds]
-    return [*(text(value) for value in row.what.values()), row.network, row.protocol, *facts]
+def _seconds(row: Row, phase: str) -> str:
+    """None of a phase that a row has not."""
+    return f"{row.seconds[phase]:g}" if row.seconds.get(phase) else ""
+
+
+def _points(value: float) -> str:
+    """A difference."""
+    return f"{round(value, 2) + 0.0:+.2f}"  # no minus before 0
+
+
+def _rounded(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [round(value, 2) + 0.0 for value in values]
