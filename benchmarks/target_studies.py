@@ -128,6 +128,20 @@ def magnitude() -> list[Cell]:
     ]  # fmt: skip
 
 
+def distance() -> list[Cell]:
+    """The distance of IDC's code for coloured pictures and that for grey ones, on a data set of each kind: 1,000 sweeps
+    on 300 targets, three starts."""
+    return [
+        Cell(f"distance/{name}, {distance}/{seed}",
+             [str(DATA / name), "--set=data.held_out=0.1", "--ipc=1", "--factor=2", "--set=network.width=32",
+              "--targets=300", "--steps=1000", f"--set=match.distance={distance}", f"--seed={seed}",
+              "--set=loop.snapshots=0", "--set=score.seeds=0", "--compile=always"],
+             ["--seeds=2", "--epochs=300"])
+        for name in ("fashion-mnist", "cifar10-jpeg")
+        for seed, distance in itertools.product(range(3), ("mse", "l1"))
+    ]  # fmt: skip
+
+
 FINALISTS = {
     "default": ("--set=pool.draw=2",),
     "moved by 0.2 to 0.3": ("--set=pool.draw=2", "--set=perturb.magnitude=[0.2,0.3]"),
@@ -251,8 +265,8 @@ if __name__ == "__main__":
     studies = {
         "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "numbers": numbers,
         "snapshots": snapshots, "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh,
-        "finalists": finalists, "headline": headline, "methods": methods, "transfer": transfer, "ten": ten,
-        "across": across,
+        "distance": distance, "finalists": finalists, "headline": headline, "methods": methods, "transfer": transfer,
+        "ten": ten, "across": across,
     }  # fmt: skip
     labels = {"count": "targets", "real-batch": "real images of a class behind a target"}
     numbered = functools.partial(over_numbers, labels=labels)
