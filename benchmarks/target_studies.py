@@ -129,8 +129,8 @@ def magnitude() -> list[Cell]:
 
 
 def distance() -> list[Cell]:
-    """The distance of IDC's code for coloured pictures and that for grey ones, on a data set of each kind: 1,000 sweeps
-    on 300 targets, three starts."""
+    """The two distances of IDC's code, L1 for Fashion-MNIST and squares for CIFAR-10: 1,000 sweeps on 300 targets,
+    three starts."""
     return [
         Cell(f"distance/{name}, {distance}/{seed}",
              [str(DATA / name), "--set=data.held_out=0.1", "--ipc=1", "--factor=2", "--set=network.width=32",
