@@ -386,7 +386,7 @@ def test_compare_and_ablate_tell_the_table_or_one_json_object(source: str, tmp_p
     assert head.split()[:2] == ["method", "network"] and row.split()[:2] == ["dm", "convnet"]
     assert f"{tmp_path}/c/over-time.png" in told.stdout and "Differences" not in told.stdout
     told = command(f"ablate {source} --out {tmp_path}/b --over perturb.use=true,false {flags}")
-    assert "Differences are from the first row of the network, seed by seed." in told.stdout
+    assert "Differences are from the first row of the network, network by network." in told.stdout
     told = command(f"ablate {source} --out {tmp_path}/a --over perturb.use=true,false --json {flags}")
     about = json.loads(told.stdout)
     assert [row["what"] for row in about["rows"]] == [{"perturb.use": True}, {"perturb.use": False}]

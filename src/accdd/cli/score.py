@@ -272,7 +272,8 @@ def _tell_study(found: Any, out: Path, as_json: bool, independent: bool) -> None
         return
     typer.echo(studies.aligned(found.rows))
     if any(row.differences for row in found.rows):
-        typer.echo("\nDifferences are from the first row of the network, seed by seed.")
+        each = "seed" if any(row.sets > 1 for row in found.rows) else "network"
+        typer.echo(f"\nDifferences are from the first row of the network, {each} by {each}.")
     if any(row.sets > 1 for row in found.rows) and not independent:
         typer.echo(
             "\nSets share the early-stage models and targets that they have, so deviations and intervals are over "
