@@ -84,12 +84,12 @@ def test_an_interval_of_two_values_by_hand():
     assert interval([0, 1], KEY, within=(-1, 2))[:3] == (0.5, -1, 2)
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 10])
-def test_intervals_of_few_cover_what_they_say(n: int):
+@pytest.mark.parametrize(("n", "least"), [(2, 0.9), (3, 0.925), (5, 0.925), (10, 0.925)])
+def test_intervals_of_few_cover_what_they_say(n: int, least: float):
     """By themselves bootstrap intervals cover 50, 75, 83 and 90 %."""
     generator = np.random.default_rng(n)
     found = [interval(generator.normal(size=n).tolist(), KEY, draws=500) for _ in range(1000)]
-    assert 0.9 < np.mean([each.low <= 0 <= each.high for each in found]) < 0.98
+    assert least < np.mean([each.low <= 0 <= each.high for each in found]) < 0.98
 
 
 def test_pairs_take_out_what_networks_have_in_common():
@@ -141,6 +141,7 @@ def test_sets_are_compared_with_what_stands_beside_them_and_with_nothing_else():
     assert found[1].protocol == "idc against whole"
     assert str(found[0]) == "a - random: +29.5 points [+24.9, +34.1] (convnet, n = 2, protocol idc)"
     (robust,) = label_robustness(scores)  # b has no whole set beside it
+    assert robust.protocol == "idc against whole"
     assert (robust.hlr, robust.ior) == (0.19, 0.295)
     assert robust.lrs == pytest.approx(label_robust_score(0.19, 0.295), abs=1e-4)
 

@@ -97,7 +97,9 @@ def test_a_grid_becomes_a_row_per_combination_with_seeds_as_replicates(source: s
     assert found.pictures == [tmp_path / "out" / "ablation.png"] and is_picture(found.pictures[0])
 
 
-def test_independent_sets_share_no_early_stage_models_and_held_out_ones_no_images(source: str, tmp_path: Path):
+def test_independent_sets_have_early_stage_models_of_their_own_and_a_study_may_score_on_held_out_images(
+    source: str, tmp_path: Path
+):
     line = f"ablate {source} --over perturb.magnitude=0,0.1 --seeds 2 --held-out 0.2 --out {tmp_path}/out "
     line += " ".join(f"--set {key}={json.dumps(value)}" for key, value in TINY.items())
     told = command(f"{line} --independent")
@@ -110,7 +112,22 @@ def test_independent_sets_share_no_early_stage_models_and_held_out_ones_no_image
     refused = command(f"{line.replace('/out', '/new')} --independent --set pool.seed=3")
     assert refused.exit_code == 2 and "Independent sets each have the pool of their seed" in refused.stderr
     shared = command(line.replace("/out", "/shared"))
-    assert shared.exit_code == 0 and "Sets share the early-stage models" in shared.stdout
+    assert shared.exit_code == 0 and "Sets share early-stage models or targets" in shared.stdout
+    tables = [(tmp_path / name / "table.csv").read_text().splitlines()[1].split(",") for name in ("out", "shared")]
+    assert "own" in tables[0] and "shared" in tables[1]
+
+
+def test_cells_with_scores_that_cannot_be_read_are_handed_out_again(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    over, handed = {"perturb.magnitude": [0, 0.1]}, []
+    first = ablate(source, tmp_path / "out", over, settings=TINY)
+    (tmp_path / "out" / "perturb.magnitude=0" / "seed-0" / "scores.json").write_text("[]")
+    monkeypatch.setattr(
+        accdd.executor, "run", lambda tasks, *rest: handed.extend(task.name for task in tasks if not task.done.exists())
+    )
+    assert ablate(source, tmp_path / "out", over, settings=TINY, executor="local:2") == first
+    assert handed == ["perturb.magnitude=0/seed-0"]
 
 
 def test_a_study_goes_on_where_it_was_stopped_and_makes_damaged_cells_again(
@@ -446,6 +463,10 @@ def test_sets_count_by_their_means_and_a_single_set_by_its_networks():
     (uneven, _) = rows.summary({"k": 1}, [one, other._replace(seconds={"targets": 4.0, "distilling": 2.0})])
     assert uneven.seconds == {"pool": 0.0, "distilling": 2.0, "targets": 2.0}  # one had to do without
     assert (single.replicates, both.replicates) == ("n = 2 networks on one set", "n = 2 sets, each by 2 networks")
+    (early, _) = rows.summary(
+        {"k": 1}, [each._replace(seconds={"pool": 1.0, "distilling": 1.0}) for each in (one, other)]
+    )
+    assert early.replicates == "n = 2 sets of one pool, each by 2 networks"
 
 
 def test_rows_are_compared_with_the_first_of_their_network_seed_by_seed():
@@ -574,16 +595,19 @@ def test_a_reproduction_cut_short_says_so_and_what_else_is_not_as_published(tmp_
                "loop.train_images": 8, "precision": "fp32", "compile": "never"}  # fmt: skip
 
     def run() -> Reproduction:
-        return reproduce("idc-mnist", str(grey), tmp_path / "out", settings=changes)
+        return reproduce("idc-mnist", str(grey), tmp_path / "out", seeds=2, settings=changes)
 
     found = run()
     assert (found.ipc, found.published, found.data) == (1, 94.2, "fashion")
     assert found.share == 3 / (2000 * 100)
     assert found.changed == (
-        "network.width", "network.depth", "loop.inner_steps", "score.epochs", "loop.train_images", "precision",
+        "network.width", "network.depth", "loop.inner_steps", "score.epochs", "loop.train_images",
         "data fashion instead of mnist",
     )  # fmt: skip
     assert found.row.protocol == "idc, 1 epochs" and set(found.seconds) == {"pool", "distilling"}
+    assert "protocol idc, 1 epochs, fp32)" in str(found)
+    runs = [accdd.load(tmp_path / "out" / f"seed-{seed}" / "run").info["settings"] for seed in (0, 1)]
+    assert [run["pool"]["seed"] for run in runs] == [0, 1] and not found.row.shared
     record = json.loads((tmp_path / "out" / "reproduction.json").read_text())
     assert record["verdict"].startswith("No reproduction: cut short at 0.0015 % of the published steps, and not")
     del made[:]

@@ -171,7 +171,7 @@ def ablate(
                 data, out, studies.parse([*(over or []), *(more or [])]), study=study, seeds=seeds,
                 independent=independent, preset=preset, settings=settings, executor=executor, reporter=reporter,
             )  # fmt: skip
-        _tell_study(found, out, as_json, independent)
+        _tell_study(found, out, as_json)
 
     guard(body, debug)
 
@@ -218,7 +218,7 @@ def compare(
                 preset=preset, baselines=baselines.split(",") if baselines else (), settings=settings,
                 executor=executor, reporter=reporter,
             )  # fmt: skip
-        _tell_study(found, out, as_json, independent)
+        _tell_study(found, out, as_json)
 
     guard(body, debug)
 
@@ -262,7 +262,7 @@ def reproduce(
     guard(body, debug)
 
 
-def _tell_study(found: Any, out: Path, as_json: bool, independent: bool) -> None:
+def _tell_study(found: Any, out: Path, as_json: bool) -> None:
     """The table of a study, and where it is kept."""
     from accdd import studies
 
@@ -274,10 +274,10 @@ def _tell_study(found: Any, out: Path, as_json: bool, independent: bool) -> None
     if any(row.differences for row in found.rows):
         each = "seed" if any(row.sets > 1 for row in found.rows) else "network"
         typer.echo(f"\nDifferences are from the first row of the network, {each} by {each}.")
-    if any(row.sets > 1 for row in found.rows) and not independent:
+    if any(row.shared for row in found.rows):
         typer.echo(
-            "\nSets share the early-stage models and targets that they have, so deviations and intervals are over "
-            "starts alone. Expected --independent where they are to be of the whole method."
+            "\nSets share early-stage models or targets, so deviations and intervals are over starts alone. Expected "
+            "--independent where they are to be of the whole method."
         )
     kept = ", ".join([f"{out}/table.csv (and .md, .tex, .json)", *pictures])
     typer.echo(f"\nKept in {kept}.")

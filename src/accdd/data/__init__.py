@@ -22,7 +22,7 @@ def load(source: Any, settings: Data | None = None) -> Dataset:
             (optionally below train/ and test/); a folder of parquet files, or of the files that a data set's authors
             distribute (see `originals`); an .npz file; "hf:owner/name"; a tuple (images, labels) or (images, labels,
             test_images, test_labels) of numpy arrays or tensors; a `datasets.Dataset` or `DatasetDict`; or a
-            `Dataset`, whose images stay as they are.
+            `Dataset`, whose pixels stay as they are.
         settings: the working size, the share kept aside for testing or held out to choose by, and what to do with
             unreadable pictures.
 

@@ -165,7 +165,7 @@ class Dataset:
         labels = torch.cat([self.labels, self.test_labels])
         others = [note for note in self.notes if not (note.startswith(NO_TEST_SPLIT) or note.endswith(UNTESTED))]
         notes = (*others, f"{NO_TEST_SPLIT}: all tested on")
-        return dataclasses.replace(self, test_images=images, test_labels=labels, notes=notes)
+        return dataclasses.replace(self, test_images=images, test_labels=labels, notes=notes, tests_on_held_out=False)
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data on `device`; images that would take more than half of its free memory stay where they are."""

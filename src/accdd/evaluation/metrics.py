@@ -148,8 +148,8 @@ def paired(first: Score, second: Score, key: Key) -> Interval:
     """The difference first - second, network by network, both having begun alike, and its interval.
 
     Args:
-        first, second: scores of one network, in one shape, n and seed, by one protocol (that of the whole set goes with
-            any), tested on the same images.
+        first, second: scores of one network, in one shape, n and seed, by one `Score.rule` (that of the whole set goes
+            with any), tested on the same images, as far as they say.
         key: as for `interval`.
 
     Returns:
@@ -160,7 +160,7 @@ def paired(first: Score, second: Score, key: Key) -> Interval:
     """
     if first.rule != second.rule and WHOLE.name not in (first.rule, second.rule):
         raise InputError(f"One score is by {first.protocol}, one by {second.protocol}. Expected one protocol.")
-    if first.tested != second.tested:
+    if None not in (first.tested, second.tested) and first.tested != second.tested:
         raise InputError(f"'{first.set}' and '{second.set}' were tested on different images. Expected the same.")
     if (first.network, first.shape, first.n, first.seed) != (second.network, second.shape, second.n, second.seed):
         mine, theirs = (f"'{s.set}' by {s.n} of {s.network} from seed {s.seed}" for s in (first, second))

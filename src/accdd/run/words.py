@@ -26,8 +26,8 @@ def unused(told: Collection[str], settings: Settings) -> str | None:
 def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:
     """What was understood, before anything long begins."""
     about = (
-        f"{real.name}: {real.num_classes} classes, {len(real.images):,} training and {len(real.test_images):,} test "
-        f"images of {real.channels} x {real.size} x {real.size}"
+        f"{real.name}: {real.num_classes} classes, {len(real.images):,} training and {len(real.test_images):,} "
+        f"{'held-out' if real.tests_on_held_out else 'test'} images of {real.channels} x {real.size} x {real.size}"
     )
     pool = f"{settings.pool.networks} early-stage models" if settings.pool.use else "fresh networks"
     factor, loop_ = settings.images.factor, settings.loop

@@ -70,7 +70,9 @@ def ablate(
     ]
     outcomes, _ = doing.outcomes(common, cells)
     by_combination = [outcomes[number :: len(combinations)] for number in range(len(combinations))]
-    summaries = [rows.summary(values, own) for values, own in zip(combinations, by_combination, strict=True)]
+    summaries = [
+        rows.summary(values, own, independent) for values, own in zip(combinations, by_combination, strict=True)
+    ]
     found = rows.with_differences([row for summary in summaries for row in summary])
     rows.write(doing.folder, found)
     draw = pictures.grid(found, list(grid))

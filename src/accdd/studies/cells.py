@@ -131,9 +131,11 @@ class Study:
     def _hand_out(self, cells: Sequence[Cell]) -> None:
         """Have the executor make what is missing, which is then found."""
         alone = dataclasses.replace(self, folder=self.folder.absolute(), reporter=Quiet(), executor="inline")
-        for file in (self.folder / cell.name / name for cell in cells for name in SCORES):
-            if file.exists() and _read(file) is None:
-                file.unlink()  # or its cell would count as done
+        for folder in (self.folder / cell.name for cell in cells):
+            there = [folder / name for name in SCORES if (folder / name).exists()]
+            if any(_read(file) is None for file in there):
+                for file in there:  # or the cell would count as done
+                    file.unlink()
         last = ["curve.json" if cell.curve else "scores.json" for cell in cells]
         tasks = [
             executor.Task(cell.name, alone._make, (cell,), alone.folder / cell.name / file)

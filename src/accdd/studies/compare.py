@@ -65,7 +65,7 @@ def compare(
     ]  # fmt: skip
     outcomes, _ = doing.outcomes(common, cells)
     by_host = {name: outcomes[number :: len(hosts)] for number, name in enumerate(hosts)}
-    learned = [row for name, own in by_host.items() for row in rows.summary({"method": name}, own)]
+    learned = [row for name, own in by_host.items() for row in rows.summary({"method": name}, own, independent)]
     real_images = [row for own in by_host.values() for row in rows.beside("method", own[0].scores)]
     beside = list({(row.what["method"], row.network, row.protocol): row for row in real_images}.values())
     for network in dict.fromkeys(row.network for row in learned):

@@ -145,7 +145,7 @@ def reproduce(
     published = config.override(Settings(), preset.changes(ipc)).loop
     assert published.steps  # every published row says
     share = min(outcome.sweeps for outcome in outcomes) / (published.steps * published.inner_steps)
-    row = rows.summary({"preset": name}, outcomes)[0]
+    row = rows.summary({"preset": name}, outcomes, independent=True)[0]
     found = Reproduction(
         name, ipc, preset.source, preset.published[ipc], preset.cost, real.name, row, share, outcomes[0].seconds,
         outcomes[0].scores[0].precision, _changed(name, preset, ipc, own, real.name),
@@ -163,7 +163,7 @@ NEUTRAL = (
 
 def _changed(name: str, preset: Preset, ipc: int, own: Mapping[str, Any], called: str) -> tuple[str, ...]:
     """What is not as published."""
-    published = preset.changes(ipc) | {"score.protocol": preset.protocol}
+    published = preset.changes(ipc) | {"score.protocol": preset.protocol, "precision": "fp32"}
     before, after = (config.flatten(config.to_dict(config.override(Settings(), each)))
                      for each in (published, {**published, **own}))  # fmt: skip
     for each in (before, after):

@@ -11,7 +11,7 @@ from accdd.evaluation import PERCENT, STYLES, Interval, Score, interval
 from accdd.keys import Key
 from accdd.studies.cells import Outcome, text
 
-PHASES = {"pool": "models", "targets": "targets", "distilling": "distilling"}
+PHASES = {"pool": "models", "targets": "targets", "distilling": "distilling", "choosing": "choosing"}
 """Those that have a column, and what it is called."""
 SUFFIXES = {"csv": "csv", "markdown": "md", "latex": "tex"}
 
@@ -25,8 +25,7 @@ class Row(NamedTuple):
     network: str
     protocol: str
     sets: int
-    """Distilled sets, each of its own seed; 0 for real images. Unless they are independent, they share early-stage
-    models and targets."""
+    """Distilled sets, each of its own seed; 0 for real images."""
     networks: int
     """Trained on each."""
     values: tuple[float, ...]
@@ -38,12 +37,14 @@ class Row(NamedTuple):
     """Of each value from its partner in the first row of the network; none in that row and without partners."""
     tested: str | None = None
     """The test images, as `Score.tested`."""
+    shared: bool = False
+    """Whether several sets share early-stage models or targets, so that deviation and interval are over starts."""
 
     @property
     def replicates(self) -> str:
         """What the values are of, in words."""
         if self.sets > 1:
-            return f"n = {self.sets} sets, each by {self.networks} networks"
+            return f"n = {self.sets} sets{' of one pool' if self.shared else ''}, each by {self.networks} networks"
         return f"n = {self.networks} networks on {'one set' if self.sets else 'real images'}"
 
     @property
@@ -78,7 +79,7 @@ class Row(NamedTuple):
         return self._asdict() | taken | listed | found | {"difference_interval": _rounded(between)}
 
 
-def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[Row]:
+def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome], independent: bool = False) -> list[Row]:
     """The rows of a combination from those of its seeds that are done, one per network."""
     rows = []
     own = [[score for score in outcome.scores if score.beside is None] for outcome in outcomes]
@@ -87,7 +88,10 @@ def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[Row]:
     for number, first in enumerate(own[0]):
         scores = [each[number] for each in own]
         values = tuple(score.mean for score in scores) if len(scores) > 1 else first.accuracies
-        row = Row(what, first.network, first.protocol, len(scores), first.n, values, seconds, tested=first.tested)
+        row = Row(
+            what, first.network, first.protocol, len(scores), first.n, values, seconds, tested=first.tested,
+            shared=len(scores) > 1 and not independent and any(seconds.get(phase) for phase in ("pool", "targets")),
+        )  # fmt: skip
         rows.append(row)
     return rows
 
@@ -129,6 +133,7 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
         "network": lambda row: row.network,
         "protocol": lambda row: row.protocol,
         "sets": lambda row: str(row.sets),
+        "models and targets": lambda row: "shared" if row.shared else "own" if row.sets > 1 else "",
         "networks each": lambda row: str(row.networks),
         "accuracy, last epoch": lambda row: f"{row.mean:.2f}",
         "deviation": lambda row: "" if row.deviation is None else f"{row.deviation:.2f}",
