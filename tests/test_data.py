@@ -161,10 +161,10 @@ def test_a_class_with_one_image_stays_in_training() -> None:
     data = load((pixels(4, 1, 8, 8), np.array([0, 1, 1, 1])), Data(test_fraction=0.9))
     assert data.labels.tolist() == [0, 1] and data.test_labels.tolist() == [1, 1]
     assert "1 of 2 classes have no test images" in data.notes
-    held = load((*labelled(), pixels(1, 3, 8, 8), np.array([0])), Data(held_out=0.5))
-    assert held.notes == ("tested on 50 % of each class's training images, held out, and not on test images",)
-    (only,) = [note for note in data.testing_on_held_out(0.5).notes if "have no test images" in note]
-    assert only == "1 of 2 classes have no test images"  # a class of one image keeps it
+    held = load((*labelled(), pixels(1, 3, 16, 16), np.array([0])), Data(held_out=0.5))
+    assert held.notes[-1] == "tested on 50 % of each class's training images, held out, and not on test images"
+    few = load((pixels(4, 1, 8, 8), np.array([0, 1, 1, 1])), Data(test_fraction=0.3, held_out=0.5))
+    assert [note for note in few.notes if "have no test" in note] == ["1 of 2 classes have no test images"]  # said once
 
 
 def test_nothing_to_keep_aside_is_refused() -> None:
