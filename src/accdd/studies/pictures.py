@@ -58,9 +58,9 @@ def lines(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
         marks = list(dict.fromkeys(values))
         axis.set_xticks(marks, [text(value) for value in marks])
         axis.minorticks_off()
-    axis.set(xlabel=key, ylabel="accuracy, %")
-    told = "; bars are deviations" if any(row.deviation for row in rows) else ""
-    axis.set_title(_conditions(rows) + told, fontsize=9)
+    told = " (bars: deviations)" if any(row.deviation for row in rows) else ""
+    axis.set(xlabel=key, ylabel=f"accuracy, %{told}")
+    axis.set_title(_conditions(rows), fontsize=9, wrap=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
 
