@@ -541,7 +541,7 @@ def test_values_that_yaml_takes_for_text_are_numbers_where_their_setting_is_one(
 
 def test_a_picture_of_several_protocols_names_them_all():
     both = [row(10, what={"k": 1}), row(20, what={"k": 2})._replace(protocol="idc, no flip")]
-    assert pictures._conditions(both).startswith("protocol idc; idc, no flip, n = ")
+    assert pictures._conditions(both).startswith("protocol idc; idc, no flip\nn = ")
 
 
 # Reproduction -----------------------------------------------------------------------------------------------------

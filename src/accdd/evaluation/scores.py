@@ -58,8 +58,8 @@ class Score:
     precision: str | None = None
     """In which the networks were trained, `bf16` or `fp32` (they are tested in fp32); None in older scores."""
     shape: str | None = None
-    """What is special about the network, as in 'depth=3/width=128': those of unlike shapes are not
-    paired. None in older scores."""
+    """What is special about the network, as in 'depth=3/width=128': those of unlike shapes are not paired. None in
+    older scores."""
     found: int | None = dataclasses.field(default=None, compare=False)
     """How many of the n networks were found in the cache; None where all were trained now."""
 

@@ -60,7 +60,7 @@ def lines(figure: Any, rows: Sequence[Row], keys: Sequence[str]) -> None:
         axis.minorticks_off()
     told = " (bars: deviations)" if any(row.deviation for row in rows) else ""
     axis.set(xlabel=key, ylabel=f"accuracy, %{told}")
-    axis.set_title(_conditions(rows), fontsize=9, wrap=True)
+    axis.set_title(_conditions(rows), fontsize=9)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
 
@@ -115,7 +115,7 @@ def over_time(curves: Mapping[str, Sequence[Sequence[Score]]], beside: Sequence[
             if row.deviation:
                 axis.axhspan(row.mean - row.deviation, row.mean + row.deviation, color=color, alpha=0.08, lw=0)
         axis.set(xlabel="seconds of distilling", ylabel="accuracy, %")
-        about = f"{network}, protocol {'; '.join(told)}, n = {next(iter(curves.values()))[0][0].n} networks on each set"
+        about = f"{network}, protocol {'; '.join(told)}\nn = {next(iter(curves.values()))[0][0].n} networks on each set"
         axis.set_title(about, fontsize=9)
         axis.set_xscale("symlog", linthresh=1, subs=[2, 5])  # the start, at 0 seconds, has a place
         axis.set_xlim(left=0)
@@ -137,4 +137,4 @@ def _networks(rows: Sequence[Row]) -> list[str]:
 
 def _conditions(rows: Sequence[Row]) -> str:
     """How the values of a picture came about."""
-    return f"protocol {'; '.join(protocols(rows))}, {rows[0].replicates}"
+    return f"protocol {'; '.join(protocols(rows))}\n{rows[0].replicates}"  # both have no room in one line
