@@ -209,10 +209,10 @@ def test_scores_and_what_is_left_inside_a_bank_or_a_pool_go_too(kind: str, index
     files.write_text(scores, "{}")
     files.write_text(bank / index, "{}")
     left = bank / ".000001.0123456789abcdef.tmp"
-    left.mkdir()
+    files.write_text(left / "part", "three")
     aged(root, 30 * HOUR)
-    assert {entry.path: entry.kind for entry in cache.entries()} == {
-        root / "scores": "scores", bank: kind, left: "left over"
+    assert {entry.path: (entry.kind, entry.bytes) for entry in cache.entries()} == {
+        root / "scores": ("scores", 2), bank: (kind, 2), left: ("left over", 5)
     }  # fmt: skip
     assert told(bank)[left.name] == "unknown"
     assert cache.prune(older_than=29 * HOUR) and not scores.exists() and not bank.exists()

@@ -131,14 +131,15 @@ def parse_age(text: str) -> float:
 
 
 def _entry(path: Path, root: Path, names: dict[str, str]) -> Entry:
+    kind = _kind(path, root)
     size, used = 0, path.lstat().st_mtime
     for file in _files(path):
         with contextlib.suppress(FileNotFoundError):
             status = file.lstat()
             # What others fill is read without being touched; only the time of access may tell.
             used = max(used, status.st_mtime, status.st_atime if path.name in WHOLE else 0)
-            size += status.st_size
-    kind = _kind(path, root)
+            elsewhere = kind in GROWING and _left_over(path / file.relative_to(path).parts[0])  # an entry of its own
+            size += 0 if elsewhere else status.st_size
     name = names.get(str(_json(path / KINDS[kind]).get("data")), "") if kind in KINDS and kind != "data" else ""
     return Entry(path, kind, str(_json(path / "data.json").get("name", "")) if kind == "data" else name, size, used)
 
