@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import struct
 import sys
@@ -327,6 +328,40 @@ def test_an_unused_split_is_noted(tmp_path: Path) -> None:
     assert "splits not used: val" in load(tmp_path, Data()).notes
 
 
+@pytest.mark.parametrize(("train", "test"), [("Train", "TEST"), ("training", "testing"), ("TRAIN", "Validation")])
+def test_splits_are_known_however_they_are_written(train: str, test: str, tmp_path: Path) -> None:
+    class_folders(tmp_path / train, count=2)
+    class_folders(tmp_path / test, count=1)
+    (tmp_path / "Meta").mkdir()
+    data = load(tmp_path, Data())
+    assert data.class_names == ("ant", "bee", "cat") and len(data.images) == 6 and len(data.test_images) == 3
+    assert data.notes[0] == f"beside {train}, not used: Meta"
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    class_folders(tmp_path, names=("car", "test", "train"))
+    assert load(tmp_path, Data()).class_names == ("car", "test", "train")
+
+
+def test_of_splits_to_test_on_one_with_labels_is_taken(tmp_path: Path) -> None:
+    _, pictures, labels = parquet_pictures()
+    for split, own in (("train", labels), ("test", [-1] * len(labels)), ("validation", labels)):
+        write_parquet(tmp_path / f"{split}-0.parquet", pictures, own)
+    data = load(tmp_path, Data())
+    assert data.notes[0] == "without labels, not used: test" and data.test_labels.tolist() == labels
+    (tmp_path / "validation-0.parquet").unlink()
+    assert_refused(tmp_path, "Test labels are -1")
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    try:
+        (tmp_path / os.fsdecode(b"M\xfcller")).mkdir()
+    except OSError:
+        pytest.skip("names are UTF-8 here")
+    assert_refused(tmp_path, "is no UTF-8. Rename it")
+
+
 def test_grey_pictures_of_one_size_stay_as_they_are(tmp_path: Path) -> None:
     arrays = pixels(4, 28, 28)
     for index, array in enumerate(arrays):
@@ -335,7 +370,7 @@ def test_grey_pictures_of_one_size_stay_as_they_are(tmp_path: Path) -> None:
         Image.fromarray(array).save(folder / f"{index}.png")
     class_folders(tmp_path / "unrelated")
     data = load(tmp_path, Data(test_fraction=0.5))
-    assert data.notes[0] == "4 pictures of 28x28, grey"
+    assert data.notes[:2] == ("beside train, not used: unrelated", "4 pictures of 28x28, grey")
     found = {tuple(image.flatten().tolist()) for image in torch.cat([data.images, data.test_images])}
     assert found == {tuple(array.flatten().tolist()) for array in arrays}
 
@@ -357,6 +392,12 @@ def test_orientation_is_respected(tmp_path: Path) -> None:
     np.testing.assert_array_equal(upright.numpy(), np.rot90(array, -1).transpose(2, 0, 1))
 
 
+def test_what_a_camera_wrote_may_be_damaged_where_the_pixels_are_not(tmp_path: Path) -> None:
+    grey = Image.new("RGB", (16, 16), (128, 128, 128))
+    found = single(tmp_path, lambda path: grey.save(path.with_suffix(".jpg"), exif=b"Exif\0\0no tags at all"))
+    assert (found == 128).all()
+
+
 def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     array = pixels(16, 16, 4)
     array[..., 3] = 255
@@ -370,6 +411,14 @@ def test_16_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     deep = pixels(16, 16).astype(np.uint16) * 257
     shallow = single(tmp_path, lambda path: Image.fromarray(deep).save(path.with_suffix(".png")))
     np.testing.assert_array_equal(shallow[0].numpy(), deep // 257)
+    data = load(tmp_path, Data())
+    assert not any("transparency" in note for note in data.notes)
+
+
+def test_a_clear_colour_of_16_bits_is_lost_and_not_said_to_be_laid_on_white(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.full((16, 16), 257 * 7, np.uint16))
+    assert (single(tmp_path, lambda path: deep.save(path.with_suffix(".png"), transparency=257 * 7)) == 7).all()
+    assert not any("transparency" in note for note in load(tmp_path, Data()).notes)
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK"])
@@ -579,6 +628,9 @@ def test_a_dataset_object(hub) -> None:
     np.testing.assert_array_equal(data.images.numpy(), arrays.transpose(0, 3, 1, 2))
     assert data.class_names == ("x", "y", "z") and data.test_labels.tolist() == [2, 1]
     assert len(load(rows, Data()).images) == 9
+    nothing = rows.map(lambda row: {"label": -1}, features=rows.features)
+    data = load(hub.DatasetDict(train=rows, test=nothing, validation=rows.select([2, 1])), Data())
+    assert data.test_labels.tolist() == [2, 1] and data.notes[0] == "without labels, not used: test"
 
 
 def test_a_dataset_object_with_numbers_for_classes(hub) -> None:

@@ -492,7 +492,7 @@ def test_imagenet_10_of_a_folder_is_its_classes_in_order(called: str, root: Path
     data = load("imagenet-10", Data(size=8))
     assert data.name == "imagenet-10" and data.class_names == tuple(ids) != tuple(sorted(ids))
     assert data.labels.tolist() == np.arange(10).repeat(2).tolist() and data.test_labels.tolist() == [*range(10)]
-    assert data.notes[0] == "without class folders, not used: test"
+    assert data.notes[0] == "without labels, not used: test"
     assert data.notes[-1] == f"ImageNet-10 from {root / called}"
     first = np.asarray(Image.open(root / called / "train" / ids[3] / "0.png")).transpose(2, 0, 1)
     np.testing.assert_array_equal(data.images[6].numpy(), first)

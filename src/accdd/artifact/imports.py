@@ -116,6 +116,8 @@ def _mtt(path: Path, told: foreign.Told) -> foreign.Contents:
         raise InputError(f"There are no labels for {path} at {label_file}. Expected --labels FILE, as in labels_*.pt.")
     found = foreign.pair(path, [torch_file.read(path), torch_file.read(label_file)], label_file)
     if path.name.startswith("images_zca_"):  # what MTT saves beside whitened images
+        if told.zca or told.as_is or told.mean:
+            raise InputError(f"{path} is not whitened any more, nor normalised. Expected no --zca, --as-is or --mean.")
         found.notes.append("whitening already undone by MTT (images_zca_*)")
     elif told.as_is:
         foreign.stretch(found)
@@ -138,7 +140,8 @@ def _folder(path: Path, told: foreign.Told) -> foreign.Contents:
     del told
     if not path.is_dir():
         raise InputError(f"{path} is no folder. Expected one with a folder of pictures per class.")
-    root = path / "train" if (path / "train").is_dir() else path
+    train = path / "train"
+    root = train if train.is_dir() and any(each.is_dir() for each in train.iterdir()) else path  # or a class of trains
     images, labels, names, notes = data.class_folders(root, Data(size=_picture_size(root)))
     names = _names_before_export(root, names)
     return foreign.Contents(

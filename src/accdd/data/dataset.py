@@ -5,7 +5,7 @@ at a time with `mean` and `std`.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -235,8 +235,15 @@ def build(
     return Dataset(name, *train, classes, *test, tuple(notes), kept_aside)
 
 
-def choose_splits(names: Iterable[str], source: str) -> tuple[str, str | None, list[str]]:
+def choose_splits(
+    names: Iterable[str], source: str, labelled: Callable[[str], bool] = lambda split: True
+) -> tuple[str, str | None, list[str]]:
     """Which splits to train and test on.
+
+    Args:
+        names: of all splits.
+        source: what the user called the data.
+        labelled: whether a split for testing has labels; one without is passed over where another has them.
 
     Returns:
         A 3-tuple of `(train, test, notes)`: two of `names`, test None if there is none, and what is unused.
@@ -248,9 +255,18 @@ def choose_splits(names: Iterable[str], source: str) -> tuple[str, str | None, l
     train = names[0] if len(names) == 1 and names[0] not in TEST_SPLITS else "train"
     if train not in names:
         raise InputError(f"'{source}' has the splits {', '.join(names)}; expected one called train (and one test).")
-    test = next((split for split in TEST_SPLITS if split in names), None)
-    unused = [split for split in names if split not in (train, test)]
-    return train, test, [f"splits not used: {', '.join(unused)}"] if unused else []
+    tests = [split for split in TEST_SPLITS if split in names]
+    usable = [split for split in tests if labelled(split)] if len(tests) > 1 else tests
+    test = (usable or tests or [None])[0]
+    passed_over = tests[: tests.index(test)] if test else []
+    unused = [split for split in names if split not in (train, test, *passed_over)]
+    notes = [f"without labels, not used: {', '.join(passed_over)}"] if passed_over else []
+    return train, test, notes + ([f"splits not used: {', '.join(unused)}"] if unused else [])
+
+
+def has_labels(labels: Iterable[int | None]) -> bool:
+    """Whether any picture of a split has one; -1 is the hub's sign for none."""
+    return any(label is not None and label >= 0 for label in labels)
 
 
 def _histogram(pixels: Tensor) -> Tensor:

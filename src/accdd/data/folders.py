@@ -24,6 +24,7 @@ def load_folder(root: Path, settings: Data, only: Sequence[str] = ()) -> Dataset
     """
     roots, notes = _splits(root)
     names = list(only or _folders(roots[0]))
+    _check_text(names)
     if only:
         _check_present(roots[0], names)
     else:
@@ -52,6 +53,7 @@ def class_folders(root: Path, settings: Data) -> tuple[Tensor, Tensor, list[str]
         InputError: as for `load_folder`.
     """
     names = list(_folders(root))
+    _check_text(names)
     _check_classes([root], names)
     found, _ = _find(root, names, must_have=True)
     ((images, labels),), notes = read([of_files(found)], settings)
@@ -65,19 +67,25 @@ def parts(root: Path, only: Sequence[str]) -> list[Path]:
     return [path for folder in chosen for path in (folder, *sorted(folder.rglob("*")))]
 
 
+SPLITS = {name: name for name in ("train", *TEST_SPLITS)} | {"training": "train", "testing": "test"}
+"""What folders of splits are called, in any case, and the splits that they are."""
+
+
 def _splits(root: Path) -> tuple[list[Path], list[str]]:
     """The folder to train on and that to test on, if there is one, and what is unused."""
-    named = [name for name in _folders(root) if name in ("train", *TEST_SPLITS)]
-    if not named:
+    folders = _folders(root)
+    named: dict[str, Path] = {}
+    for name, folder in sorted(folders.items(), key=lambda each: each[0] in SPLITS):  # the usual names win
+        if split := SPLITS.get(name.casefold()):
+            named[split] = folder
+    others = [name for name, folder in folders.items() if folder not in named.values()]
+    holds_classes = {split: bool(_folders(folder)) for split, folder in named.items()}
+    if not named or (others and not any(holds_classes.values())):  # "train" is also what trains are called
         return [root], []
     # ImageNet's test pictures have no classes, hence no folders.
-    unlabelled = [name for name in named if name != "train" and not _folders(root / name)]
-    labelled = [name for name in named if name not in unlabelled]
-    if set(labelled) - {"train"}:
-        named = labelled
-    train, test, notes = choose_splits(named, str(root))
-    notes += [f"without class folders, not used: {name}" for name in unlabelled if name not in named]
-    return [root / train, *([root / test] if test else [])], notes
+    train, test, notes = choose_splits(named, str(root), lambda split: holds_classes[split])
+    notes += [f"beside {named[train].name}, not used: {', '.join(others)}"] if others else []
+    return [named[train], *([named[test]] if test else [])], notes
 
 
 def _folders(root: Path) -> dict[str, Path]:
@@ -87,6 +95,13 @@ def _folders(root: Path) -> dict[str, Path]:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
+
+
+def _check_text(names: list[str]) -> None:
+    """Refuse what no file of ours could hold, before anything is learned of it."""
+    for name in names:
+        if any(0xD800 <= ord(character) <= 0xDFFF for character in name):  # how Python keeps bytes that are no UTF-8
+            raise InputError(f"The name of the class folder {name!r} is no UTF-8. Rename it.")
 
 
 def _check_present(root: Path, names: list[str]) -> None:

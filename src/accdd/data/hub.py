@@ -9,7 +9,7 @@ from typing import Any
 from accdd import files
 from accdd.config import Data, InputError
 from accdd.data import cache, parquet, paths
-from accdd.data.dataset import Dataset, build, choose_splits
+from accdd.data.dataset import Dataset, build, choose_splits, has_labels
 from accdd.data.named import Named, subset
 from accdd.data.pictures import Picture, Pictures, read
 
@@ -79,11 +79,11 @@ def load_object(source: Any, settings: Data, *, name: str | None = None, facts: 
     name = str(name or next(iter(splits.values())).info.dataset_name or "dataset")
     if facts:
         splits = {split: rows for split, rows in splits.items() if split in ("train", facts.test)}
-    train, test, notes = choose_splits(splits, name)
-    features = splits[train].features
+    features = dict(next(iter(splits.values())).features)
     if facts:
         features = {column: kind for column, kind in features.items() if column in (facts.image, facts.label)}
     image, label, class_names = _columns(features, name)
+    train, test, notes = choose_splits(splits, name, lambda split: has_labels(splits[split][label]))
     number_of: Mapping[int, int] | None = None
     if facts and facts.only:
         ids = subset(facts.only)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from accdd.config import Data, InputError
-from accdd.data.dataset import Dataset, build, choose_splits
+from accdd.data.dataset import Dataset, build, choose_splits, has_labels
 from accdd.data.pictures import Picture, Pictures, read
 
 IMAGE_COLUMNS = ("image", "img")
@@ -52,7 +52,7 @@ def load_parquet(name: str, files: Sequence[Path], settings: Data) -> Dataset:
     for path in files:
         match = _SPLIT.match(path.name)
         groups.setdefault(match[1] if match else "unnamed", []).append(path)
-    train, test, notes = choose_splits(groups, name)
+    train, test, notes = choose_splits(groups, name, lambda split: has_labels(_labels(groups[split])))
     chosen = [groups[split] for split in (train, test) if split]
     for path in (path for group in chosen for path in group):
         _columns(path)
@@ -104,6 +104,17 @@ def _class_names(path: Path) -> list[str] | None:
     except (ValueError, KeyError, TypeError):  # the metadata is optional, and so is each of its parts
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _labels(files: Sequence[Path]) -> Iterator[int | None]:
+    """Those of a split, without its pictures."""
+    for path in files:
+        _, label = _columns(path)
+        try:
+            yield from pq.ParquetFile(path).read([label]).column(label).to_pylist()
+        except _BROKEN as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"'{path}' is damaged ({reason}). Download or write it again.") from None
 
 
 def _pictures(files: Sequence[Path]) -> Pictures:

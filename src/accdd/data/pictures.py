@@ -183,7 +183,7 @@ def _survey_one(picture: Picture, survey: _Survey) -> None:
         turned = _orientation(image) >= 5  # 5 to 8 swap width and height
         survey.sizes[(image.height, image.width) if turned else image.size] += 1
         survey.grey += image.mode in _GREY
-        survey.transparent += image.has_transparency_data
+        survey.transparent += image.has_transparency_data and not image.mode.startswith("I")  # see `_in_colour`
 
 
 def _reason(error: BaseException) -> str:
@@ -207,7 +207,10 @@ def _orientation(image: Image.Image) -> int:
     # Asking a PNG for its EXIF data decodes it, so first see whether there can be any.
     if not any("exif" in str(key).lower() or "xmp" in str(key).lower() for key in image.info):
         return 1
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except _BROKEN:  # the pixels may be sound
+        return 1
     return orientation if orientation in range(1, 9) else 1
 
 
@@ -263,7 +266,7 @@ def _in_colour(image: Image.Image, channels: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode and not image.has_transparency_data:
         return image
-    if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255 instead of scaling
+    if image.mode.startswith("I"):  # 16 bits, which convert() would clip instead of scaling; a clear colour is lost
         deep = np.asarray(image).clip(0, 65535)
         image = Image.fromarray((deep / 257).round().astype(np.uint8))
     if image.has_transparency_data:
