@@ -20,6 +20,7 @@ from accdd import data as data_
 from accdd.ahead import build_targets
 from accdd.config import Data, Settings
 from accdd.data import Dataset
+from accdd.evaluation import sets
 from accdd.execution import PLAIN
 from accdd.keys import Key
 from accdd.run import words
@@ -294,6 +295,35 @@ def test_data_that_changed_since_the_set_was_made_is_not_tested_on(
     for test in (None, path, "stripes.npz", "./stripes.npz"):  # however it is typed
         with pytest.raises(accdd.InputError, match="has changed since the set was made"):
             accdd.evaluate(result.distilled, test=test, seeds=1, epochs=1)
+    with pytest.raises(accdd.InputError, match=r"has changed since the set was made.*--data DATA"):
+        evaluation.training_data(result.distilled, None)
+    assert len(evaluation.training_data(result.distilled, path).images) > 0  # said to be the ones to choose from
+
+
+def test_another_folder_of_the_same_name_is_other_data(tmp_path: Path):
+    own = {"path": str(tmp_path / "photos"), "name": "photos"}
+    assert sets._is_origin(tmp_path / "photos", own) and not sets._is_origin("photos", own)
+    assert sets._is_origin("mnist", {"path": "/data/mnist", "name": "mnist"}) and sets._is_origin("a", {"name": "a"})
+
+
+def test_test_images_with_other_channels_are_refused_for_that(arrays: tuple[np.ndarray, np.ndarray]):
+    distilled = accdd.distill(arrays, settings=UNSCORED).distilled
+    size, other = distilled.images.shape[-1], 4 - distilled.images.shape[1]
+    images = np.repeat(arrays[0][:, :1], other, axis=1)
+    with pytest.raises(accdd.InputError, match=f"has 2 classes of {other} x {size} x {size}, the set"):
+        evaluation.test_data(distilled, (images, arrays[1]))
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "found"),
+    [
+        ("0 1 2", "ant bee cat", None), ("ant bee cat", "0 1 2", None), ("0 1 2", "00 01 02", None),
+        ("1 2 3", "0 1 2", None), ("ant bee cat", "ant cat bee", ("bee", "cat")), ("0 1 10 2", "0 1 2 3", ("10", "2")),
+        ("0 1 2 3", "0 1 10 2", ("2", "10")), ("0 1 10 2", "0 1 10 2", None), ("0 bee", "0 cat", ("bee", "cat")),
+    ],
+)  # fmt: skip
+def test_classes_are_compared_by_name_and_numbers_by_order(mine: str, theirs: str, found: tuple[str, str] | None):
+    assert sets._first_difference(mine.split(), theirs.split()) == found
 
 
 def test_a_full_disk_is_said_before_any_network_is_trained(

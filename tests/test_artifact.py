@@ -190,6 +190,15 @@ def test_multi_decodes_by_every_factor_one_after_the_other(factor: int):
     assert distilled.count == len(images)
 
 
+@pytest.mark.parametrize("factor", [1, 2])
+def test_what_is_decoded_may_be_changed_without_changing_the_set(factor: int):
+    distilled = a_set(factor=factor)
+    before = distilled.images.clone()
+    images, _ = distilled.decode()
+    images.sub_(0.5)
+    assert torch.equal(distilled.images, before)
+
+
 def test_decoded_images_stay_in_range():
     extreme = a_set()
     images, _ = dataclasses.replace(extreme, images=extreme.images.round()).decode()

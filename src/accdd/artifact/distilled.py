@@ -73,9 +73,9 @@ class Distilled:
             A 2-tuple of images, float32 (m, c, h, w) in [0, 1], and labels, int64 (m,); m is factor^2 * n but for
             `multi`. All crops of tile position (0, 0) come first; of `multi`, all of the smallest factor.
         """
-        # Bilinear resizing may leave [0, 1] by a rounding error.
+        # Bilinear resizing may leave [0, 1] by a rounding error; where there is none, a copy protects the set's own.
         images = self._decode(self.images)
-        images = images.clamp_(0, 1) if self.factor > 1 else images
+        images = images.clamp_(0, 1) if self.factor > 1 else images.clone()
         return images, self.labels.repeat(len(images) // len(self.labels))
 
     @property

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,9 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
 
 def _is_origin(test: Any, own: Mapping[str, Any]) -> bool:
     """Whether this is where the set's own data is or was, however it is typed."""
-    if str(test) in (own.get("path"), own.get("name")):
+    path, name = own.get("path"), own.get("name")
+    if str(test) == path or (str(test) == name and (path is None or data.is_name(name))):
         return True
-    path = own.get("path")
     if not isinstance(test, str | Path) or not isinstance(path, str) or data.is_name(path):
         return False
     with contextlib.suppress(OSError, ValueError):  # not there, or no path at all
@@ -79,7 +79,7 @@ def training_data(distilled: Distilled, source: Any) -> Dataset:
         source: data as for `accdd.data.load`; None is the data that the set was made from.
 
     Raises:
-        InputError: the set does not say where its data is, or the data does not go with the set.
+        InputError: the set does not say where its data is, that has changed, or the data does not go with the set.
     """
     path = origin(distilled).get("path") if source is None else source
     if path is None:
@@ -88,6 +88,12 @@ def training_data(distilled: Distilled, source: Any) -> Dataset:
             "Expected --data DATA (data=... in Python)."
         )
     real = _load(distilled, path)
+    known = origin(distilled).get("fingerprint")
+    if source is None and known and known != _learned_from(distilled, real).fingerprint:
+        raise InputError(
+            f"The data at '{path}' has changed since the set was made, so its images are not those that the set was "
+            "learned from. Expected the same data, or --data DATA (data=... in Python)."
+        )
     _check_same_classes(distilled, real)
     return real
 
@@ -105,7 +111,10 @@ def _load(distilled: Distilled, source: Any) -> Dataset:
     made_with = config.override(Settings(), recorded(distilled, "data")).data
     root = made_with.root if made_with.root and Path(made_with.root).is_dir() else None  # that of another machine
     size = distilled.images.shape[-1]
-    real = data.load(source, dataclasses.replace(made_with, name=None, size=size, root=root, held_out=None))
+    plain = dataclasses.replace(made_with, name=None, size=size, root=root, held_out=None, mean=None, std=None)
+    real = data.load(source, plain)
+    if len(made_with.mean or ()) == real.channels:  # whoever asked refuses others
+        real = real.normalised(made_with.mean, made_with.std)
     if not (made_with.name or made_with.held_out):
         return real
     own = real
@@ -131,10 +140,23 @@ def _check_same_classes(distilled: Distilled, real: Dataset) -> None:
             f"The real data '{real.name}' has {real.num_classes} classes of {' x '.join(map(str, shape))}, the set "
             f"{distilled.num_classes} of {' x '.join(map(str, distilled.images.shape[1:]))}. Expected the same."
         )
-    for mine, theirs in zip(distilled.class_names, real.class_names, strict=True):
-        # Arrays have no class names, only numbers, which say nothing.
-        if mine != theirs and not (mine.isdigit() or theirs.isdigit()):
-            raise InputError(
-                f"The classes of the real data '{real.name}' differ from the set's: '{theirs}' where the set has "
-                f"'{mine}'. Expected the same classes in the same order."
-            )
+    differing = _first_difference(distilled.class_names, real.class_names)
+    if differing:
+        mine, theirs = differing
+        raise InputError(
+            f"The classes of the real data '{real.name}' differ from the set's: '{theirs}' where the set has "
+            f"'{mine}'. Expected the same classes in the same order."
+        )
+
+
+def _first_difference(mine: Sequence[str], theirs: Sequence[str]) -> tuple[str, str] | None:
+    """The names of the first class that is another, or in another place.
+
+    Arrays have no class names, but 0, 1, 2 and so on. Beside names that says nothing; beside folders that are called by
+    numbers it says their order, which there is that of text: 10 before 2.
+    """
+    unnamed = tuple(map(str, range(len(mine))))
+    numbered = [names for names in (mine, theirs) if all(name.isdecimal() and len(name) < 10 for name in names)]
+    if unnamed in (tuple(mine), tuple(theirs)) and all([*names] == sorted(names, key=int) for names in numbered):
+        return None
+    return next((pair for pair in zip(mine, theirs, strict=True) if pair[0] != pair[1]), None)
