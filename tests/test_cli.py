@@ -170,7 +170,7 @@ DISTILL = [
     ("a folder that is no bank", "{p}/good.npz --set targets.folder={p}/full", "'{p}/full' is no target bank; new"),
     ("a schedule of its own", "{p}/good.npz --set images.schedule=step", "'constant' or 'cosine'"),
     ("images too small", "{p}/small.npz", "3 x 3 pixels; at least 4 x 4; --set data.size=8"),
-    ("tiles too small", "{p}/good.npz --factor 3", "images.factor 3; 8-pixel images; 2 or less (--factor)"),
+    ("tiles too small", "{p}/good.npz --factor 3", "images.factor 3; 8-pixel images; Expected one of 1, 2 (--factor)"),
     ("a factor beyond all", "{p}/good.npz --factor 9", "'images.factor' = 9; less than or equal to 8"),
     ("a network too deep", "{p}/good.npz --set network.depth=4", "depth 4; 8-pixel images; network.depth at most 3"),
     ("an unknown norm", "{p}/good.npz --set network.norm=bach", "'network.norm' = 'bach'; 'batch'; or 'none'"),
@@ -316,6 +316,8 @@ def test_settings_of_early_stage_models_that_are_not_drawn_are_named(place: Path
     assert "pool.networks, pool.epochs: but dsa draws fresh networks unless told --early-stage." in told.stderr
     told = accdd(f"distill {place}/good.npz --out {tmp_path}/early --method dsa --early-stage {TINY}")
     assert told.exit_code == 0 and "draws fresh" not in told.stderr
+    told = accdd(f"distill {place}/good.npz --out {tmp_path}/once {TINY} --set loop.train_images=8 --inner-steps 1")
+    assert "loop.train_images: but networks are trained between sweeps with --inner-steps of 2 or more" in told.stderr
 
 
 def test_the_folder_that_a_taken_one_suggests_is_free(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

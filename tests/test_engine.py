@@ -71,6 +71,14 @@ def test_classes_at_once_are_matched_as_one_by_one(
         torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5 * largest)
 
 
+@pytest.mark.parametrize(("share", "chunks"), [(10, [10]), (5, [5]), (4, [4]), (1, [1])])
+def test_a_share_of_the_classes_is_not_padded_to_all_of_them(share: int, chunks: list[int]):
+    assert [len(rows) for rows in engine.row_chunks(share, Plan(classes=10), torch.device("cpu"))] == chunks
+    assert [len(rows) for rows in engine.row_chunks(share, Plan(classes=4), torch.device("cpu"))] == {
+        10: [4, 4, 4], 5: [3, 3], 4: [4], 1: [1]
+    }[share]  # fmt: skip
+
+
 @pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("formation", FORMATIONS)

@@ -187,6 +187,14 @@ def test_matching_and_training_are_compiled_for_2000_sweeps_over_cifar_10_one_cl
     assert plan(cifar_like(), changes | {"loop.budget": 10.0}) == Plan()
 
 
+@pytest.mark.parametrize(("room", "at_once"), [(1e12, 10), (40e6, 4), (1, 1)])
+def test_small_classes_are_matched_at_once_as_far_as_memory_is_granted(room: float, at_once: int):
+    cost = Cost(flops=1, bytes=10_000_000, operations=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "PART_BYTES", room)
+        assert execution.at_once(10, cost, CPU) in {at_once, execution.chunk(10, at_once)}
+
+
 def test_photographs_that_would_take_much_memory_are_matched_in_parts():
     images, labels = torch.zeros(1, dtype=torch.uint8).expand(128, 3, 128, 128), torch.arange(128) % 2
     photographs = build("photographs", (images, labels), (images[:2], labels[:2]), class_names=("a", "b"))

@@ -57,6 +57,13 @@ def two(channels, size, num_classes):
             return super().forward(x), x
     return Two(channels, size, num_classes)
 
+class Pooled(nn.Module):
+    def __init__(self, channels, size, num_classes):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(channels, 4, size), nn.BatchNorm2d(4), nn.Linear(4, num_classes)
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x)).flatten(1))
+
 def tracked(channels, size, num_classes):
     return Small(channels, size, num_classes, lambda c: nn.InstanceNorm2d(c, track_running_stats=True))
 
@@ -133,6 +140,18 @@ def test_it_is_matched_in_bf16_and_several_classes_at_once(mine: Path, norm: str
     found = engine.sweeper(given, plan)(weights, data.images, stored, drawn)
     torch.testing.assert_close(found[0], losses, rtol=0.2, atol=0)
     assert nn.functional.cosine_similarity(found[1].flatten(), slopes.flatten(), dim=0) > 0.9
+
+
+def test_one_image_has_no_statistics_and_is_matched_on_those_of_real_ones():
+    told = {
+        "ipc": 1, "network.name": "mine_net:Pooled", "loop.steps": 2, "images.factor": 1, "score.seeds": 0,
+        "targets.count": 0, "loop.inner_steps": 1, "loop.train_images": 0, "loop.train_epochs": 0, "pool.use": False,
+        "compile": "never",
+    }  # fmt: skip
+    data = stripes()
+    assert accdd.distill(data, settings={**told, "method": "dc"}).distilled.images.isfinite().all()
+    with pytest.raises(InputError, match=r"'mine_net:Pooled' cannot be matched on 1 images of a class: Expected more"):
+        accdd.distill(data, settings={**told, "method": "idc"})
 
 
 def test_its_batch_norm_takes_frozen_statistics():

@@ -209,6 +209,8 @@ def test_a_warm_up_trains_every_network_before_its_first_sweep():
     assert (plain[1] - warm[1]).abs().max() > 0
     with pytest.raises(InputError, match=r"loop\.warm_up 0\.5.*networks that are used as drawn"):
         resolved(data, {"loop.warm_up": 0.5, "targets.count": 10, "loop.inner_steps": 1})
+    barely = run(data, resolved(data, {"loop.steps": 1, "loop.warm_up": 1e-3}))  # of no whole image
+    assert len(barely) == len(plain) and (plain[1] - barely[1]).abs().max() > 0
 
 
 def test_no_host_mirrors_digits_unless_it_is_told_to():

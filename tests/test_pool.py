@@ -235,6 +235,11 @@ def test_snapshots_on_the_way_do_not_change_where_training_leads(data: Dataset):
         assert not torch.equal(before.parameters["convs.0.weight"], after.parameters["convs.0.weight"])
 
 
+def test_a_fraction_of_a_short_epoch_is_one_step_at_least():
+    assert [pool.steps_to(epoch, 1) for epoch in (0, 0.1, 0.5, 1, 2)] == [0, 1, 1, 1, 2]
+    assert [pool.steps_to(epoch, 100) for epoch in (0, 0.001, 0.5, 2)] == [0, 1, 50, 200]
+
+
 def test_a_fraction_of_an_epoch_is_the_beginning_of_it(data: Dataset):
     half, whole = built(data, {"pool.epochs": 0.5}), built(data, {"pool.epochs": [0.5, 1]})
     assert_same([m.parameters for m in half], [m.parameters for m in whole[::2]])

@@ -1,6 +1,7 @@
 """Settings: what is accepted, what is refused and in which words, and what follows from data and method."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from accdd import config, defaults, engine, methods, networks
 from accdd.config import InputError, Perturb, Pool, Settings, choose, flatten, override, to_dict
 from accdd.data import Dataset
 from accdd.defaults import NORMALISED_LR, resolve
+from accdd.formation import split
 from accdd.matching import DISTANCES
 from accdd.methods import METHODS
 from accdd.presets import PRESETS, paper
@@ -232,12 +234,38 @@ def test_more_images_than_a_class_has_are_refused_naming_the_class():
         resolve(override(Settings(), {"ipc": 5}), short)
 
 
-@pytest.mark.parametrize(("size", "largest"), [(8, 2), (12, 3), (32, 8)])
-def test_a_factor_that_leaves_tiles_below_4_pixels_is_refused(size: int, largest: int):
-    assert resolve(override(Settings(), {"images.factor": largest}), sized(size)).images.factor == largest
-    if largest < 8:  # what the setting itself allows
-        with pytest.raises(InputError, match=f"images.factor {largest + 1}.*Expected {largest} or less"):
-            resolve(override(Settings(), {"images.factor": largest + 1}), sized(size))
+@pytest.mark.parametrize(
+    ("size", "fitting"),
+    [
+        (8, [1, 2]), (12, [1, 2, 3]), (32, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (16, [1, 2, 3, 4]),  # 5 tiles of 4 pixels: the last would lie outside
+        (25, [1, 2, 3, 4, 5, 7]), (28, [1, 2, 3, 4, 5, 6, 7]),
+    ],
+)  # fmt: skip
+def test_factors_leave_tiles_of_4_pixels_all_of_which_hold_something(size: int, fitting: list[int]):
+    for factor in range(1, 9):
+        given = override(Settings(), {"images.factor": factor})
+        if factor in fitting:
+            assert resolve(given, sized(size)).images.factor == factor
+            held = split(torch.ones(1, 1, size, size), factor)
+            assert (held == 1).flatten(1).any(1).all(), "every tile has a pixel of the image"
+        else:
+            with pytest.raises(
+                InputError, match=rf"images.factor {factor}.*Expected one of .*{fitting[-1]} \(--factor"
+            ):
+                resolve(given, sized(size))
+    multi = {"images.factor": fitting[-1], "images.formation": "multi"}  # and every smaller one
+    if fitting == [*range(1, fitting[-1] + 1)]:
+        assert resolve(override(Settings(), multi), sized(size)).images.factor == fitting[-1]
+    else:
+        with pytest.raises(InputError, match="some of them wholly outside"):
+            resolve(override(Settings(), multi), sized(size))
+
+
+def test_folders_are_known_from_wherever_a_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    given = override(Settings(), {"targets.folder": "bank", "data.root": "copies"})
+    assert (given.targets.folder, given.data.root) == (str(tmp_path / "bank"), str(tmp_path / "copies"))
 
 
 def test_an_unknown_method_is_refused():

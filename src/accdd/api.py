@@ -94,7 +94,7 @@ def distill(
         _agree(ranks, work)
         ranks.together(lambda: work.bank.check_room(work.settings.targets.count or 0))
         course.announce(work, reporter, ranks)
-        if unused := run.unused(told, resolved):
+        for unused in run.unused(told, resolved):
             reporter.note(unused)
         expected = run.foretell(work, ranks)
         if expected:
@@ -320,12 +320,12 @@ def _check_same(folder: RunFolder, record: Record, real: Dataset, resolved: Sett
 
 
 def _ended(folder: RunFolder, real: Dataset | None, reporter: Reporter, ranks: Ranks) -> Result:
-    """What a finished run has made. With the data at hand its page is written, if that alone is missing."""
+    """What a finished run has made. With the data at hand its page is written, if that alone is missing or older."""
 
     def result() -> Result:
         reporter.note(f"'{folder.path}' holds this run already, and it is finished: nothing is made again.")
         made = course.ended(folder.path)
-        if (folder.path / "report.html").exists():
+        if report.complete(folder.path):
             return made
         if real is None:
             reporter.note(f"Its page is missing; accdd report {shlex.quote(str(folder.path))} writes it.")

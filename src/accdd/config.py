@@ -21,6 +21,11 @@ class InputError(ValueError):
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def _absolute(value: str | None) -> str | None:
+    """A folder by a name that is its own wherever a run is looked at, or gone on with, from."""
+    return None if value is None else str(Path(value).expanduser().absolute())
+
+
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Data:
     """How pictures become tensors."""
@@ -45,10 +50,7 @@ class Data:
     std: tuple[float, ...] | None = None
     """Per channel, divided by after subtracting the mean; None is measured on the training images."""
 
-    @field_validator("root")
-    @classmethod
-    def _absolute(cls, value: str | None) -> str | None:
-        return None if value is None else str(Path(value).expanduser().absolute())  # runs are looked at from elsewhere
+    _of_any_folder = field_validator("root")(_absolute)
 
     @field_validator("std")
     @classmethod
@@ -197,6 +199,8 @@ class Targets:
     """Where the bank is kept; None is accdd's cache. A bank made elsewhere for other data or settings is refused."""
     refresh: float | None = Field(default=None, gt=0)
     """Replace the oldest targets when the loss on fresh ones is above that on the bank by this share; None never."""
+
+    _of_any_folder = field_validator("folder")(_absolute)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

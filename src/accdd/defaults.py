@@ -118,21 +118,28 @@ def _loop(settings: Settings, method: Method) -> Loop:
     return dataclasses.replace(loop, steps=steps, budget=budget, train_images=images, train_epochs=epochs)
 
 
+def _fits(factor: int, size: int) -> bool:
+    """Whether tiles are of 4 pixels at least, and the last begins within the image."""
+    tile = math.ceil(size / factor)
+    return tile >= 4 and (factor - 1) * tile < size
+
+
 def _images(settings: Settings, method: Method, match: Match, data: Dataset, *, on_targets: bool) -> Images:
     given = settings.images
     factor = given.factor or method.factor or factor_for(data.size)
-    largest = max(f for f in range(1, 9) if math.ceil(data.size / f) >= 4)
-    if factor > largest:
+    formation = _formation(settings, method, factor)
+    fitting = [f for f in range(1, 9) if _fits(f, data.size)]
+    if not {*(range(1, factor + 1) if formation == "multi" else (factor,))} <= {*fitting}:
         raise InputError(
-            f"images.factor {factor} cuts {data.size}-pixel images into tiles below 4 pixels. "
-            f"Expected {largest} or less (--factor)."
+            f"images.factor {factor} cuts {data.size}-pixel images into tiles below 4 pixels, or some of them wholly "
+            f"outside of the image. Expected one of {', '.join(map(str, fitting))} (--factor)."
         )
     step = given.step or ("normalised" if on_targets else "gradient")
     start = given.start or ("mixed" if factor > 1 else method.start or "random")
     return dataclasses.replace(
         given,
         factor=factor,
-        formation=_formation(settings, method, factor),
+        formation=formation,
         start=start,
         step=step,
         lr=given.lr or (NORMALISED_LR if step == "normalised" else _gradient_lr(method, match, data)),

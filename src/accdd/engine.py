@@ -359,8 +359,10 @@ def _over_chunks(half: Callable[[Tensor], Any], classes: int, plan: Plan, device
 
 @functools.cache
 def row_chunks(classes: int, plan: Plan, device: torch.device) -> list[Tensor]:
-    """Places of classes in the plan's chunks, all of one size; what the last repeats is to be dropped."""
-    return [torch.tensor(rows, device=device) for rows in execution.chunks(classes, plan.classes)]
+    """Places of classes in the plan's chunks, or in smaller ones where they are a share of them. All are of one size:
+    what the last repeats is to be dropped."""
+    size = execution.chunk(classes, plan.classes)
+    return [torch.tensor(rows, device=device) for rows in execution.chunks(classes, size)]
 
 
 def _executed(problem: Problem, plan: Plan) -> Problem:

@@ -299,11 +299,13 @@ def chunks(count: int, size: int) -> Iterator[list[int]]:
 def at_once(count: int, cost: Cost, where: torch.device) -> int:
     """How many of `count` like things, each of which costs `cost`, to do as one function, in equal parts.
 
-    Only the smallest, as others are faster with convolutions of their own; on a CUDA GPU, as many as fit in memory.
+    Only the smallest, as others are faster with convolutions of their own, and as many as fit in memory: on a CUDA GPU
+    in what is free, on a CPU in `PART_BYTES`, so that a plan follows from counted work.
     """
     if cost.flops >= (CUDA_SMALL_FLOPS if where.type == "cuda" else SMALL_FLOPS):
         return 1
-    return chunk(count, free_memory(where) // (2 * cost.bytes)) if where.type == "cuda" else count
+    room = free_memory(where) // (2 * cost.bytes) if where.type == "cuda" else PART_BYTES // max(1, cost.bytes)
+    return chunk(count, int(room))
 
 
 def overlapping(count: int, cost: Cost, where: torch.device) -> int:

@@ -197,7 +197,7 @@ def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, ran
     def warm_up(trained: Trained, key: Key) -> Trained:
         for epoch in range(math.ceil(epochs)):
             own = key.at("warm up", epoch)
-            count = round(min(1.0, epochs - epoch) * len(data.images))
+            count = max(1, round(min(1.0, epochs - epoch) * len(data.images)))
             order = torch.randperm(len(data.images), generator=own.generator("order"))[:count]
             trained = _train(
                 step, trained, data.images, data.labels, order, data, recipe, own,

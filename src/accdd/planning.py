@@ -10,13 +10,13 @@ import math
 import torch
 
 from accdd import augment, execution, training
-from accdd.config import Settings
+from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.engine import Problem, decoded, real_half, synthetic_half
 from accdd.execution import Cost, Plan
 from accdd.keys import Key
 from accdd.matching import averages
-from accdd.networks import runs_code
+from accdd.networks import calibrated, runs_code
 
 
 def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
@@ -87,13 +87,23 @@ def half_costs(problem: Problem, settings: Settings) -> tuple[Cost, Cost]:
     assert match.real_batch  # resolved
     problem = problem._replace(mean=problem.mean.to("meta"), std=problem.std.to("meta"))
     parameters, label = shape.initialise(Key(0)), torch.tensor(0)
+    if problem.frozen:  # as it is matched: one image alone has no statistics
+        few = torch.empty(2, shape.channels, shape.size, shape.size, device="meta")
+        on_meta = {name: value.to("meta") for name, value in parameters.items()}
+        parameters = calibrated(problem.forward, on_meta, [few])
     drawn = augment.draw(match.augment or (), (1,), shape.size, torch.Generator(), one_of=bool(match.one_of))
     batch = settings.targets.real_batch if settings.targets.count else match.real_batch
     images = torch.empty(batch, shape.channels, shape.size, shape.size)
     stored = torch.empty(settings.ipc, shape.channels, shape.size, shape.size)
     subset = torch.arange(min(match.synthetic_batch, decoded(problem, settings.ipc)))
-    real, target = execution.count(functools.partial(real_half, problem), parameters, images, label, drawn)
-    synthetic, _ = execution.count(
-        functools.partial(synthetic_half, problem), parameters, target, stored, label, drawn, subset
-    )
+    try:
+        real, target = execution.count(functools.partial(real_half, problem), parameters, images, label, drawn)
+        synthetic, _ = execution.count(
+            functools.partial(synthetic_half, problem), parameters, target, stored, label, drawn, subset
+        )
+    except ValueError as error:  # BatchNorm on the statistics of one image of one pixel
+        raise InputError(
+            f"The network '{shape.name}' cannot be matched on {len(subset)} images of a class: {error}. Expected more "
+            "images per class, a larger factor, or a network without BatchNorm at the end."
+        ) from None
     return real, synthetic

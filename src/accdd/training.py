@@ -60,8 +60,11 @@ def networks(trained: Trained) -> list[Parameters]:
 
 
 def fifth_twice(epoch: int, epochs: int) -> float:
-    """Factor on the learning rate in `epoch` (from 0) of a schedule of `epochs`: IDC's, and here that of pools, too."""
-    return DECAY ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
+    """Factor on the learning rate in `epoch` (from 0) of a schedule of `epochs`: IDC's, and here that of pools, too.
+
+    The first epoch has all of it, also where it is the only one.
+    """
+    return DECAY ** ((epoch >= max(1, 2 * epochs // 3)) + (epoch >= max(1, 5 * epochs // 6)))
 
 
 def rate(recipe: Train, epoch: int, schedule: int) -> float:

@@ -190,7 +190,7 @@ def build(
     per_epoch = math.ceil(len(data.images) / settings.train.batch)
     keep: dict[int, list[float]] = {}
     for epoch in pool.epochs:
-        keep.setdefault(round(epoch * per_epoch), []).append(epoch)
+        keep.setdefault(steps_to(epoch, per_epoch), []).append(epoch)
     total = max(keep)
     batch = min(settings.train.batch, len(data.images))
     wanted = range(pool.networks) if networks is None else networks
@@ -212,6 +212,11 @@ def build(
 
             yield _train_together(data, architecture, settings, recipe, step, together, keep, total, report_all)
             done += len(together)
+
+
+def steps_to(epoch: float, per_epoch: int) -> int:
+    """Steps of training after which a model is so many epochs old; one at least, unless it is not trained."""
+    return max(1, round(epoch * per_epoch)) if epoch else 0
 
 
 def recipes(settings: config.Settings) -> dict[Train, list[int]]:

@@ -17,8 +17,8 @@ Schedule = Callable[[int, int], float]
 
 
 def tenth_halfway(epoch: int, epochs: int) -> float:
-    """1 in the first half of the epochs, 0.1 in the second."""
-    return 0.1 if epoch >= epochs // 2 else 1.0
+    """1 in the first half of the epochs and in an only one, 0.1 in the second."""
+    return 0.1 if epoch >= max(1, epochs // 2) else 1.0
 
 
 class Case(NamedTuple):

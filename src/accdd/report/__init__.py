@@ -19,7 +19,10 @@ from accdd.report.reading import Seen, read
 from accdd.run import Reporter, RunFolder
 from accdd.run.folder import KIND, merged
 
-__all__ = ["FILE", "Nearest", "Seen", "check_keeping", "compare", "find", "finish", "keep", "read", "render", "write"]
+__all__ = [
+    "FILE", "Nearest", "Seen", "check_keeping", "compare", "complete", "find", "finish", "keep", "read", "render",
+    "write",
+]  # fmt: skip
 
 
 def finish(distilled: Distilled, real: Dataset, folder: Path, reporter: Reporter) -> None:
@@ -32,6 +35,13 @@ def finish(distilled: Distilled, real: Dataset, folder: Path, reporter: Reporter
         page.write(folder)
     except Exception as error:
         reporter.note(f"There is no report, because of {type(error).__name__}: {error}. The run itself is complete.")
+
+
+def complete(folder: Path) -> bool:
+    """Whether `finish` came to its end: a page that was asked for before may be there without."""
+    page_file, scores = folder / page.FILE, folder / "evaluation.json"
+    there = all(file.exists() for file in (page_file, folder / nearest.FILE))
+    return there and page_file.stat().st_mtime_ns >= scores.stat().st_mtime_ns
 
 
 def check_keeping(paths: Sequence[str | Path], test: Any = None, data: Any = None) -> None:

@@ -1,6 +1,7 @@
 """What a run says before it begins and after it ended."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -15,12 +16,17 @@ from accdd.targets import Bank
 from accdd.text import printable
 
 
-def unused(told: Collection[str], settings: Settings) -> str | None:
-    """That settings of early-stage models, as dotted keys, were given to a run that draws none."""
-    given = [key for key in told if key.startswith("pool.") and key != "pool.seed"]
-    if settings.pool.use or "pool.use" in told or not given:
-        return None
-    return f"{', '.join(given)}: but {settings.method} draws fresh networks unless told --early-stage."
+def unused(told: Mapping[str, Any], settings: Settings) -> list[str]:
+    """What was given, as dotted settings, and comes to nothing: early-stage models of a run that draws none, training
+    of networks that take part in one sweep alone."""
+    notes = []
+    of_models = [key for key in told if key.startswith("pool.") and key != "pool.seed"]
+    if of_models and not settings.pool.use and "pool.use" not in told:
+        notes.append(f"{', '.join(of_models)}: but {settings.method} draws fresh networks unless told --early-stage.")
+    between = [key for key in ("loop.train_images", "loop.train_epochs") if told.get(key)]
+    if between and settings.loop.inner_steps == 1:
+        notes.append(f"{', '.join(between)}: but networks are trained between sweeps with --inner-steps of 2 or more.")
+    return notes
 
 
 def describe(real: Dataset, settings: Settings, architecture: Architecture) -> list[str]:
