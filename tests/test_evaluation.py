@@ -189,9 +189,22 @@ def test_every_protocol_trains_and_is_named_by_the_command(data: Dataset, name: 
     assert set(options.PROTOCOLS.strip(".").split(", ")) == set(PROTOCOLS)
 
 
+def test_a_cache_that_cannot_be_written_loses_no_score(data: Dataset, monkeypatch: pytest.MonkeyPatch):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    expected = scored(data, content="x")
+    monkeypatch.setattr(files, "write_text", full)
+    with pytest.warns(UserWarning, match=r"Scores cannot be kept in the cache \(No space left on device\)"):
+        assert scored(data, content="y").accuracies == expected.accuracies
+
+
 def test_the_rate_falls_to_a_tenth_halfway():
     assert [tenth_halfway(epoch, 5) for epoch in range(5)] == [1, 1, 0.1, 0.1, 0.1]
     assert [tenth_halfway(epoch, 1000) for epoch in (499, 500)] == [1, 0.1]
+    assert tenth_halfway(0, 1) == training.fifth_twice(0, 1) == 1, "an only epoch has the whole rate"
+    assert [training.fifth_twice(epoch, 2) for epoch in range(2)] == [1, pytest.approx(0.04)]
+    assert [training.fifth_twice(epoch, 6) for epoch in (3, 4, 5)] == [1, 0.2, pytest.approx(0.04)]
 
 
 def test_the_schedule_of_the_protocol_is_the_one_that_is_used(data: Dataset, monkeypatch: pytest.MonkeyPatch):

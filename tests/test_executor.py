@@ -13,7 +13,7 @@ import torch
 from helpers import Notes, network, settings, trained
 
 import accdd
-from accdd import execution, executor, files
+from accdd import execution, executor, files, scoring
 from accdd.augmented_models import pool
 from accdd.config import InputError
 from accdd.data import Dataset
@@ -65,6 +65,34 @@ def test_every_task_is_done_and_what_is_done_is_skipped(how: str, tmp_path: Path
     files.write_text(tasks[2].done, "-1")
     executor.run(tasks, how)
     assert values(tasks) == [0, 1, -1, 9]
+
+
+@pytest.mark.parametrize("how", ["inline", "local:2"])
+def test_what_raises_is_told_when_the_others_are_done(how: str, tmp_path: Path):
+    tasks = squares(tmp_path, 3)
+    tasks[0] = Task("bad", fails, (), tmp_path / "bad")
+    with pytest.raises(InputError, match=r"1 of 3 tasks failed, the others are kept. bad: ValueError: no such luck"):
+        executor.run(tasks, how)
+    assert values(tasks[1:]) == [1, 4]
+
+
+def does_nothing(*arguments: object) -> None:
+    del arguments
+
+
+def counts_threads(file: Path) -> None:
+    files.write_text(file, str(torch.get_num_threads()))
+
+
+@pytest.mark.parametrize(("threads", "workers", "each"), [(1, 2, 1), (3, 1, 3), (5, 2, 2)])
+def test_workers_share_the_threads_of_whoever_hands_out(threads: int, workers: int, each: int, tmp_path: Path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        executor.run([Task("cell", counts_threads, (tmp_path / "n",), tmp_path / "n")], f"local:{workers}")
+    finally:
+        torch.set_num_threads(before)
+    assert (tmp_path / "n").read_text() == str(each)
 
 
 def takes_its_place(file: Path) -> None:
@@ -233,6 +261,10 @@ def test_pools_targets_and_scores_on_workers_are_those_made_here(
     assert len(done) == 2 + 1 + 4 and "Done: blocks 0 to 1." in done
     assert not any(line.startswith("Done: ") for line in told["inline"])
     assert not list((tmp_path / "local2" / "executor").iterdir())
+    assert not any("trained before" in line for line in told["local:2"])
+    monkeypatch.setattr(scoring, "_in_cache", does_nothing)  # as workers of another kind, whose scores are others
+    with pytest.raises(InputError, match=r"The workers are done, but made something else than is wanted here \(cpu"):
+        accdd.evaluate(runs, seeds=1, epochs=3, executor="local:2")
     again = Notes()
     accdd.build_targets(source, settings=small, executor="local:2", reporter=again)
     assert not any(line.startswith("Done: ") for line in again.said), "all is there"

@@ -9,6 +9,7 @@ import torch
 
 from accdd.config import InputError
 from accdd.evaluation import (
+    STYLES,
     Score,
     augmentation_robustness,
     comparisons,
@@ -223,6 +224,8 @@ def test_markdown_and_latex_show_what_means_something_to_them():
     latex = table(NAMED, "latex")
     assert 'a, "b" | 5\\_\\% & convnet & idc & 1000 & 2 & 55.00 & 7.07 &' in latex
     assert latex.count("&") == 3 * 10 and latex.count(r"\\" + "\n") == 3
+    # After a rule and after the end of a line, a bracket or a star would be taken for an argument.
+    assert STYLES["latex"]([["*"], ["[0.1,0.2]"]]).splitlines()[2:5] == [r"{}* \\", r"\midrule", r"{}[0.1,0.2] \\"]
 
 
 def test_every_table_says_protocol_n_and_deviation_whatever_is_in_it():

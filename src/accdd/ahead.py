@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from accdd import augmented_models as models
 from accdd import config, defaults, execution, presets, run
 from accdd import executor as executors
 from accdd.augmented_models import pool
 from accdd.config import InputError, Settings
-from accdd.data import Dataset
 from accdd.run import Quiet, Reporter, course
 from accdd.targets import Bank
 
@@ -51,7 +48,7 @@ def build_pool(
             ]
             executors.run(tasks, executor, reporter.note)
         if pool.missing(real, architecture, resolved):
-            raise _made_elsewhere(real, resolved)
+            raise executors.made_elsewhere(real.device, execution.precision(resolved.precision, real.device))
     built = course.early_stage_models(real, architecture, resolved, reporter)
     assert built  # pool.use is set above
     return built
@@ -105,20 +102,11 @@ def build_targets(
                 tasks.append(executors.marked(name, _target_blocks, (source, given, share), mark))
             executors.run(tasks, executor, reporter.note)
         if work.bank.missing(count):
-            raise _made_elsewhere(real, resolved)
+            raise executors.made_elsewhere(real.device, execution.precision(resolved.precision, real.device))
     elif work.bank.missing(count):
         work.pool()
     course.build_bank(work.bank, count, reporter)
     return work.bank, count
-
-
-def _made_elsewhere(real: Dataset, settings: Settings) -> InputError:
-    """Workers have made what this process does not find."""
-    here = f"{real.device.type}, {execution.precision(settings.precision, real.device)}, torch {torch.__version__}"
-    return InputError(
-        f"The workers are done, but made something else than is wanted here ({here}): what is made depends on these. "
-        "Expected workers like the machine that hands out the work, or --device and --precision that hold on both."
-    )
 
 
 def _pool_member(source: Any, given: Mapping[str, Any], network: int) -> None:

@@ -137,16 +137,29 @@ def run(tasks: Sequence[Task], executor: str, note: Callable[[str], None] = lamb
         )
 
 
+def made_elsewhere(where: torch.device, precision: str) -> InputError:
+    """What to raise where workers are done and this process, of that device and precision, does not find their work."""
+    return InputError(
+        f"The workers are done, but made something else than is wanted here ({where.type}, {precision}, torch "
+        f"{torch.__version__}): what is made depends on these. Expected workers like the machine that hands out the "
+        "work, or --device and --precision that hold on both."
+    )
+
+
 def _inline(tasks: Sequence[Task]) -> Ended:
     for task in tasks:
-        task.function(*task.arguments)
-        yield task, None
+        try:
+            task.function(*task.arguments)
+        except Exception as error:
+            yield task, _told(error)
+        else:
+            yield task, None
 
 
 def _local(tasks: Sequence[Task], workers: int) -> Ended:
     """A process for each task, so that one that is killed takes nothing with it."""
     context = processes()
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers)  # as many as this process may use
     workers = min(workers, len(tasks))
     waiting, places = list(tasks), list(range(workers))
     running: dict[Connection, tuple[Task, Any, int]] = {}

@@ -32,6 +32,7 @@ def evaluate(
     device: str = "auto",
     compile: str = "auto",
     precision: str = "auto",
+    max_memory: float | None = None,
     snapshots: bool = False,
     data: Any = None,
     baselines: Sequence[str] = (),
@@ -59,6 +60,7 @@ def evaluate(
         device: where to train.
         compile: `auto`, `always` or `never`.
         precision: `auto`, `fp32` or `bf16`.
+        max_memory: gigabytes of a GPU that may be taken; None is all of it. On a CPU nothing limits it.
         snapshots: score the snapshots of the runs instead of their results, for accuracy over time.
         data: real data, whose training images baselines choose from; None is the data that each set was made from.
         baselines: names from `accdd.evaluation.BASELINES`: as many real images as the set stores, by the same protocol
@@ -75,11 +77,11 @@ def evaluate(
         whole set, which has its own protocol, follows the first alone.
 
     Raises:
-        InputError: something given is wrong.
+        InputError: something given is wrong, or a worker failed; networks that were trained are kept.
     """
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
     asked = _Asked(
-        test=test, networks=tuple(networks or ()), seeds=seeds, seed=seed, device=device,
+        test=test, networks=tuple(networks or ()), seeds=seeds, seed=seed, device=device, max_memory=max_memory,
         protocols=_protocols(protocol),
         snapshots=snapshots, data=data, baselines=tuple(baselines), whole=whole,
         way=Way(epochs, best_on_test, compile, precision, fresh),
@@ -97,7 +99,8 @@ def evaluate(
                     arguments = (entry, asked._replace(networks=of), number)
                     tasks.append(executors.marked(name, _in_cache, arguments, folder / str(len(tasks))))
         executors.run(tasks, executor, reporter.note)
-    return _scores(listed, opened, asked._replace(way=asked.way._replace(fresh=False)), range(seeds), reporter)
+    found = asked._replace(way=asked.way._replace(fresh=False, handed_out=True))
+    return _scores(listed, opened, found, range(seeds), reporter)
 
 
 class _Asked(NamedTuple):
@@ -109,6 +112,7 @@ class _Asked(NamedTuple):
     protocols: tuple[str, ...]
     seed: int
     device: str
+    max_memory: float | None
     snapshots: bool
     data: Any
     baselines: tuple[str, ...]
@@ -120,7 +124,7 @@ class _Asked(NamedTuple):
         """Those that differ from a run's."""
         changes = {
             "device": self.device, "seed": self.seed, "compile": self.way.compile,
-            "precision": self.way.precision,
+            "precision": self.way.precision, "max_memory": self.max_memory,
         }  # fmt: skip
         return config.override(Settings(), changes)
 
@@ -190,7 +194,8 @@ def _scores(
             reporter.note(about)
         said.add(about)
         scores += _scores_of(entry, label, distilled, tested, real, asked, which, reporter)
-    if found := sum(score.found or 0 for score in scores):
+    found = sum(score.found or 0 for score in scores)
+    if found and not asked.way.handed_out:
         reporter.note(
             f"{found} of {sum(score.n for score in scores)} networks were trained before; --fresh trains anew."
         )

@@ -7,6 +7,7 @@ stopped, and more seeds cost only themselves.
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from accdd import files
 from accdd.keys import Key, digest
 
-VERSION = 3
+VERSION = 4
 """Raised when scores of the same parts would differ, or are written otherwise; old trials, and old scores of studies,
 are then never found."""
 
@@ -52,10 +53,17 @@ class KeptTrials:
             return None  # trained again, and written over
 
     def keep(self, key: Key, rows: Tensor | None, trial: Trial) -> None:
-        """Write a trial, which appears whole."""
+        """Write a trial, which appears whole; where the cache cannot be written, it is only said."""
         parts = self._parts(key, rows)
         file = files.cache_entry("scores", parts).with_suffix(".json")
-        files.write_text(file, json.dumps(_record(parts, trial)))
+        try:
+            files.write_text(file, json.dumps(_record(parts, trial)))
+        except OSError as error:
+            warnings.warn(
+                f"Scores cannot be kept in the cache ({error.strerror or error}), so asking for them again makes them "
+                "again. Make room there, or set ACCDD_CACHE to a folder that can be written.",
+                stacklevel=3,
+            )
 
     def _parts(self, key: Key, rows: Tensor | None) -> dict[str, Any]:
         own = {"version": VERSION, "key": [key.seed, *key.path], "rows": None if rows is None else digest(rows)}

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from accdd import config, execution
+from accdd import config, execution, executor
 from accdd.config import InputError
 from accdd.data import Dataset
 from accdd.evaluation import trials
@@ -160,7 +160,7 @@ def score(
         report: told of progress.
 
     Raises:
-        InputError: no keys, so no networks.
+        InputError: no keys, so no networks; or workers were to train them and trained others.
     """
     if not keys:
         raise InputError("n = 0: a score of no networks says nothing. Expected at least one network.")
@@ -191,6 +191,8 @@ def score(
         there = [kept.find(*each) for each in zip(keys, chosen, strict=True)]
         done = {position: trial for position, trial in enumerate(there) if trial}
     found, missing = len(done), [position for position in range(len(keys)) if position not in done]
+    if missing and way.handed_out:
+        raise executor.made_elsewhere(where, resolved)
     if missing:
         trained = trials.run(
             images, labels, data, architecture, protocol, way, mean=mean, std=std,

@@ -112,6 +112,8 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 def as_latex(rows: Rows) -> str:
     """A `tabular` with rules of the package booktabs."""
     header, *body = [" & ".join("".join(LATEX.get(c, c) for c in cell) for cell in row) + r" \\" for row in rows]
+    # A rule and the end of a line take what follows in brackets, or a star, for their own.
+    header, *body = ["{}" + line if line.startswith(("[", "*")) else line for line in (header, *body)]
     columns = "l" * len(rows[0])
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule", *body, r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"

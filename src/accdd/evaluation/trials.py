@@ -34,6 +34,8 @@ class Way(NamedTuple):
     """`auto`, `fp32` or `bf16`, of training; testing is fp32."""
     fresh: bool = False
     """Whether to train all of them, whatever the cache holds."""
+    handed_out: bool = False
+    """Whether workers have trained them all, so that what the cache does not hold is refused."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Way":
