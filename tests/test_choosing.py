@@ -14,7 +14,8 @@ from accdd import evaluation
 from accdd.augmented_models import pool
 from accdd.config import InputError
 from accdd.data import Dataset
-from accdd.run import read_snapshot, snapshots
+from accdd.files import cache_folder
+from accdd.run import choosing, read_snapshot, snapshots
 
 SETTINGS = {**TINY, "ipc": 1, "loop.steps": 4, "loop.inner_steps": 1, "loop.train_images": 0, "targets.count": 0,
             "score.seeds": 0, "score.epochs": 2, "score.choose": "validation", "score.validation": 0.25,
@@ -123,6 +124,19 @@ def test_a_run_that_was_stopped_while_it_chose_chooses_when_it_goes_on(
     told(monkeypatch, [60.0, 50.0, 50.0, 50.0])
     result = accdd.resume(tmp_path / "run")
     assert result.distilled.info["chosen"]["sweep"] == 0
+
+
+def test_networks_that_were_trained_to_choose_by_are_found_again(file: Path, tmp_path: Path):
+    runs = [accdd.distill(file, out=tmp_path / name, settings=SETTINGS) for name in ("first", "second")]
+    assert runs[0].distilled.info["chosen"] == runs[1].distilled.info["chosen"]
+    assert len(list((cache_folder() / "scores").glob("*.json"))) == 4 * choosing.NETWORKS
+    assert runs[1].seconds["choosing"] < runs[0].seconds["choosing"]
+
+
+def test_choosing_is_foretold(file: Path):
+    told = {**SETTINGS, "loop.snapshots": 3, "score.epochs": 4}
+    assert accdd.forecast(file, settings=told).seconds["choosing"] > 0
+    assert "choosing" not in accdd.forecast(file, settings={**told, "score.choose": "last"}).seconds
 
 
 @pytest.mark.parametrize("changes", [{"out": None}, {"loop.snapshots": 0}, {"alone": True}], ids=str)

@@ -117,6 +117,23 @@ def test_the_page_is_a_function_of_the_folder_alone(made: Path, run: Path):
     assert report.write(run).read_bytes() == first  # a copy elsewhere, by the same name
 
 
+def test_the_run_s_command_writes_a_page_that_is_missing_or_older_than_its_end(made: Path, run: Path):
+    assert report.complete(made)
+    evaluation, nearest_ = run / "evaluation.json", run / nearest.FILE
+    for spoil in (
+        (run / "report.html").unlink, nearest_.unlink,
+        lambda: os.utime(evaluation, ns=(0, (run / "report.html").stat().st_mtime_ns + 1)),
+    ):  # fmt: skip
+        shutil.rmtree(run)
+        shutil.copytree(made, run)
+        assert report.complete(run)
+        spoil()
+        assert not report.complete(run)
+    stripes = helpers.stripes()
+    result = accdd.distill((stripes.images.numpy(), stripes.labels.numpy()), ipc=2, out=run, settings=SCORED)
+    assert result.out == run and report.complete(run)
+
+
 def test_a_report_that_cannot_be_written_does_not_lose_the_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -257,7 +274,8 @@ def test_what_a_page_does_not_show_is_said_with_the_flag_that_adds_it(made: Path
     assert advice in html.unescape(page.render(seen))
     default = page.render(dataclasses.replace(seen, given={}))
     assert "Not asked for so far" in default and "accdd distill pictures --out again" in html.unescape(default)
-    for without in ({"finished": False}, {"source": None}, {"given": None}):  # arrays are not found again
+    shard = {"settings": {**seen.settings, "shard": [1, 2]}}
+    for without in ({"finished": False}, {"source": None}, {"given": None}, shard):  # arrays are not found again
         assert "Not asked for" not in page.render(dataclasses.replace(seen, **without))
 
 
@@ -615,8 +633,9 @@ def test_runs_are_compared_best_first_with_the_real_images_beside(made: Path, ru
     change(run, "evaluation.json", scores=[])
     written = report.compare([run, made, better], tmp_path / "all.html")
     shown = Page(written.read_text())
-    names = [name for name in shown.text("th") if name in ("run", "better")]
-    assert names == ["run", "better", "run", "run"]  # the head of the column; unscored last
+    same = [f"{path.parent.name}/run" for path in (made, run)]
+    names = [name for name in shown.text("th") if name in ("run", "better", *same)]
+    assert names == ["run", "better", *same]  # the head of the column; unscored last
     assert {"98.0 ± 1.4", "88.8 to 100.0", "not scored"} <= set(shown.text("td"))
     assert "random, %" in shown.text("th")
 
@@ -627,6 +646,12 @@ def test_protocols_are_not_mixed(made: Path, run: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"by the protocol 'quick, 1 epochs' and '.*' by 'idc', so .* do not compare"):
         report.compare([made, run], tmp_path / "all.html")
     assert not (tmp_path / "all.html").exists()
+
+
+def test_runs_are_called_by_as_much_of_their_paths_as_tells_them_apart():
+    paths = ["s/idc/seed-0/run", "s/dsa/seed-0/run", "s/dsa/seed-1/run", "other"]
+    assert comparison.apart(paths) == ["idc/seed-0/run", "dsa/seed-0/run", "seed-1/run", "other"]
+    assert comparison.apart(["a/run", "a/run"]) == ["run", "run"] and comparison.apart(["/"]) == ["/"]
 
 
 def rescored(seen: reading.Seen, *protocols: str, data: str | None = None) -> reading.Seen:
@@ -766,6 +791,30 @@ def test_watch_once_tells_of_a_finished_run(made: Path):
     told = json.loads(command(f"watch {made} --json").stdout)
     assert (told["phase"], told["finished"], told["done"]) == ("finished", True, 1.0)
     assert told["facts"]["sweep"].startswith("2 of 2")
+    (first, *_) = json.loads((made / "evaluation.json").read_text())["scores"]
+    assert told["facts"]["accuracy"].startswith(f"{first['mean']:.1f}")
+
+
+def test_watching_loses_no_score_of_several_networks_and_ends_with_the_outcome(run: Path):
+    scores = json.loads((run / "evaluation.json").read_text())["scores"]
+    change(run, "evaluation.json", scores=scores + [score | {"network": "mlp"} for score in scores])
+    facts = json.loads(command(f"watch {run} --json").stdout)["facts"]
+    assert {"accuracy on convnet", "accuracy of random on mlp", "accuracy on mlp"} <= {*facts}
+
+    outcome = (run / "evaluation.json").read_text()
+    (run / "evaluation.json").unlink()
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+
+    def ended_meanwhile(*arguments: Any) -> Any:
+        found = shown(*arguments)
+        (run / "evaluation.json").write_text(outcome)
+        return found
+
+    shown = watching.shown
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watching, "shown", ended_meanwhile)
+        watching.watch(run, every=0.01, console=console)
+    assert "finished" in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_run_at_work_says_how_far_it_is_and_that_it_is_safe_to_stop(run: Path):
@@ -794,6 +843,10 @@ def test_phases_follow_from_the_folder(run: Path):
     (run / "evaluation.json").unlink()
     assert watching.stand(run, 0.0).phase == "scoring"
     shutil.rmtree(run / "distilled")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["resolved"]["score"]["choose"] = "validation"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert watching.stand(run, 0.0).phase == "choosing a snapshot"
     (run / "metrics.jsonl").unlink()
     assert watching.stand(run, 0.0).phase == "distilling"
     shutil.rmtree(run / "snapshots")

@@ -139,6 +139,9 @@ def distill(
         again, run_folder = command(), shlex.quote(str(folder))
         page = folder / "report.html"
         typer.echo(f"\nLook at {page if page.exists() else folder / 'distilled' / 'preview.png'}. Next:")
+        if result.distilled.info["settings"]["shard"]:
+            typer.echo(f"  {again} merge {run_folder} OTHERS --out FOLDER")
+            return
         typer.echo(f"  {again} evaluate {run_folder} --seeds 5")
         typer.echo(f"  {again} export {run_folder} --to npz {shlex.quote(folder.resolve().name)}.npz")
 

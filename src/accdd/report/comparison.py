@@ -1,5 +1,6 @@
 """Several runs on one page: accuracies side by side, of one protocol only."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -40,9 +41,21 @@ def compare(paths: Sequence[str | Path], out: str | Path) -> Path:
     """
     target = Path(out)
     page.refuse_taken(target)
-    listed = [reading.read(path) for path in paths]
+    called = apart(paths)
+    listed = [dataclasses.replace(reading.read(path), name=name) for path, name in zip(paths, called, strict=True)]
     files.write_text(target, render([str(path) for path in paths], listed))
     return target
+
+
+def apart(paths: Sequence[str | Path]) -> list[str]:
+    """What to call each path: its last name, and as many before it as tell it from all others."""
+    parts = [Path(path).resolve().parts for path in paths]
+
+    def shortest(own: tuple[str, ...]) -> tuple[str, ...]:
+        ends = (own[-length:] for length in range(1, len(own)))
+        return next((end for end in ends if sum(each[-len(end) :] == end for each in parts) == 1), own[-1:])
+
+    return ["/".join(shortest(own)) for own in parts]
 
 
 def protocols(names: Sequence[str], listed: Sequence[Seen]) -> dict[str, str]:

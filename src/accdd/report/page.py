@@ -184,6 +184,8 @@ def _absent(seen: Seen) -> list[tuple[str, str]]:
     """What could stand on the page of a run and was not asked for, with the flag that asks for it."""
     if not seen.finished or seen.given is None or not seen.source:  # arrays are not found again
         return []
+    if seen.settings.get("shard"):  # what is scored is the whole
+        return []
     there = {row.set for row in seen.others}
     asked = {
         ("herding", "--baselines random,herding"): "herding" in there,

@@ -76,8 +76,9 @@ def watch(
             Live(console=console, auto_refresh=False, vertical_overflow="crop") as live,
         ):
             while True:
+                finished = (path / "evaluation.json").exists()  # looked at before, so that the last screen has it
                 live.update(shown(path, console, time.time(), interim()), refresh=True)
-                if (path / "evaluation.json").exists():
+                if finished:
                     return
                 time.sleep(every)
     except KeyboardInterrupt:  # that is how watching ends; the run is another process
@@ -167,6 +168,9 @@ def stand(path: Path, now: float, interim: Interim | str | None = None) -> Stand
     elif learned:
         phase = "scoring"
         facts.append(("safe to stop", f"the set is saved{_ago(path / 'distilled', now)}; scoring would begin anew"))
+    elif settings.get("score.choose") == "validation" and done == 1:
+        phase = "choosing a snapshot"
+        facts.append(("safe to stop", "all images are saved; networks that were trained to choose by are found again"))
     elif begun or any((path / "snapshots").glob("sweep-*")):
         phase = "distilling"
         facts.append(("safe to stop", _saved(path, now)))
@@ -214,10 +218,13 @@ def _outcome(outcome: Mapping[str, Any], problems: list[str]) -> list[tuple[str,
     rows = reading.read_rows(listed if isinstance(listed, list) else [], problems)
     if not rows:
         return [("accuracy", "not scored")]
+    several = [len({getattr(row, name) for row in rows}) > 1 for name in ("network", "protocol")]
     told = []
     for row in rows:
         facts = f"({row.network}, n = {len(row.accuracies)}, protocol {row.protocol})"
         name = f"accuracy of {row.set}" if row.set in OTHERS else "accuracy"
+        # No two alike: they are the keys of --json.
+        name += (f" on {row.network}" if several[0] else "") + (f", {row.protocol}" if several[1] else "")
         told.append((name, f"{row.mean:.1f}{spread(row.accuracies)} % {facts}"))
     return told
 

@@ -7,7 +7,7 @@ from accdd.artifact import Distilled
 from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.evaluation import Protocol, Way
-from accdd.keys import Key
+from accdd.keys import Key, digest
 from accdd.networks import Architecture
 from accdd.run.folder import RunFolder
 from accdd.run.progress import Reporter
@@ -43,9 +43,10 @@ def best_on_validation(
     keys = evaluation.network_keys(Key(settings.seed).at("validation"), NETWORKS)
     for number, version in enumerate(versions):
         stored = dataclasses.replace(distilled, images=read_snapshot(version).flatten(0, 1))
+        images, labels = stored.decode()
         score = evaluation.score(
-            "snapshot", *stored.decode(), held, architecture, protocol, Way.of(settings),
-            mean=real.mean, std=real.std, keys=keys,
+            "snapshot", images, labels, held, architecture, protocol, Way.of(settings),
+            mean=real.mean, std=real.std, keys=keys, content=digest(images, labels),
             report=lambda share, number=number: reporter.update((number + share) / len(versions)),
         )  # fmt: skip
         scores.append(score)

@@ -157,7 +157,7 @@ def scored(work: Work) -> list[tuple[str, Architecture, Protocol]]:
     """The networks that are trained on the result, as they were named, each with its protocol."""
     named = [(name, settings_for(name, work.settings.network)) for name in work.settings.score.networks or ()]
     networks = [(name, architecture_for(settings, work.real)) for name, settings in named]
-    return [(name, network, _protocol(work, network)) for name, network in networks]
+    return [(name, network, protocol_for(work, network)) for name, network in networks]
 
 
 def carry_out(
@@ -174,7 +174,7 @@ def carry_out(
         distilled = _learned(work, folder, reporter, since, ranks)
         if folder and resolved.score.choose == "validation":
             began = time.perf_counter()
-            protocol = _protocol(work, work.architecture)
+            protocol = protocol_for(work, work.architecture)
             distilled = best_on_validation(distilled, real, work.architecture, protocol, resolved, folder, reporter)
             distilled.info["seconds"]["choosing"] = round(time.perf_counter() - began, 2)
         if folder and saved:
@@ -320,7 +320,7 @@ def _scores(
     return own, dataclasses.replace(random, beside=own.set)
 
 
-def _protocol(work: Work, network: Architecture) -> Protocol:
+def protocol_for(work: Work, network: Architecture) -> Protocol:
     """The protocol of the run's scores, as its source applies it to them."""
     rule = PROTOCOLS[work.settings.score.protocol]
     return evaluation.suited(rule, case(work.real, work.settings)._replace(network=network.name))

@@ -23,10 +23,11 @@ from accdd import config, execution, formation, loop, planning, training
 from accdd.augmented_models import pool
 from accdd.config import InputError, Settings, Train
 from accdd.data import Dataset
+from accdd.evaluation import Protocol
 from accdd.keys import Key
 from accdd.networks import Architecture, Forward
 from accdd.parallel import ALONE, Ranks
-from accdd.run import checkpoints, course
+from accdd.run import checkpoints, choosing, course
 from accdd.run.course import Work
 from accdd.targets import BLOCK, Bank, Target
 
@@ -48,7 +49,7 @@ class Forecast(NamedTuple):
     """What a run is expected to take."""
 
     seconds: dict[str, float]
-    """Of `pool` and `targets`, as far as they are not in the cache, of `distilling`, and of `scoring`."""
+    """Of `pool` and `targets`, as far as they are not in the cache, of `distilling`, `choosing` and `scoring`."""
     memory: int
     """Bytes at the peak: of the device on CUDA, otherwise of this process. Targets and pictures that are mapped from
     files are not counted: the system takes their memory back when it is needed."""
@@ -116,6 +117,8 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
         held += 2 * min(missing, BLOCK) * bank.bytes_per_target  # a block, and its tensors put together to be written
         begin = functools.partial(loop.distill_on_targets, real, bank.problem, cast(Bank, _Always(target)), probing)
     seconds["distilling"] = _distilling(functools.partial(begin, work.plan, ranks=ranks), work)
+    if settings.score.choose == "validation":
+        seconds["choosing"] = _choosing(work)
     seconds["scoring"] = _scoring(work)
     peak = _peak(where) + held
     if count and where.type == "cuda":  # targets stay on it as far as there is room
@@ -214,7 +217,7 @@ def _target(real: Dataset, bank: Bank, fresh: models.Source, settings: Settings)
 def _pool(real: Dataset, architecture: Architecture, settings: Settings, untrained: Sequence[int]) -> float:
     """Seconds of training these early-stage models; networks of other augmentations are taken to be as fast."""
     batch = min(settings.train.batch, len(real.images))
-    steps = round(max(settings.pool.epochs) * math.ceil(len(real.images) / settings.train.batch))
+    steps = pool.steps_to(max(settings.pool.epochs), math.ceil(len(real.images) / settings.train.batch))
     seconds, each = 0.0, None
     for recipe, networks in pool.recipes(settings).items():
         own = sum(network in untrained for network in networks)
@@ -231,30 +234,51 @@ def _pool(real: Dataset, architecture: Architecture, settings: Settings, untrain
 
 def _scoring(work: Work) -> float:
     """Seconds of the scores of what is learned and of as many random real images."""
-    real, settings = work.real, work.settings
+    settings = work.settings
     if not settings.score.seeds or settings.shard:
         return 0.0
-    stored, seconds = (settings.ipc * real.num_classes, real.channels, real.size, real.size), 0.0
-    decoded = formation.count(formation.decoder(settings.images.formation, settings.images.factor or 1), stored)
-    for _, network, protocol in course.scored(work):
-        test = min(TESTED, len(real.test_images))
-        forward, parameters = Forward(network), network.initialise(Key(0), real.device)
-        began = time.perf_counter()
-        training.correct(
-            forward, parameters, real.test_images[:test], real.test_labels[:test], mean=real.mean, std=real.std
-        )
-        execution.synchronise(real.device)
-        seconds += 2 * settings.score.seeds * (time.perf_counter() - began) * len(real.test_images) / test
-        for images in (decoded, stored[0]):
-            batch, epochs = min(protocol.recipe.batch, images), settings.score.epochs or protocol.epochs_for(images)
-            step, at_once = training.planned_step(
-                network, protocol.recipe, real.mean, real.std, real.device, networks=settings.score.seeds,
-                batch=batch, steps=epochs * (images // batch), compile=settings.compile, precision=settings.precision,
-            )  # fmt: skip
-            rows = torch.arange(images) % len(real.images)
-            each = _step(step, network, protocol.recipe, real, rows, at_once)
-            seconds += math.ceil(settings.score.seeds / at_once) * epochs * math.ceil(images / batch) * each
-    return seconds
+    stored = settings.ipc * work.real.num_classes
+    return sum(
+        _scored(work, work.real, network, protocol, images, settings.score.seeds)
+        for _, network, protocol in course.scored(work)
+        for images in (_decoded(work), stored)
+    )
+
+
+def _choosing(work: Work) -> float:
+    """Seconds of the scores by which a snapshot is chosen."""
+    architecture, protocol = work.architecture, course.protocol_for(work, work.architecture)
+    each = _scored(work, work.real.validating, architecture, protocol, _decoded(work), choosing.NETWORKS)
+    return (work.settings.loop.snapshots + 1) * each
+
+
+def _decoded(work: Work) -> int:
+    """Images that a network is trained on."""
+    real, images = work.real, work.settings.images
+    stored = (work.settings.ipc * real.num_classes, real.channels, real.size, real.size)
+    return formation.count(formation.decoder(images.formation, images.factor or 1), stored)
+
+
+def _scored(
+    work: Work, real: Dataset, network: Architecture, protocol: Protocol, images: int, networks: int
+) -> float:  # fmt: skip
+    """Seconds of training some networks on so many images and testing each on the test split of `real`."""
+    settings, test = work.settings, min(TESTED, len(real.test_images))
+    forward, parameters = Forward(network), network.initialise(Key(0), real.device)
+    began = time.perf_counter()
+    training.correct(
+        forward, parameters, real.test_images[:test], real.test_labels[:test], mean=real.mean, std=real.std
+    )
+    execution.synchronise(real.device)
+    testing = networks * (time.perf_counter() - began) * len(real.test_images) / test
+    batch, epochs = min(protocol.recipe.batch, images), settings.score.epochs or protocol.epochs_for(images)
+    step, at_once = training.planned_step(
+        network, protocol.recipe, real.mean, real.std, real.device, networks=networks,
+        batch=batch, steps=epochs * (images // batch), compile=settings.compile, precision=settings.precision,
+    )  # fmt: skip
+    rows = torch.arange(images) % len(real.images)
+    each = _step(step, network, protocol.recipe, real, rows, at_once)
+    return testing + math.ceil(networks / at_once) * epochs * math.ceil(images / batch) * each
 
 
 def _step(
