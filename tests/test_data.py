@@ -336,11 +336,17 @@ def test_splits_are_known_however_they_are_written(train: str, test: str, tmp_pa
     data = load(tmp_path, Data())
     assert data.class_names == ("ant", "bee", "cat") and len(data.images) == 6 and len(data.test_images) == 3
     assert data.notes[0] == f"beside {train}, not used: Meta"
+    if train == "training":
+        class_folders(tmp_path / "train", count=3)
+        data = load(tmp_path, Data())
+        assert len(data.images) == 9 and data.notes[0] == "beside train, not used: Meta, training"
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     class_folders(tmp_path, names=("car", "test", "train"))
-    assert load(tmp_path, Data()).class_names == ("car", "test", "train")
+    data = load(tmp_path, Data())
+    assert data.class_names == ("car", "test", "train")
+    assert data.notes[0] == "without class folders, so taken for classes: test, train"
 
 
 def test_of_splits_to_test_on_one_with_labels_is_taken(tmp_path: Path) -> None:
@@ -349,7 +355,14 @@ def test_of_splits_to_test_on_one_with_labels_is_taken(tmp_path: Path) -> None:
         write_parquet(tmp_path / f"{split}-0.parquet", pictures, own)
     data = load(tmp_path, Data())
     assert data.notes[0] == "without labels, not used: test" and data.test_labels.tolist() == labels
+    nothing = [pa.array([{"bytes": content, "path": "x"} for content in pictures])]
+    pq.write_table(pa.Table.from_arrays(nothing, ["image"]), tmp_path / "test-0.parquet")  # no column of labels
+    assert load(tmp_path, Data()).notes[0] == "without labels, not used: test"
+    write_parquet(tmp_path / "test-0.parquet", pictures, labels)
+    (tmp_path / "validation-0.parquet").write_bytes(b"damaged, and of no matter")
+    assert load(tmp_path, Data()).notes[0] == "splits not used: validation"
     (tmp_path / "validation-0.parquet").unlink()
+    write_parquet(tmp_path / "test-0.parquet", pictures, [-1] * len(labels))
     assert_refused(tmp_path, "Test labels are -1")
 
 
@@ -631,6 +644,9 @@ def test_a_dataset_object(hub) -> None:
     nothing = rows.map(lambda row: {"label": -1}, features=rows.features)
     data = load(hub.DatasetDict(train=rows, test=nothing, validation=rows.select([2, 1])), Data())
     assert data.test_labels.tolist() == [2, 1] and data.notes[0] == "without labels, not used: test"
+    bare = rows.select([0]).remove_columns("label")
+    data = load(hub.DatasetDict(other=bare, test=bare, train=rows, validation=rows.select([2, 1])), Data())
+    assert data.test_labels.tolist() == [2, 1] and data.notes[1] == "splits not used: other"
 
 
 def test_a_dataset_object_with_numbers_for_classes(hub) -> None:

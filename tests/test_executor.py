@@ -262,12 +262,27 @@ def test_pools_targets_and_scores_on_workers_are_those_made_here(
     assert not any(line.startswith("Done: ") for line in told["inline"])
     assert not list((tmp_path / "local2" / "executor").iterdir())
     assert not any("trained before" in line for line in told["local:2"])
-    monkeypatch.setattr(scoring, "_in_cache", does_nothing)  # as workers of another kind, whose scores are others
-    with pytest.raises(InputError, match=r"The workers are done, but made something else than is wanted here \(cpu"):
-        accdd.evaluate(runs, seeds=1, epochs=3, executor="local:2")
     again = Notes()
     accdd.build_targets(source, settings=small, executor="local:2", reporter=again)
     assert not any(line.startswith("Done: ") for line in again.said), "all is there"
+
+
+def test_scores_that_workers_do_not_leave_in_the_cache_are_not_made_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Dataset
+):
+    names = ("images", "labels", "test_images", "test_labels")
+    np.savez(tmp_path / "stripes.npz", **{name: getattr(data, name).numpy() for name in names})
+    learned = {
+        "pool.use": False, "targets.count": 0, "loop.steps": 1, "network.width": 4, "network.depth": 2,
+        "compile": "never", "score.seeds": 0,
+    }  # fmt: skip
+    accdd.distill(str(tmp_path / "stripes.npz"), out=tmp_path / "run", settings=learned)
+    (files.cache_folder() / "scores").touch()  # so that nothing can be written there
+    with pytest.raises(InputError, match=r"1 of 1 tasks failed.*Scores cannot be kept in the cache"):
+        accdd.evaluate(tmp_path / "run", seeds=1, epochs=1, executor="local:1")
+    monkeypatch.setattr(scoring, "_in_cache", does_nothing)  # as workers of another kind, whose scores are others
+    with pytest.raises(InputError, match=r"The workers are done, but made something else than is wanted here \(cpu"):
+        accdd.evaluate(tmp_path / "run", seeds=1, epochs=1, executor="local:1")
 
 
 @pytest.mark.parametrize("call", [accdd.build_pool, accdd.build_targets])

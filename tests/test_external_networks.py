@@ -150,8 +150,10 @@ def test_one_image_has_no_statistics_and_is_matched_on_those_of_real_ones():
     }  # fmt: skip
     data = stripes()
     assert accdd.distill(data, settings={**told, "method": "dc"}).distilled.images.isfinite().all()
-    with pytest.raises(InputError, match=r"'mine_net:Pooled' cannot be matched on 1 images of a class: Expected more"):
+    with pytest.raises(InputError, match=r"BatchNorm of the network 'mine_net:Pooled' sees a single value.*--ipc"):
         accdd.distill(data, settings={**told, "method": "idc"})
+    with pytest.raises(InputError, match=r"^The network 'mine_net:Blind' has no method `embed`"):
+        accdd.distill(data, settings={**told, "method": "dm", "network.name": "mine_net:Blind"})
 
 
 def test_its_batch_norm_takes_frozen_statistics():

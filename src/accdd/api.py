@@ -325,7 +325,7 @@ def _ended(folder: RunFolder, real: Dataset | None, reporter: Reporter, ranks: R
     def result() -> Result:
         reporter.note(f"'{folder.path}' holds this run already, and it is finished: nothing is made again.")
         made = course.ended(folder.path)
-        if report.complete(folder.path):
+        if report.complete(folder.path) or (real is None and (folder.path / report.FILE).exists()):
             return made
         if real is None:
             reporter.note(f"Its page is missing; accdd report {shlex.quote(str(folder.path))} writes it.")

@@ -128,8 +128,9 @@ def _images(settings: Settings, method: Method, match: Match, data: Dataset, *, 
     given = settings.images
     factor = given.factor or method.factor or factor_for(data.size)
     formation = _formation(settings, method, factor)
-    fitting = [f for f in range(1, 9) if _fits(f, data.size)]
-    if not {*(range(1, factor + 1) if formation == "multi" else (factor,))} <= {*fitting}:
+    smaller = formation in ("multi", "bounded")  # which use every smaller factor, too
+    fitting = [f for f in range(1, 9) if all(_fits(each, data.size) for each in range(1 if smaller else f, f + 1))]
+    if factor not in fitting:
         raise InputError(
             f"images.factor {factor} cuts {data.size}-pixel images into tiles below 4 pixels, or some of them wholly "
             f"outside of the image. Expected one of {', '.join(map(str, fitting))} (--factor)."

@@ -81,16 +81,16 @@ def _matching_plan(
     )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4)  # asked several times of every run
 def half_costs(problem: Problem, settings: Settings) -> tuple[Cost, Cost]:
     """What the real and the synthetic half of one class cost, uncompiled; `settings` are resolved."""
     shape, match = problem.forward.architecture, settings.match
     assert match.real_batch  # resolved
     problem = problem._replace(mean=problem.mean.to("meta"), std=problem.std.to("meta"))
-    parameters, label = shape.initialise(Key(0)), torch.tensor(0)
+    parameters, label = shape.initialise(Key(0), "meta"), torch.tensor(0)
     if problem.frozen:  # as it is matched: one image alone has no statistics
         few = torch.empty(2, shape.channels, shape.size, shape.size, device="meta")
-        on_meta = {name: value.to("meta") for name, value in parameters.items()}
-        parameters = calibrated(problem.forward, on_meta, [few])
+        parameters = calibrated(problem.forward, parameters, [few])
     drawn = augment.draw(match.augment or (), (1,), shape.size, torch.Generator(), one_of=bool(match.one_of))
     batch = settings.targets.real_batch if settings.targets.count else match.real_batch
     images = torch.empty(batch, shape.channels, shape.size, shape.size)
@@ -101,9 +101,11 @@ def half_costs(problem: Problem, settings: Settings) -> tuple[Cost, Cost]:
         synthetic, _ = execution.count(
             functools.partial(synthetic_half, problem), parameters, target, stored, label, drawn, subset
         )
-    except ValueError as error:  # BatchNorm on the statistics of one image of one pixel
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
         raise InputError(
-            f"The network '{shape.name}' cannot be matched on {len(subset)} images of a class: {error}. Expected more "
-            "images per class, a larger factor, or a network without BatchNorm at the end."
+            f"The BatchNorm of the network '{shape.name}' sees a single value of a channel ({error}). Expected more "
+            "images of a class at once (--ipc, --factor, match.real_batch), or a network without BatchNorm there."
         ) from None
     return real, synthetic

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,7 +142,9 @@ def _protocols(given: str | Sequence[str]) -> tuple[str, ...]:
 
 def _in_cache(entry: str | Path | Distilled, asked: _Asked, number: int) -> None:
     """Train one network of each score of a set, which is then found in the cache; a worker's task."""
-    _scores([entry], _opened([entry], asked), asked, range(number, number + 1), Quiet())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Scores cannot be kept")  # then they would be made in vain
+        _scores([entry], _opened([entry], asked), asked, range(number, number + 1), Quiet())
 
 
 def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Distilled]:

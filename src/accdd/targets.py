@@ -76,7 +76,7 @@ class Bank:
         self._data, self.problem, self._source, self._settings = data, problem, source, settings
         self._parts = _key_parts(data, settings)
         chosen = settings.targets.folder
-        self.folder = Path(chosen).expanduser() if chosen else files.cache_entry("targets", self._parts)
+        self.folder = Path(chosen) if chosen else files.cache_entry("targets", self._parts)
         self._open: dict[int, Any] = {}
         self._kept: dict[tuple[int, int | None, int | None], Target] = {}
         """Those on the GPU, by number and classes."""

@@ -194,6 +194,7 @@ def planned_step(
     return step, at_once
 
 
+@functools.lru_cache(maxsize=64)  # asked several times of every run, and it takes longer than a small step
 def step_cost(architecture: Architecture, recipe: Train, batch: int) -> Cost:
     """What one plain step of one network on `batch` images costs."""
     generator = torch.Generator()

@@ -116,8 +116,8 @@ def _mtt(path: Path, told: foreign.Told) -> foreign.Contents:
         raise InputError(f"There are no labels for {path} at {label_file}. Expected --labels FILE, as in labels_*.pt.")
     found = foreign.pair(path, [torch_file.read(path), torch_file.read(label_file)], label_file)
     if path.name.startswith("images_zca_"):  # what MTT saves beside whitened images
-        if told.zca or told.as_is or told.mean:
-            raise InputError(f"{path} is not whitened any more, nor normalised. Expected no --zca, --as-is or --mean.")
+        if told.zca or told.as_is:
+            raise InputError(f"{path} is not whitened any more. Expected neither --zca nor --as-is.")
         found.notes.append("whitening already undone by MTT (images_zca_*)")
     elif told.as_is:
         foreign.stretch(found)

@@ -22,7 +22,7 @@ from accdd.keys import SCHEME, Key
 from accdd.networks import Architecture, Parameters, identity
 from accdd.training import Report
 
-VERSION = 3
+VERSION = 4
 """Raised when pools made from the same settings would differ; old cache entries are then never found."""
 
 

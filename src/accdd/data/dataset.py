@@ -256,8 +256,8 @@ def choose_splits(
     if train not in names:
         raise InputError(f"'{source}' has the splits {', '.join(names)}; expected one called train (and one test).")
     tests = [split for split in TEST_SPLITS if split in names]
-    usable = [split for split in tests if labelled(split)] if len(tests) > 1 else tests
-    test = (usable or tests or [None])[0]
+    usable = (split for split in tests if len(tests) == 1 or labelled(split))  # asked one by one, as that may take long
+    test = next(usable, tests[0] if tests else None)
     passed_over = tests[: tests.index(test)] if test else []
     unused = [split for split in names if split not in (train, test, *passed_over)]
     notes = [f"without labels, not used: {', '.join(passed_over)}"] if passed_over else []

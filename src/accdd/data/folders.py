@@ -12,6 +12,9 @@ from accdd.data.pictures import of_files, read
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings, in any case, of files taken for pictures; other files are counted and left alone."""
 
+SPLITS = {name: name for name in ("train", *TEST_SPLITS)} | {"training": "train", "testing": "test"}
+"""What folders of splits are called, in any case, and the splits that they are."""
+
 LAYOUT = "a folder with one folder of pictures per class (optionally below train/ and test/)"
 
 
@@ -67,21 +70,20 @@ def parts(root: Path, only: Sequence[str]) -> list[Path]:
     return [path for folder in chosen for path in (folder, *sorted(folder.rglob("*")))]
 
 
-SPLITS = {name: name for name in ("train", *TEST_SPLITS)} | {"training": "train", "testing": "test"}
-"""What folders of splits are called, in any case, and the splits that they are."""
-
-
 def _splits(root: Path) -> tuple[list[Path], list[str]]:
     """The folder to train on and that to test on, if there is one, and what is unused."""
     folders = _folders(root)
     named: dict[str, Path] = {}
-    for name, folder in sorted(folders.items(), key=lambda each: each[0] in SPLITS):  # the usual names win
+    for name, folder in sorted(folders.items(), key=lambda each: SPLITS.get(each[0]) == each[0]):  # usual names win
         if split := SPLITS.get(name.casefold()):
             named[split] = folder
     others = [name for name, folder in folders.items() if folder not in named.values()]
     holds_classes = {split: bool(_folders(folder)) for split, folder in named.items()}
-    if not named or (others and not any(holds_classes.values())):  # "train" is also what trains are called
+    if not named:
         return [root], []
+    if others and not any(holds_classes.values()):  # "train" is also what trains are called
+        called = ", ".join(sorted(folder.name for folder in named.values()))
+        return [root], [f"without class folders, so taken for classes: {called}"]
     # ImageNet's test pictures have no classes, hence no folders.
     train, test, notes = choose_splits(named, str(root), lambda split: holds_classes[split])
     notes += [f"beside {named[train].name}, not used: {', '.join(others)}"] if others else []

@@ -79,11 +79,19 @@ def load_object(source: Any, settings: Data, *, name: str | None = None, facts: 
     name = str(name or next(iter(splits.values())).info.dataset_name or "dataset")
     if facts:
         splits = {split: rows for split, rows in splits.items() if split in ("train", facts.test)}
-    features = dict(next(iter(splits.values())).features)
-    if facts:
-        features = {column: kind for column, kind in features.items() if column in (facts.image, facts.label)}
-    image, label, class_names = _columns(features, name)
-    train, test, notes = choose_splits(splits, name, lambda split: has_labels(splits[split][label]))
+
+    def columns(split: str) -> tuple[str, str, list[str] | None]:
+        known = (facts.image, facts.label) if facts else splits[split].features
+        return _columns({column: kind for column, kind in splits[split].features.items() if column in known}, name)
+
+    def labelled(split: str) -> bool:
+        try:
+            return has_labels(splits[split][columns(split)[1]])
+        except InputError:  # no such column
+            return False
+
+    train, test, notes = choose_splits(splits, name, labelled)
+    image, label, class_names = columns(train)
     number_of: Mapping[int, int] | None = None
     if facts and facts.only:
         ids = subset(facts.only)

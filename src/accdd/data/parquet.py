@@ -107,9 +107,11 @@ def _class_names(path: Path) -> list[str] | None:
 
 
 def _labels(files: Sequence[Path]) -> Iterator[int | None]:
-    """Those of a split, without its pictures."""
+    """Those of a split, without its pictures; none where it has no column of them."""
     for path in files:
-        _, label = _columns(path)
+        label = next((name for name in LABEL_COLUMNS if name in _schema(path).names), None)
+        if label is None:
+            return
         try:
             yield from pq.ParquetFile(path).read([label]).column(label).to_pylist()
         except _BROKEN as error:
