@@ -35,6 +35,9 @@ demo: $(VENV)/.installed
 	@mkdir -p $(dir $(DEMO)) && touch $(DEMO_MARK)
 	OMP_NUM_THREADS=1 $(BIN)/accdd distill digits --ipc 1 --steps 300 --set score.seeds=5 --out $(DEMO)
 
+# One more than there are processors, as some tests wait; a few at most, as each takes memory.
+WORKERS := $(shell n=`nproc 2>/dev/null || echo 3`; echo $$((n < 4 ? n + 1 : 4)))
+
 test: $(VENV)/.installed-dev
 	@echo "== ruff check: mistakes"
 	@$(BIN)/ruff check .
@@ -45,7 +48,7 @@ test: $(VENV)/.installed-dev
 	@echo "== import-linter: which file may import which"
 	@$(BIN)/lint-imports --no-logo
 	@echo "== pytest: behaviour (without the slow tests)"
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	@echo "== pytest: the same results on a GPU, where there is one"
 	@$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 
