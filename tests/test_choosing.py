@@ -14,6 +14,7 @@ from accdd import evaluation
 from accdd.augmented_models import pool
 from accdd.config import InputError
 from accdd.data import Dataset
+from accdd.evaluation import trials
 from accdd.files import cache_folder
 from accdd.run import choosing, read_snapshot, snapshots
 
@@ -131,7 +132,7 @@ def test_networks_that_were_trained_to_choose_by_are_found_again(
 ):
     first = accdd.distill(file, out=tmp_path / "first", settings=SETTINGS)
     assert len(list((cache_folder() / "scores").glob("*.json"))) == 4 * choosing.NETWORKS
-    monkeypatch.setattr(evaluation.trials, "run", None)
+    monkeypatch.setattr(trials, "run", None)
     second = accdd.distill(file, out=tmp_path / "second", settings=SETTINGS)
     assert second.distilled.info["chosen"] == first.distilled.info["chosen"]
 
