@@ -58,6 +58,8 @@ class Outcome(NamedTuple):
     """Done."""
     seconds: Mapping[str, float]
     """Wall-clock time of each phase: pool, targets, distilling."""
+    prepared: bool = False
+    """Whether early-stage models or targets are behind it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +191,9 @@ class Study:
         scores = _found(folder / "scores.json", scored(named, baselines=cell.baselines))
         curve = _found(folder / "curve.json", scored(named[:1], snapshots=True)) if cell.curve else []
         seconds = {phase: value for phase, value in distilled.info["seconds"].items() if phase != "scoring"}
-        return Outcome(scores, curve, distilled.info["sweeps"], seconds)
+        made_with = distilled.info["settings"]
+        prepared = bool(made_with["pool"]["use"] or made_with["targets"]["count"])
+        return Outcome(scores, curve, distilled.info["sweeps"], seconds, prepared)
 
     def _learn(self, folder: Path, cell: Cell) -> None:
         """Make the run in a cell's folder, unless it is there, or go on with it."""

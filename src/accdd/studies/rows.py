@@ -90,7 +90,7 @@ def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome], independent: b
         values = tuple(score.mean for score in scores) if len(scores) > 1 else first.accuracies
         row = Row(
             what, first.network, first.protocol, len(scores), first.n, values, seconds, tested=first.tested,
-            shared=len(scores) > 1 and not independent and any(seconds.get(phase) for phase in ("pool", "targets")),
+            shared=len(scores) > 1 and not independent and any(outcome.prepared for outcome in outcomes),
         )  # fmt: skip
         rows.append(row)
     return rows
