@@ -263,7 +263,7 @@ def transfer_at_ten() -> list[Cell]:
     """The two sets of `ten`, scored on other networks, one by one, as each takes long."""
     return [
         cell._replace(evaluate=[f"--networks={network}", "--seeds=2", "--epochs=300"], result=f"on-{name}.json")
-        for name, network in {"resnet10": "resnet10", "convnet4": "convnet/depth=4", "mlp": "mlp"}.items()
+        for name, network in {"mlp": "mlp", "convnet4": "convnet/depth=4", "resnet10": "resnet10"}.items()
         for cell in ten()
     ]
 
