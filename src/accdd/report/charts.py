@@ -64,7 +64,7 @@ def lines(points: Sequence[Point], x: str, y: str, title: str, *, log: bool = Fa
 
 def intervals(rows: Sequence[tuple[str, Point]], title: str) -> Markup:
     """A dot per row with its interval, accuracies in percent from left (0) to right (100); `x` is not looked at."""
-    left, pitch = 190, 30
+    left, pitch, letters = 230, 30, 30
     height = pitch * len(rows) + 34
     across = _Axis(0, 100, left, WIDTH - 60)
     marks = []
@@ -75,7 +75,7 @@ def intervals(rows: Sequence[tuple[str, Point]], title: str) -> Markup:
     for place, (name, point) in enumerate(rows):
         at = pitch * place + 20
         low, high = point.y if point.low is None else point.low, point.y if point.high is None else point.high
-        marks.append(_label(left - 10, at + 4, "end", name if len(name) <= 26 else name[:25] + "…"))
+        marks.append(_label(left - 10, at + 4, "end", name if len(name) <= letters else name[: letters - 1] + "…"))
         marks.append(Markup('<line class="error" x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}"/>').format(
             across(low), across(high), at, at))  # fmt: skip
         marks.append(Markup('<circle class="{}" cx="{:.1f}" cy="{}" r="5"/>').format(
