@@ -59,21 +59,11 @@ def values(tasks: list[Task]) -> list[int]:
     return [int(task.done.read_text()) for task in tasks]
 
 
-@pytest.mark.parametrize("how", ["inline", "local:2"])
-def test_every_task_is_done_and_what_is_done_is_skipped(how: str, tmp_path: Path):
+def test_every_task_is_done_and_what_is_done_is_skipped(tmp_path: Path):
     tasks = squares(tmp_path, 4)
     files.write_text(tasks[2].done, "-1")
-    executor.run(tasks, how)
+    executor.run(tasks, "local:2")
     assert values(tasks) == [0, 1, -1, 9]
-
-
-@pytest.mark.parametrize("how", ["inline", "local:2"])
-def test_what_raises_is_told_when_the_others_are_done(how: str, tmp_path: Path):
-    tasks = squares(tmp_path, 3)
-    tasks[0] = Task("bad", fails, (), tmp_path / "bad")
-    with pytest.raises(InputError, match=r"1 of 3 tasks failed, the others are kept. bad: ValueError: no such luck"):
-        executor.run(tasks, how)
-    assert values(tasks[1:]) == [1, 4]
 
 
 def does_nothing(*arguments: object) -> None:

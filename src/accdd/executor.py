@@ -1,4 +1,4 @@
-"""Independent work on one executor: in this process, on worker processes of this machine, Slurm (submitit) or Ray.
+"""Independent work on one executor: worker processes of this machine, Slurm (submitit) or Ray.
 
 A task tells by a file, which appears whole, that it is done; what is done is skipped. A task whose worker was lost is
 run again, at most `ATTEMPTS` times; one that raises is not, for it would raise again.
@@ -103,13 +103,14 @@ def run(tasks: Sequence[Task], executor: str, note: Callable[[str], None] = lamb
 
     Args:
         tasks: any order is right.
-        executor: as for `parse`.
+        executor: as for `parse`, but `inline`, for which callers do the work themselves.
         note: told of what ends and what is lost.
 
     Raises:
         InputError: a task raised, or lost its worker too often; the others are done.
     """
-    runs = parse(executor) or _inline
+    runs = parse(executor)
+    assert runs, "what is done here needs no executor"
     failed: dict[str, str] = {}
     for attempt in range(ATTEMPTS):
         left = [task for task in tasks if task.name not in failed and not task.done.exists()]
@@ -144,16 +145,6 @@ def made_elsewhere(where: torch.device, precision: str) -> InputError:
         f"{torch.__version__}): what is made depends on these. Expected workers like the machine that hands out the "
         "work, or --device and --precision that hold on both."
     )
-
-
-def _inline(tasks: Sequence[Task]) -> Ended:
-    for task in tasks:
-        try:
-            task.function(*task.arguments)
-        except Exception as error:
-            yield task, _told(error)
-        else:
-            yield task, None
 
 
 def _local(tasks: Sequence[Task], workers: int) -> Ended:

@@ -45,7 +45,7 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
     if test is None and not own.get("path"):
         raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
     real = _load(distilled, own["path"] if test is None else test)
-    same = own.get("fingerprint") == _learned_from(distilled, real).fingerprint
+    same = _is_own(distilled, real)
     elsewhere = test is not None and not _is_origin(test, own)
     if elsewhere and not same:
         real = real.all_for_testing()
@@ -88,8 +88,7 @@ def training_data(distilled: Distilled, source: Any) -> Dataset:
             "Expected --data DATA (data=... in Python)."
         )
     real = _load(distilled, path)
-    known = origin(distilled).get("fingerprint")
-    if source is None and known and known != _learned_from(distilled, real).fingerprint:
+    if source is None and not _is_own(distilled, real):
         raise InputError(
             f"The data at '{path}' has changed since the set was made, so its images are not those that the set was "
             "learned from. Expected the same data, or --data DATA (data=... in Python)."
@@ -121,9 +120,14 @@ def _load(distilled: Distilled, source: Any) -> Dataset:
     if made_with.held_out:
         with contextlib.suppress(InputError):  # other data, too small to hold anything out
             own = real.testing_on_held_out(made_with.held_out)
-    if origin(distilled).get("fingerprint") != _learned_from(distilled, own).fingerprint:
+    if not _is_own(distilled, own):
         return real
     return own.renamed(made_with.name) if made_with.name else own
+
+
+def _is_own(distilled: Distilled, real: Dataset) -> bool:
+    """Whether this is the data that a set was learned from, unchanged."""
+    return origin(distilled).get("fingerprint") == _learned_from(distilled, real).fingerprint
 
 
 def _learned_from(distilled: Distilled, real: Dataset) -> Dataset:

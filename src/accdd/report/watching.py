@@ -167,7 +167,9 @@ def stand(path: Path, now: float, interim: Interim | str | None = None) -> Stand
         facts += _outcome(reading.mapping(path / "evaluation.json", json.loads, problems), problems)
     elif learned:
         phase = "scoring"
-        facts.append(("safe to stop", f"the set is saved{_ago(path / 'distilled', now)}; scoring would begin anew"))
+        facts.append(
+            ("safe to stop", f"the set is saved{_ago(path / 'distilled', now)}; what was scored is found again")
+        )
     elif settings.get("score.choose") == "validation" and done == 1:
         phase = "choosing a snapshot"
         facts.append(("safe to stop", "all images are saved; networks that were trained to choose by are found again"))

@@ -259,9 +259,7 @@ def _decoded(work: Work) -> int:
     return formation.count(formation.decoder(images.formation, images.factor or 1), stored)
 
 
-def _scored(
-    work: Work, real: Dataset, network: Architecture, protocol: Protocol, images: int, networks: int
-) -> float:  # fmt: skip
+def _scored(work: Work, real: Dataset, network: Architecture, protocol: Protocol, images: int, networks: int) -> float:
     """Seconds of training some networks on so many images and testing each on the test split of `real`."""
     settings, test = work.settings, min(TESTED, len(real.test_images))
     forward, parameters = Forward(network), network.initialise(Key(0), real.device)
