@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_same, generator, network, noise, problem, settings, stripes
+from helpers import CPU, assert_same, generator, network, noise, problem, settings, stripes
 from torch import Tensor, nn
 
 import accdd
-from accdd import engine, loop, planning
+from accdd import engine, loop, planning, training
 from accdd.artifact import Distilled
-from accdd.config import InputError
+from accdd.config import InputError, Train
 from accdd.config import Network as NetworkSettings
 from accdd.execution import Plan
 from accdd.keys import Key
@@ -154,6 +154,26 @@ def test_one_image_has_no_statistics_and_is_matched_on_those_of_real_ones():
         accdd.distill(data, settings={**told, "method": "idc"})
     with pytest.raises(InputError, match=r"^The network 'mine_net:Blind' has no method `embed`"):
         accdd.distill(data, settings={**told, "method": "dm", "network.name": "mine_net:Blind"})
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_it_trains_on_a_last_batch_of_one_image(mapped: bool):
+    # Of one image that is one value per channel, batch norm leaves its shift alone, whatever the image.
+    data, shape, recipe = stripes(), own("mine_net:Pooled"), Train(batch=8, augment=(), cutmix=0.0, momentum=0.0)
+    keys = [Key(0), Key(1)]
+    step = training.make_step(shape, recipe, data.mean, data.std, CPU, count=2, mapped=mapped)
+    trained = training.begin([shape.initialise(key) for key in keys])
+    order = torch.arange(9).repeat(2, 1)
+    steps = training.train(
+        step, trained, data.images, data.labels, order, recipe=recipe, lr=0.1, num_classes=2, keys=keys
+    )
+    (before, _), (after, losses) = steps
+    for was, now, loss in zip(training.networks(before), training.networks(after), losses, strict=True):
+        logits = nn.functional.linear(was["norm.bias"], was["fc.weight"], was["fc.bias"])
+        torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, data.labels[8]), rtol=1e-3, atol=0)
+        decayed = was["conv.weight"] * (1 - 0.1 * recipe.weight_decay)
+        torch.testing.assert_close(now["conv.weight"], decayed, rtol=0, atol=1e-3)
+        assert not torch.equal(now["norm.bias"], was["norm.bias"])
 
 
 def test_its_batch_norm_takes_frozen_statistics():

@@ -84,6 +84,10 @@ def single_step(forward: Forward, recipe: Train, mean: Tensor, std: Tensor, rank
         batch = augment.augmented(images, drawn, mean, std)
         if mixed:
             batch, soft_labels = augment.apply_cutmix(batch, soft_labels, mixed)
+        if len(batch) == 1 and forward.batch_norms:
+            # The same mean and variance, and the same mean loss, also where the image is one value per channel by
+            # then: PyTorch refuses that.
+            batch, soft_labels = batch.repeat(2, 1, 1, 1), soft_labels.repeat(2, 1)
 
         divided = not ranks.alone and len(batch) >= ranks.count
         own = ranks.share(len(batch)) if divided else slice(0, len(batch))
