@@ -342,6 +342,26 @@ def test_splits_are_known_however_they_are_written(train: str, test: str, tmp_pa
         assert len(data.images) == 9 and data.notes[0] == "beside train, not used: Meta, training"
 
 
+@pytest.mark.parametrize(
+    ("train", "test"), [("training_set", "test_set"), ("seg_train", "seg_test"), ("Train Images", "testing-data")]
+)
+def test_splits_are_known_by_a_word_of_their_names(train: str, test: str, tmp_path: Path) -> None:
+    class_folders(tmp_path / train, count=2)
+    class_folders(tmp_path / test, count=1)
+    class_folders(tmp_path / "bullet_train_rides", count=1)
+    data = load(tmp_path, Data())
+    assert data.class_names == ("ant", "bee", "cat") and len(data.images) == 6 and len(data.test_images) == 3
+    assert data.notes[0] == f"beside {train}, not used: bullet_train_rides"
+
+
+def test_classes_may_be_called_like_splits(tmp_path: Path) -> None:
+    class_folders(tmp_path, names=("bullet_train", "road_test"))
+    class_folders(tmp_path / "car" / "red", names=("small",))
+    assert load(tmp_path, Data()).class_names == ("bullet_train", "car", "road_test")
+    class_folders(tmp_path / "road_test", names=("again",))  # a folder in it makes no split of it: none is to train on
+    assert load(tmp_path, Data()).class_names == ("bullet_train", "car", "road_test")
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     class_folders(tmp_path, names=("car", "test", "train"))
     data = load(tmp_path, Data())
@@ -364,6 +384,23 @@ def test_of_splits_to_test_on_one_with_labels_is_taken(tmp_path: Path) -> None:
     (tmp_path / "validation-0.parquet").unlink()
     write_parquet(tmp_path / "test-0.parquet", pictures, [-1] * len(labels))
     assert_refused(tmp_path, "Test labels are -1")
+
+
+def test_parquet_files_may_be_called_after_their_data(tmp_path: Path) -> None:
+    _, pictures, labels = parquet_pictures()
+    write_parquet(tmp_path / "mine_train.parquet", pictures, labels)
+    write_parquet(tmp_path / "mine-test-0.parquet", pictures[:4], labels[:4])
+    data = load(tmp_path, Data())
+    assert (len(data.images), len(data.test_images), data.notes) == (12, 4, data.notes) and not data.kept_aside
+
+
+def test_data_whose_path_is_no_text_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"F\xfctos")
+    try:
+        root.mkdir()
+    except OSError:
+        pytest.skip("names are UTF-8 here")
+    assert_refused(class_folders(root), "The path of the data .* is no UTF-8. Rename it")
 
 
 def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def test_a_bare_name_that_is_in_the_working_folder_is_not_guessed_at(root: Path,
     refused("cifar10", "in the working folder, too")
     monkeypatch.chdir(root)
     assert load("cifar10").num_classes == 10
+    class_folders(Path("digits"), "abc")
+    refused("digits", r"'digits' is scikit-learn's digits, but .* Type \./digits to use that; or start")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from accdd.config import Data, InputError, nearest
-from accdd.data import arrays, by_name, hub, paths
+from accdd.data import arrays, by_name, folders, hub, paths
 from accdd.data.dataset import Dataset, build
 from accdd.data.folders import class_folders
 from accdd.data.named import NAMED, Named, mirrors
@@ -52,6 +52,7 @@ def _read(source: Any, settings: Data) -> Dataset:
         path = Path(source).expanduser()
         if not path.exists():
             raise InputError(f"No data at '{path}'.{nearest(path.name, NAMED)} Expected {_EXPECTED}.")
+        folders.check_text("path of the data", str(path.absolute()))
         return paths.load(path, settings)
     if hub.is_object(source):
         return hub.load_object(source, settings)

@@ -24,15 +24,17 @@ def load(name: str, settings: Data) -> Dataset:
             not clear what is meant, because there is something called NAME in the working folder.
     """
     facts = NAMED[name]
-    if name == "digits":
-        return arrays.load_digits(settings)
-    root = _root(settings)
+    built_in = name == "digits"
+    root = None if built_in else _root(settings)
     copy = _copy(name, facts, root)
     if (here := Path(name)).exists() and not (copy and copy.samefile(here)):
+        hub_s = "" if built_in else f", or hf:{facts.hub} for the hub's"
         raise InputError(
             f"'{name}' is {facts.title}, but there is something of that name in the working folder, too. "
-            f"Type ./{name} to use that, or hf:{facts.hub} for the hub's; or start from another folder."
+            f"Type ./{name} to use that{hub_s}; or start from another folder."
         )
+    if built_in:
+        return arrays.load_digits(settings)
     settings = dataclasses.replace(settings, size=settings.size or facts.size)
     if copy is None:
         data, where = hub.load_named(name, facts, settings, _advice(name, facts, root)), f"hf:{facts.hub}"

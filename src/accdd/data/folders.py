@@ -1,5 +1,6 @@
 """A folder of class folders, optionally below train/ and test/."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 SPLITS = {name: name for name in ("train", *TEST_SPLITS)} | {"training": "train", "testing": "test"}
 """What folders of splits are called, in any case, and the splits that they are."""
+_KNOWN = re.compile(
+    rf"(?:.+[-_ ])?({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?:[-_ ]?(?:set|data|dataset|images|split))?"
+)
+"""And what they are called where they hold class folders, as in `seg_train` and `test_set`: others are classes."""
 
 LAYOUT = "a folder with one folder of pictures per class (optionally below train/ and test/)"
 
@@ -27,7 +32,7 @@ def load_folder(root: Path, settings: Data, only: Sequence[str] = ()) -> Dataset
     """
     roots, notes = _splits(root)
     names = list(only or _folders(roots[0]))
-    _check_text(names)
+    check_text("name of the class folder", *names)
     if only:
         _check_present(roots[0], names)
     else:
@@ -56,7 +61,7 @@ def class_folders(root: Path, settings: Data) -> tuple[Tensor, Tensor, list[str]
         InputError: as for `load_folder`.
     """
     names = list(_folders(root))
-    _check_text(names)
+    check_text("name of the class folder", *names)
     _check_classes([root], names)
     found, _ = _find(root, names, must_have=True)
     ((images, labels),), notes = read([of_files(found)], settings)
@@ -74,9 +79,11 @@ def _splits(root: Path) -> tuple[list[Path], list[str]]:
     """The folder to train on and that to test on, if there is one, and what is unused."""
     folders = _folders(root)
     named: dict[str, Path] = {}
-    for name, folder in sorted(folders.items(), key=lambda each: SPLITS.get(each[0]) == each[0]):  # usual names win
-        if split := SPLITS.get(name.casefold()):
+    for folder in sorted(folders.values(), key=_usual):
+        if split := _split_of(folder):
             named[split] = folder
+    if "train" not in named:
+        named = {split: folder for split, folder in named.items() if folder.name.casefold() in SPLITS}
     others = [name for name, folder in folders.items() if folder not in named.values()]
     holds_classes = {split: bool(_folders(folder)) for split, folder in named.items()}
     if not named:
@@ -90,6 +97,20 @@ def _splits(root: Path) -> tuple[list[Path], list[str]]:
     return [named[train], *([named[test]] if test else [])], notes
 
 
+def _usual(folder: Path) -> int:
+    """Sorts folders, so that the usual name of a split comes last, and wins."""
+    return (folder.name.casefold() in SPLITS) + (folder.name in SPLITS.values())
+
+
+def _split_of(folder: Path) -> str | None:
+    """The split that a folder is by its name."""
+    name = folder.name.casefold()
+    if name in SPLITS:
+        return SPLITS[name]
+    found = _KNOWN.fullmatch(name)
+    return SPLITS[found[1]] if found and _folders(folder) else None
+
+
 def _folders(root: Path) -> dict[str, Path]:
     entries = sorted(root.iterdir(), key=lambda entry: entry.name)
     return {entry.name: entry for entry in entries if entry.is_dir() and not _is_hidden(entry.name)}
@@ -99,11 +120,11 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _check_text(names: list[str]) -> None:
+def check_text(what: str, *names: str) -> None:
     """Refuse what no file of ours could hold, before anything is learned of it."""
     for name in names:
         if any(0xD800 <= ord(character) <= 0xDFFF for character in name):  # how Python keeps bytes that are no UTF-8
-            raise InputError(f"The name of the class folder {name!r} is no UTF-8. Rename it.")
+            raise InputError(f"The {what} {name!r} is no UTF-8. Rename it.")
 
 
 def _check_present(root: Path, names: list[str]) -> None:

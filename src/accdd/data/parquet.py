@@ -17,7 +17,7 @@ LABEL_COLUMNS = ("label", "fine_label", "labels")
 
 LAYOUT = "a folder of parquet files (train-*.parquet, optionally test-*.parquet or validation-*.parquet)"
 
-_SPLIT = re.compile(r"(train|test|validation|valid|val)[-_.]")
+_SPLIT = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val)[-_.]")
 _ROWS = 1024
 """Rows read at a time."""
 _BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -50,7 +50,7 @@ def load_parquet(name: str, files: Sequence[Path], settings: Data) -> Dataset:
     """
     groups: dict[str, list[Path]] = {}
     for path in files:
-        match = _SPLIT.match(path.name)
+        match = _SPLIT.search(path.name)
         groups.setdefault(match[1] if match else "unnamed", []).append(path)
     train, test, notes = choose_splits(groups, name, lambda split: has_labels(_labels(groups[split])))
     chosen = [groups[split] for split in (train, test) if split]
