@@ -143,7 +143,7 @@ def folder_of(
 @pytest.mark.parametrize(
     "changes",
     [{"pool.seed": 1}, {"precision": "bf16"}, {"compile": "never"},
-     {"pool.epochs": 2}, {"pool.lr_scales": [1.0]}, {"pool.augment": [[]]},
+     {"pool.epochs": 2}, {"pool.lr_scales": [1.0]}, {"pool.augment": [[]]}, {"pool.schedule": "constant"},
      {"train.lr": 0.02}, {"train.batch": 4}, {"train.cutmix": 0.0}, {"train.momentum": 0.0},
      {"train.weight_decay": 0.0}],
     ids=str,
@@ -205,7 +205,7 @@ def test_a_pool_serves_runs_that_draw_from_some_of_its_epochs(data: Dataset):
 
 def test_targets_drawn_from_some_epochs_are_others(data: Dataset):
     def parts(draw: Any) -> dict[str, Any]:
-        return targets._key_parts(data, settings({"pool.epochs": [0, 1], "pool.draw": draw}))
+        return targets.key_parts(data, settings({"pool.epochs": [0, 1], "pool.draw": draw}))
 
     assert parts(0) != parts(None) != parts(1) != parts(0) and "draw" not in parts(None)
 
@@ -233,6 +233,13 @@ def test_snapshots_on_the_way_do_not_change_where_training_leads(data: Dataset):
     assert_same([m.parameters for m in on_the_way[2::3]], [m.parameters for m in alone])
     for before, after in zip(on_the_way[1::3], on_the_way[2::3], strict=True):
         assert not torch.equal(before.parameters["convs.0.weight"], after.parameters["convs.0.weight"])
+
+
+def test_the_rate_falls_as_accdd_s_or_stays_as_idc_s(data: Dataset):
+    both = [built(data, {"pool.epochs": 3, "pool.schedule": each}) for each in ("falling", "constant")]
+    early = [built(data, {"pool.epochs": [2, 3], "pool.schedule": each})[0] for each in ("falling", "constant")]
+    assert_same(early[0].parameters, early[1].parameters)  # it falls after 2/3 of 4 epochs
+    assert not torch.equal(both[0][0].parameters["convs.0.weight"], both[1][0].parameters["convs.0.weight"])
 
 
 def test_a_fraction_of_a_short_epoch_is_one_step_at_least():

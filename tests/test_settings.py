@@ -290,12 +290,12 @@ FACTS = {
                         "network.name": "resnet_ap10"},
     "idc-i-imagenet-10": {"images.factor": 1, "images.start": "random"},
     "idc-imagenet-100": {"images.lr": 1e-3, "train.lr": 0.1, "train.weight_decay": 1e-4, "train.batch": 128,
-                         "pool.networks": 10, "pool.epochs": [5.0], "loop.warm_up": 0},
+                         "pool.networks": 10, "pool.epochs": [5.0], "pool.schedule": "constant", "loop.warm_up": 0},
     "accdd-cifar10": {"images.lr": 1e-2, "pool.networks": 5, "pool.epochs": [2.0], "loop.steps": 400,
                       "perturb.magnitude": [0.01, 0.09]},
     "accdd-cifar100-20x": {"loop.steps": 100},
     "accdd-imagenet-10-10x": {"loop.steps": 50, "pool.epochs": [10.0], "loop.warm_up": 0.0, "images.lr": 3e-3},
-    "accdd-imagenet-100-20x": {"loop.steps": 25, "images.lr": 1e-3, "train.lr": 0.1},
+    "accdd-imagenet-100-20x": {"loop.steps": 25, "pool.schedule": "falling", "images.lr": 1e-3, "train.lr": 0.1},
     "dc-cifar10": {"method": "dc", "images.lr": 0.1, "loop.steps": 1000, "loop.inner_steps": 10,
                    "loop.train_epochs": 50, "network.width": 128},
     "dsa-svhn": {"method": "dsa", "images.lr": 0.1, "data.std": [0.1980, 0.2010, 0.1970]},
@@ -321,6 +321,8 @@ def test_presets_carry_what_was_published():
     assert published["accdd-cifar100"] == {1: 29.8, 10: 45.6, 50: 52.6}
     assert published["dm-cifar10"] == {1: 26.0, 10: 48.9, 50: 63.0}
     assert published["dc-svhn"] == {1: 31.2, 10: 76.1, 50: 82.3}
+    assert published["dsa-svhn"] == {1: 27.5, 10: 79.2, 50: 84.4}
+    assert published["idc-i-svhn"] == {1: 46.7, 10: 77.0, 50: 87.9}
 
 
 def test_a_preset_of_a_paper_is_scored_on_the_network_it_matches():

@@ -18,6 +18,9 @@ class InputError(ValueError):
     """The user's input is wrong; the message says what came, what was expected and what to type."""
 
 
+SMALLEST, LARGEST = 4, 1024
+"""Height and width in pixels that images are worked on at."""
+
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
@@ -35,7 +38,7 @@ class Data:
     svhn... are not mirrored, and protocols make their sources' exceptions by this name."""
     root: str | None = None
     """Folder with copies of data sets that are known by name, as in ROOT/cifar10; None is $ACCDD_DATA, if set."""
-    size: int | None = Field(default=None, ge=4, le=1024)
+    size: int | None = Field(default=None, ge=SMALLEST, le=LARGEST)
     """Working height and width in pixels; None is the papers' for data known by name, and otherwise keeps square
     pictures of one size or picks one."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
@@ -118,6 +121,8 @@ class Pool:
     """Which of these epochs networks are drawn from, so that one pool serves many runs; None is all of them."""
     lr_scales: tuple[float, ...] = (1.0, 0.7, 1.4)
     """Network i trains with the learning rate times entry i (cyclically): diversity between members."""
+    schedule: Literal["falling", "constant"] = "falling"
+    """The learning rate over time: AccDD's falls to a fifth at 2/3 and 5/6 of (epochs + 1), so not within two."""
     augment: tuple[tuple[str, ...], ...] = (("color", "crop"), ("color", "crop", "cutout"), ("crop",))
     """Network i trains with augmentation set i (cyclically): diversity between members."""
 
@@ -140,6 +145,13 @@ class Pool:
     def _not_empty(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if not value:
             raise ValueError("expected at least one entry")
+        return value
+
+    @field_validator("lr_scales")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if min(value) <= 0:
+            raise ValueError("expected numbers above 0")
         return value
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from accdd import augment, methods, networks
-from accdd.config import Images, InputError, Loop, Match, Settings
+from accdd.config import LARGEST, SMALLEST, Images, InputError, Loop, Match, Settings
 from accdd.data import Dataset
 from accdd.methods import Method
 
@@ -36,7 +36,8 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     pool = dataclasses.replace(settings.pool, use=early_stage(settings))
     _check_shard(settings, loop, data)
     real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
-    bank = dataclasses.replace(settings.targets, count=_targets(settings, loop, match), real_batch=real_batch)
+    count = _targets(settings, loop, match, real_batch)
+    bank = dataclasses.replace(settings.targets, count=count, real_batch=real_batch)
     images = _images(settings, method, match, data, on_targets=bool(bank.count))
     shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes).shape
     network = dataclasses.replace(settings.network, **dataclasses.asdict(shape))
@@ -69,10 +70,10 @@ def _check_images(settings: Settings, data: Dataset) -> None:
             f"Class '{short}' has {smallest} training images, fewer than --ipc {settings.ipc}. "
             f"Expected at least as many images as are to be learned: lower --ipc to {smallest} or less."
         )
-    if data.size < 4:
+    if not SMALLEST <= data.size <= LARGEST:
         raise InputError(
-            f"The images have {data.size} x {data.size} pixels. Expected at least 4 x 4: "
-            "--set data.size=8 enlarges them."
+            f"The images have {data.size} x {data.size} pixels. Expected at least {SMALLEST} x {SMALLEST} and at most "
+            f"{LARGEST} x {LARGEST}: --set data.size={2 * SMALLEST} resizes pictures and arrays."
         )
 
 
@@ -197,7 +198,7 @@ def _check_shard(settings: Settings, loop: Loop, data: Dataset) -> None:
         )
 
 
-def _targets(settings: Settings, loop: Loop, match: Match) -> int:
+def _targets(settings: Settings, loop: Loop, match: Match, real_batch: int) -> int:
     """How many targets: none where networks are trained between sweeps, or where a bank costs more than it saves."""
     wanted = settings.targets.count
     trained = loop.inner_steps > 1 or loop.warm_up > 0
@@ -219,5 +220,5 @@ def _targets(settings: Settings, loop: Loop, match: Match) -> int:
         return TARGETS
     # Where sweeps are so few that drawing anew in each costs less than a bank, there is none.
     assert match.real_batch
-    worth = TARGETS * settings.targets.real_batch / match.real_batch
+    worth = TARGETS * real_batch / match.real_batch
     return 0 if trained or (loop.steps is not None and loop.steps <= worth) else TARGETS

@@ -199,10 +199,7 @@ def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, ran
             own = key.at("warm up", epoch)
             count = max(1, round(min(1.0, epochs - epoch) * len(data.images)))
             order = torch.randperm(len(data.images), generator=own.generator("order"))[:count]
-            trained = _train(
-                step, trained, data.images, data.labels, order, data, recipe, own,
-                lr=training.rate(recipe, epoch, math.ceil(epochs) + 1),
-            )  # fmt: skip
+            trained = _train(step, trained, data.images, data.labels, order, data, recipe, own)
         return trained
 
     return warm_up

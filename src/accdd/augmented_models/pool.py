@@ -180,8 +180,7 @@ def build(
 ) -> Iterator[dict[int, list[EarlyStageModel]]]:
     """Train the networks of a pool (None is all), those of one recipe side by side where that is faster.
 
-    They differ in seed, learning rate and augmentation (`pool.lr_scales`, `pool.augment`). The learning rate
-    falls at 2/3 and 5/6 of (epochs + 1), so not within two epochs.
+    They differ in seed, learning rate and augmentation (`pool.lr_scales`, `pool.augment`).
 
     Yields:
         The snapshots of each network, in the order of their epochs, of those that were trained together.
@@ -247,7 +246,7 @@ def _train_together(
     keys = [Key(pool.seed).at("pool", network) for network in networks]
     trained = training.begin([architecture.initialise(key, data.device) for key in keys])
     scales = torch.tensor([pool.lr_scales[network % len(pool.lr_scales)] for network in networks])
-    per_epoch = math.ceil(len(data.images) / recipe.batch)
+    per_epoch, schedule = math.ceil(len(data.images) / recipe.batch), math.ceil(max(pool.epochs)) + 1
     losses: list[torch.Tensor] = []
     members: dict[int, list[EarlyStageModel]] = {network: [] for network in networks}
 
@@ -265,10 +264,10 @@ def _train_together(
     for epoch in range(math.ceil(total / per_epoch)):
         at_epoch = [key.at(epoch) for key in keys]
         orders = [torch.randperm(len(data.images), generator=key.generator("order")) for key in at_epoch]
-        lr = training.rate(recipe, epoch, math.ceil(max(pool.epochs)) + 1) * scales
+        rate = training.rate(recipe, epoch, schedule) if pool.schedule == "falling" else recipe.lr
         steps = training.train(
             step, trained, data.images, data.labels, torch.stack(orders),
-            recipe=recipe, lr=lr, num_classes=data.num_classes, keys=at_epoch,
+            recipe=recipe, lr=rate * scales, num_classes=data.num_classes, keys=at_epoch,
         )  # fmt: skip
         for trained, loss in steps:
             losses.append(loss)

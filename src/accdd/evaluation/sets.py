@@ -10,7 +10,7 @@ import torch
 
 from accdd import config, data
 from accdd.artifact import Distilled
-from accdd.config import InputError, Settings
+from accdd.config import LARGEST, SMALLEST, InputError, Settings
 from accdd.data import Dataset
 
 CHOOSING = ("score.choose", "score.validation")
@@ -110,6 +110,10 @@ def _load(distilled: Distilled, source: Any) -> Dataset:
     made_with = config.override(Settings(), recorded(distilled, "data")).data
     root = made_with.root if made_with.root and Path(made_with.root).is_dir() else None  # that of another machine
     size = distilled.images.shape[-1]
+    if not SMALLEST <= size <= LARGEST:
+        raise InputError(
+            f"The set's images have {size} x {size} pixels. Expected {SMALLEST} to {LARGEST}, which data is brought to."
+        )
     plain = dataclasses.replace(made_with, name=None, size=size, root=root, held_out=None, mean=None, std=None)
     real = data.load(source, plain)
     if len(made_with.mean or ()) == real.channels:  # whoever asked refuses others
