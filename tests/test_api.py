@@ -257,6 +257,23 @@ def test_one_network_in_several_shapes(scored: accdd.Result, arrays: tuple[np.nd
     )
     assert [score.network for score in scores] == [name for name in names for _ in range(2)]
     assert len(evaluation.comparisons(scores, Key(0))) == len(names)
+    one = {"test": arrays, "seeds": 1, "epochs": 1, "data": arrays}
+    scores = accdd.evaluate(scored.distilled, networks="convnet/width=2", baselines="random", **one)
+    assert [(score.set, score.network) for score in scores] == [
+        ("distilled", "convnet/width=2"), ("random", "convnet/width=2")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [2, 1100])
+def test_images_that_data_cannot_be_brought_to_are_refused(scored: accdd.Result, size: int):
+    images = torch.zeros(2, 3, size, size)
+    strange = dataclasses.replace(scored.distilled, images=images, labels=torch.arange(2), factor=1)
+    data = np.zeros((4, 3, 8, 8), dtype=np.uint8), np.arange(4) % 2
+    with pytest.raises(accdd.InputError, match=f"images have {size} x {size} pixels. Expected 4 to 1024"):
+        accdd.evaluate(strange, test=data, networks=["mlp"], seeds=1, epochs=1)
+    whole = torch.zeros(4, 3, size, size, dtype=torch.uint8), torch.arange(4) % 2
+    with pytest.raises(accdd.InputError, match=f"{size} x {size} pixels. Expected at least 4 x 4 and at most 1024"):
+        accdd.forecast(accdd.data.build("strange", whole, None), 1)
 
 
 def test_the_test_split_of_the_given_data_decides_the_score(scored: accdd.Result, data: Dataset):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import CPU, assert_same, generator, network, noise, problem, settings, stripes
@@ -42,6 +43,11 @@ class Blind(nn.Module):
         self.fc = nn.Linear(channels * size * size, num_classes)
     def forward(self, x):
         return self.fc(x.flatten(1))
+
+class Patches(Blind):
+    def __init__(self, channels, size, num_classes):
+        super().__init__(channels, size, num_classes)
+        self.embed = nn.Conv2d(channels, channels, 2, 2)
 
 class Stateful(Blind):
     def __init__(self, *shape):
@@ -154,6 +160,30 @@ def test_one_image_has_no_statistics_and_is_matched_on_those_of_real_ones():
         accdd.distill(data, settings={**told, "method": "idc"})
     with pytest.raises(InputError, match=r"^The network 'mine_net:Blind' has no method `embed`"):
         accdd.distill(data, settings={**told, "method": "dm", "network.name": "mine_net:Blind"})
+    with pytest.raises(InputError, match=r"^The network 'mine_net:Patches' has no method `embed`"):  # but a layer
+        accdd.distill(data, settings={**told, "method": "dm", "network.name": "mine_net:Patches"})
+
+
+def test_workers_choose_real_images_as_one_process_does_where_the_set_s_network_is_not_asked_for(tmp_path: Path):
+    data = stripes()
+    names = ("images", "labels", "test_images", "test_labels")
+    np.savez(tmp_path / "stripes.npz", **{name: getattr(data, name).numpy() for name in names})
+    small = {
+        "ipc": 2, "network.name": "mine_net:Small", "loop.steps": 1, "targets.count": 0, "score.seeds": 0,
+        "pool.networks": 1, "pool.epochs": 1, "precision": "fp32", "compile": "never",
+    }  # fmt: skip
+    accdd.distill(str(tmp_path / "stripes.npz"), out=tmp_path / "run", settings=small)
+    told = {"networks": ["mlp", "convnet/width=4/depth=1"], "baselines": ["herding"], "seeds": 1, "epochs": 1}
+    handed_out = accdd.evaluate(tmp_path / "run", executor="local:1", **told)
+    assert [score.found for score in handed_out] == [1] * 4
+
+
+def test_making_one_moves_nobody_s_random_numbers():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    Forward(own("mine_net:Small"))
+    assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize("mapped", [True, False])

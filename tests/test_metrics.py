@@ -123,6 +123,8 @@ def test_networks_of_one_name_and_several_shapes_are_told_apart():
 )
 def test_what_is_not_paired_is_refused(other: Score):
     with pytest.raises(InputError, match="Expected the same networks, begun alike"):
+        paired(made("a", 50, 60, seed=None), made("b", 50, 60, seed=None), KEY)  # begun nobody knows how
+    with pytest.raises(InputError, match="Expected the same networks, begun alike"):
         paired(made("a", 50, 60, 70), other, KEY)
     with pytest.raises(InputError, match="n = 1"):
         interval([50], KEY)

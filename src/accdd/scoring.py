@@ -25,7 +25,7 @@ def evaluate(
     sets: str | Path | Distilled | Sequence[str | Path | Distilled],
     *,
     test: Any = None,
-    networks: Sequence[str] | None = None,
+    networks: str | Sequence[str] | None = None,
     seeds: int = 3,
     protocol: str | Sequence[str] = "idc",
     epochs: int | None = None,
@@ -36,7 +36,7 @@ def evaluate(
     max_memory: float | None = None,
     snapshots: bool = False,
     data: Any = None,
-    baselines: Sequence[str] = (),
+    baselines: str | Sequence[str] = (),
     whole: bool = False,
     best_on_test: bool = False,
     fresh: bool = False,
@@ -51,7 +51,7 @@ def evaluate(
         sets: distilled sets: folders of runs or of sets, or `Distilled` values.
         test: real data, whose test split is used, or all of it if it has none; None takes the data that each set
             was made from, if it is unchanged.
-        networks: names from `accdd.networks.NETWORKS`, with what is to be special about them, as in
+        networks: a name, or several, from `accdd.networks.NETWORKS`, with what is to be special about them, as in
             `convnet/width=32/depth=4`; or of your own (`module:callable`, `timm:NAME`). None takes the network the
             set was matched with, unless using that would run code that a file names.
         seeds: fresh networks per score.
@@ -64,8 +64,8 @@ def evaluate(
         max_memory: gigabytes of a GPU that may be taken; None is all of it. On a CPU nothing limits it.
         snapshots: score the snapshots of the runs instead of their results, for accuracy over time.
         data: real data, whose training images baselines choose from; None is the data that each set was made from.
-        baselines: names from `accdd.evaluation.BASELINES`: as many real images as the set stores, by the same protocol
-            and with networks that begin alike.
+        baselines: a name, or several, from `accdd.evaluation.BASELINES`: as many real images as the set stores, by the
+            same protocol and with networks that begin alike.
         whole: score the whole training set, too, by its own protocol (`accdd.evaluation.WHOLE`): an upper bound.
         best_on_test: also keep the highest test accuracy during training, for comparison with papers that report it.
         fresh: train all networks, whatever is found in the cache.
@@ -82,9 +82,9 @@ def evaluate(
     """
     listed = [sets] if isinstance(sets, str | Path | Distilled) else list(sets)
     asked = _Asked(
-        test=test, networks=tuple(networks or ()), seeds=seeds, seed=seed, device=device, max_memory=max_memory,
+        test=test, networks=_names(networks or ()), seeds=seeds, seed=seed, device=device, max_memory=max_memory,
         protocols=_protocols(protocol),
-        snapshots=snapshots, data=data, baselines=tuple(baselines), whole=whole,
+        snapshots=snapshots, data=data, baselines=_names(baselines), whole=whole,
         way=Way(epochs, best_on_test, compile, precision, fresh),
     )  # fmt: skip
     reporter = reporter or Quiet()
@@ -97,7 +97,7 @@ def evaluate(
             for of in [(each,) for each in asked.networks] or [()]:
                 for number in range(seeds):
                     name = " ".join(filter(None, (label, *of, f"network {number}")))
-                    arguments = (entry, asked._replace(networks=of), number)
+                    arguments = (entry, asked._replace(networks=of, choosing=next(iter(asked.networks), None)), number)
                     tasks.append(executors.marked(name, _in_cache, arguments, folder / str(len(tasks))))
         executors.run(tasks, executor, reporter.note)
     found = asked._replace(way=asked.way._replace(fresh=False, handed_out=True))
@@ -119,6 +119,8 @@ class _Asked(NamedTuple):
     baselines: tuple[str, ...]
     whole: bool
     way: Way
+    choosing: str | None = None
+    """Network that baselines look with, where the set's own is code which only a file names; None is the first."""
 
     @property
     def settings(self) -> Settings:
@@ -128,6 +130,10 @@ class _Asked(NamedTuple):
             "precision": self.way.precision, "max_memory": self.max_memory,
         }  # fmt: skip
         return config.override(Settings(), changes)
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _protocols(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -220,7 +226,8 @@ def _scores_of(
     scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
     rows: dict[str, Tensor] = {}
     if real:
-        rows = _choose(asked.baselines, real, distilled, scored[names[0]], settings, asked.seeds, reporter)
+        looking = course.architecture_for(settings_for(asked.choosing or names[0], made_with.network), real)
+        rows = _choose(asked.baselines, real, distilled, looking, settings, asked.seeds, reporter)
     scores: list[Score] = []
     for (name, architecture), protocol in itertools.product(scored.items(), asked.protocols):
         suited = evaluation.suited(evaluation.PROTOCOLS[protocol], case._replace(network=architecture.name))

@@ -162,7 +162,8 @@ def paired(first: Score, second: Score, key: Key) -> Interval:
         raise InputError(f"One score is by {first.protocol}, one by {second.protocol}. Expected one protocol.")
     if None not in (first.tested, second.tested) and first.tested != second.tested:
         raise InputError(f"'{first.set}' and '{second.set}' were tested on different images. Expected the same.")
-    if (first.network, first.shape, first.n, first.seed) != (second.network, second.shape, second.n, second.seed):
+    alike = (first.network, first.shape, first.n, first.seed) == (second.network, second.shape, second.n, second.seed)
+    if not alike or first.seed is None:
         mine, theirs = (f"'{s.set}' by {s.n} of {s.network} from seed {s.seed}" for s in (first, second))
         raise InputError(f"Scored are {mine} and {theirs}. Expected the same networks, begun alike.")
     return interval([a - b for a, b in zip(first.accuracies, second.accuracies, strict=True)], key)

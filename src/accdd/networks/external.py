@@ -42,7 +42,9 @@ class External:
         Raises:
             InputError: what was made is no module, or keeps more state than BatchNorm's running statistics.
         """
-        with torch.device("cpu"), explained(f"Building the network '{self.name}'"):
+        # What it draws is the caller's to seed, and moves nothing of theirs.
+        apart = torch.random.fork_rng(devices=[])
+        with apart, torch.device("cpu"), explained(f"Building the network '{self.name}'"):
             module = self.make(channels, size, num_classes)
         if not isinstance(module, nn.Module):
             raise InputError(

@@ -34,7 +34,8 @@ class Forward:
         with torch.device("meta"):  # the module holds no weights of its own, so it serves every device
             module = architecture.build().to("meta")
         self._module = module.eval()
-        self._embed = _Embed(module).eval() if hasattr(module, "embed") else None
+        # A method, not a layer: patches are embedded, too.
+        self._embed = _Embed(module).eval() if hasattr(type(module), "embed") else None
         self.batch_norms = [
             name for name, layer in module.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
         ]
