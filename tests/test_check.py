@@ -118,7 +118,18 @@ def test_exports_and_entries_of_the_cache_are_known(tmp_path: Path):
         assert told(growing)["000000"] == "damaged"
 
 
+def test_what_has_no_checksum_is_named_and_not_called_whole(out: Path):
+    names = ("nearest.safetensors", "report.html", "distilled/preview.png")
+    for name in names:
+        (out / name).write_text("damaged, who knows")
+    assert {told(out)[name] for name in names} == {"unknown"}
+
+
 def test_what_accdd_did_not_make_is_refused(tmp_path: Path):
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(InputError, match="is a study, whose cells each have a run"):
+        check(tmp_path)
+    (tmp_path / "study.json").unlink()
     with pytest.raises(InputError, match="nothing that accdd made"):
         check(tmp_path)
     with pytest.raises(InputError, match="is no folder"):

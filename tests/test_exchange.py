@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -376,6 +377,19 @@ def test_pixels_beyond_the_range_are_clamped_and_told(tmp_path: Path):
     found = import_set(tmp_path / "data.pt", "idc", mean=(0.5,) * 3, std=(0.2,) * 3, factor=1)
     assert found.images.amax() == 1 and found.images.amin() == 0 and found.mean == (0.5,) * 3
     assert found.info["notes"] == ["0.52 % of the pixels were outside [0, 1], by up to 0.5: clamped"]
+
+
+def test_a_picture_that_claims_too_many_pixels_is_refused_by_name(tmp_path: Path):
+    png = io.BytesIO()
+    Image.new("L", (8, 8)).save(png, "png")
+    huge = bytearray(png.getvalue())
+    huge[16:24] = struct.pack(">II", 60000, 60000)  # width and height
+    huge[29:33] = struct.pack(">I", zlib.crc32(huge[12:29]))
+    for name in "ab":
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "0.png").write_bytes(huge)
+    with pytest.raises(InputError, match=r"a/0\.png.*pixels"):
+        import_set(tmp_path / "in", "folder")
 
 
 def test_large_pictures_keep_their_size(tmp_path: Path):

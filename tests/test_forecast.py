@@ -65,6 +65,16 @@ def test_every_number_of_sweeps_a_network_is_foretold(data: Dataset, inner: int)
     assert 0 < one < many
 
 
+def test_a_forecast_says_what_was_understood_and_refuses_what_takes_more_than_allowed(data: Dataset):
+    told = {**TINY, "targets.count": 0, "method": "dsa"}
+    notes = Notes()
+    accdd.forecast(data, 1, settings=told, reporter=notes)
+    assert any(line.startswith(f"{data.name}: 2 classes") for line in notes.said)
+    assert any("but dsa draws fresh networks" in line for line in notes.said)
+    with pytest.raises(InputError, match=r"at its peak, more than --max-memory 0\.001\."):
+        accdd.forecast(data, 1, settings={**told, "max_memory": 0.001})
+
+
 @pytest.mark.parametrize(("warm", "timed"), [(0, 2), (1, 3), (2, 4), (9, 5)])
 def test_slow_steps_are_timed_for_as_long_as_patience_lasts(monkeypatch: pytest.MonkeyPatch, warm: int, timed: int):
     clock = itertools.count(step=0.51 * probing.PATIENCE)  # looked at once before and once after each

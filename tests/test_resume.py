@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from commands import Command
-from helpers import CPU, assert_same, network, settings, stripes
+from helpers import CPU, Notes, assert_same, network, settings, stripes
 
 import accdd
 from accdd import config, defaults, evaluation, loop, methods
@@ -183,9 +184,16 @@ def test_a_signal_in_the_last_sweep_stops_before_scoring_and_the_set_is_scored_a
         with pytest.raises(ZeroDivisionError):
             accdd.resume(tmp_path / "run", source)
     learned = accdd.load(tmp_path / "run")
+    kept = {file.name: file.stat().st_size for file in (tmp_path / "run" / "snapshots").iterdir()}
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # to save room: the set is there
+    notes = Notes()
     with monkeypatch.context() as patch:
         patch.setattr("accdd.run.course.learn", lambda *args: pytest.fail("learned again"))
-        result = accdd.resume(tmp_path / "run", source)
+        result = accdd.resume(tmp_path / "run", source, reporter=notes)
+    assert "The set is there: it is scored." in notes.said
+    assert {file.name: file.stat().st_size for file in (tmp_path / "run" / "snapshots").iterdir()} == kept != {}
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == metrics != ""
     assert_same(result.distilled.images, learned.images)
     assert len(result.scores) == 2 and result.seconds["distilling"] > 0
 

@@ -70,6 +70,18 @@ def test_what_a_shard_went_through_is_kept_and_how_it_was_executed_does_not_matt
     assert accdd.merge([shards[1], other]).info["halvings"] == 2
 
 
+def test_where_and_how_a_shard_was_made_does_not_matter(shards: dict[int, Distilled]):
+    settings = shards[2].info["settings"]
+    elsewhere = {
+        **settings, "device": "cuda", "compile": "auto", "max_memory": 8.0, "data": {**settings["data"], "root": "/d"},
+        "targets": {**settings["targets"], "folder": "/bank"}, "loop": {**settings["loop"], "checkpoint": 1.0},
+        "score": {**settings["score"], "seeds": 9},
+    }  # fmt: skip
+    other = dataclasses.replace(shards[2], info={**shards[2].info, "settings": elsewhere})
+    merged = accdd.merge([shards[1], other])
+    assert_same(merged.images, accdd.merge([shards[1], shards[2]]).images)
+
+
 def test_what_shards_share_is_counted_once_and_their_sweeps_add_up(shards: dict[int, Distilled]):
     cost = [shards[part].info["seconds"] | {"pool": pool, "distilling": 5.0} for part, pool in ((1, 40.0), (2, 30.0))]
     both = [dataclasses.replace(shards[part], info=shards[part].info | {"seconds": cost[part - 1]}) for part in (1, 2)]

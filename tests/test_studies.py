@@ -286,6 +286,16 @@ WRONG = [
     ("too many images in one", "--over images.factor=1,3", "images.factor 3 cuts 8-pixel images into tiles below 4"),
     ("too few images", "--over ipc=1,13", "Class '0' has 12 training images"),
     ("a network too small", "--over ipc=1 --set score.networks=[vgg11]", "A vgg11 shrinks 8-pixel images; data.size="),
+    (
+        "a choice among nothing",
+        "--over ipc=1 --set score.choose=validation --set loop.snapshots=0",
+        "chooses among the snapshots",
+    ),
+    (
+        "one bank for several",
+        "--over perturb.magnitude=0.1,0.2 --set targets.folder=bank",
+        "'perturb.magnitude=0.2/seed-0' needs others. Expected none",
+    ),
     ("an epoch not kept", "--over pool.draw=1,2", "pool.draw has 1, but networks are kept at 2 epochs"),
 ]
 
@@ -379,6 +389,25 @@ def test_a_published_row_is_reproduced_with_one_network(source: str, tmp_path: P
     with pytest.raises(InputError, match=r"score.networks has 2, and a published row is of one"):
         reproduce("idc-mnist", source, tmp_path / "out", settings={"score.networks": ["convnet", "mlp"]})
     assert not (tmp_path / "out").exists()
+
+
+def test_one_value_that_diverges_is_named_and_the_others_are_made(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = api.distill
+
+    def diverging(*args: Any, settings: Mapping[str, Any], **options: Any) -> Any:
+        if settings["images.lr"] == 9.0:
+            raise ArithmeticError("The loss became nan.")
+        return real(*args, settings=settings, **options)
+
+    monkeypatch.setattr(api, "distill", diverging)
+    out = tmp_path / "out"
+    with pytest.raises(ArithmeticError, match=r"1 of 2 cells failed, .*images\.lr=9\.0/seed-0: The loss became nan\."):
+        ablate(source, out, {"images.lr": [9.0, 0.01]}, settings=TINY)
+    assert (out / "images.lr=0.01" / "seed-0" / "scores.json").exists()
+    monkeypatch.setattr(api, "distill", lambda *args, **options: pytest.fail("made again"))
+    assert len(ablate(source, out, {"images.lr": [0.01]}, settings=TINY).rows) == 1
 
 
 def test_a_curve_of_damaged_snapshots_is_made_again_with_its_run(source: str, tmp_path: Path, made: list[str]):
@@ -590,7 +619,7 @@ def test_a_reproduction_cut_short_says_so_and_what_else_is_not_as_published(tmp_
     grey = tmp_path / "fashion.npz"
     np.savez(grey, images=data.images[:, :1].numpy(), labels=data.labels.numpy())
     changes = {"network.width": 4, "network.depth": 2, "loop.steps": 1, "loop.inner_steps": 3, "score.epochs": 1,
-               "loop.train_images": 8, "precision": "fp32", "compile": "never"}  # fmt: skip
+               "loop.train_images": 8, "precision": "fp32", "compile": "never", "max_memory": 8.0}  # fmt: skip
 
     def run() -> Reproduction:
         return reproduce("idc-mnist", str(grey), tmp_path / "out", seeds=2, settings=changes)

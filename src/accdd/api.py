@@ -63,16 +63,10 @@ def distill(
     reporter = reporter or Quiet()
 
     def asked() -> tuple[Settings, dict[str, Any]]:
-        given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
-        wanted = config.override(Settings(), given)
+        wanted, told = _asked(preset, settings, ipc)
         tracking.check(track)
-        if wanted.score.choose == "validation" and (out is None or not wanted.loop.snapshots):
-            raise InputError(
-                "score.choose = 'validation' chooses among the snapshots of a run folder. "
-                "Expected --out FOLDER (out=... in Python) and loop.snapshots above 0."
-            )
-        became = config.flatten(config.to_dict(wanted))
-        return wanted, {key: became[key] for key in given}
+        refusing.check_choosing(wanted, kept=out is not None)
+        return wanted, told
 
     if out is not None and parallel.restarted() and (Path(out) / "config.yaml").exists():
         wanted, told = asked()
@@ -83,7 +77,7 @@ def distill(
         ranks = stack.enter_context(parallel.joined())
         reporter = reporter if ranks.leads else Quiet()
         wanted, told = ranks.together(asked)
-        done = ranks.leader(lambda: None if out is None else _done_before(Path(out), wanted, told))
+        done = ranks.leader(lambda: None if out is None else _done_before(Path(out), wanted, told, source))
         real, resolved = ranks.together(lambda: course.read(source, wanted, reporter))
         if done:
             ranks.leader(lambda: _check_same(*done, real, resolved))
@@ -124,14 +118,16 @@ def forecast(
     """What `distill` would take with the same arguments in one process: time, memory, disk, from a few probed steps.
 
     Raises:
-        InputError: something given is wrong, as for `distill`.
+        InputError: something given is wrong, as for `distill`, or it would take more memory than `max_memory`.
     """
-    given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
-    wanted = config.override(Settings(), given)
+    wanted, told = _asked(preset, settings, ipc)
     reporter = reporter or Quiet()
     real, resolved = course.read(source, wanted, reporter)
     work = course.prepare(source, real, resolved, reporter, wanted=wanted)
     work.bank.check_room(work.settings.targets.count or 0)
+    course.announce(work, reporter)
+    for unused in run.unused(told, resolved):
+        reporter.note(unused)
     reporter.phase("probing")
     return run.forecast(work, _shard(ALONE, resolved))
 
@@ -193,14 +189,16 @@ def resume(
         course.announce(work, reporter, ranks)
         writes = folder if ranks.leads else None
         ranks.together(lambda: stack.enter_context(writes.claimed()) if writes else None)
-        since, problems = ranks.leader(lambda: folder.rewind(torch.device("cpu")))
+        learned = ranks.leader(lambda: (folder.path / "distilled").exists())
+        since, problems = ranks.leader(lambda: (None, []) if learned else folder.rewind(torch.device("cpu")))
         since = tree_map_only(Tensor, lambda tensor: tensor.to(where), since)
         here = f"{execution.machine(where)}, torch {torch.__version__}"
         if here != record.machine:
             reporter.note(f"Begun on {record.machine}, going on with {here}: the last bits will differ.")
         for problem in problems:
             reporter.note(f"Not used, because it is damaged: {problem}.")
-        reporter.note(f"Going on after sweep {since.state.sweep}." if since else "No whole checkpoint: starting anew.")
+        anew = "The set is there: it is scored." if learned else "No whole checkpoint: starting anew."
+        reporter.note(f"Going on after sweep {since.state.sweep}." if since else anew)
         first = since.state.sweep + 1 if since else 0
         return _carry_out(work, writes, track, reporter, ranks, since, first)
 
@@ -239,6 +237,14 @@ def import_set(path: str | Path, kind: str, **told: Any) -> Distilled:
 
 
 # What several of the above need.
+
+
+def _asked(preset: str | None, settings: Mapping[str, Any] | None, ipc: int | None) -> tuple[Settings, dict[str, Any]]:
+    """The settings, and of these what was said, dotted."""
+    given = presets.given(preset, {**(settings or {}), **({} if ipc is None else {"ipc": ipc})})
+    wanted = config.override(Settings(), given)
+    became = config.flatten(config.to_dict(wanted))
+    return wanted, {key: became[key] for key in given}
 
 
 def _carry_out(
@@ -291,13 +297,14 @@ def _agree(ranks: Ranks, work: course.Work) -> None:
     })  # fmt: skip
 
 
-def _done_before(out: Path, wanted: Settings, told: Mapping[str, Any]) -> tuple[RunFolder, Record] | None:
+def _done_before(out: Path, wanted: Settings, told: Mapping[str, Any], source: Any) -> tuple[RunFolder, Record] | None:
     """A finished run of the same settings in `out`; whatever else is there is refused."""
     there = run.alike(out, told)
     ours = wanted.method in METHODS and not any(map(runs_code, (wanted.network.name, *(wanted.score.networks or ()))))
     if there and there[0].finished and ours:
         return there
     run.refuse_existing(out, told)
+    refusing.refuse_inside(out, course.path_of(source))
     return None
 
 

@@ -74,7 +74,7 @@ class Bank:
 
     def __init__(self, data: Dataset, problem: Problem, source: Source, settings: Settings) -> None:
         self._data, self.problem, self._source, self._settings = data, problem, source, settings
-        self._parts = _key_parts(data, settings)
+        self._parts = key_parts(data, settings)
         chosen = settings.targets.folder
         self.folder = Path(chosen) if chosen else files.cache_entry("targets", self._parts)
         self._open: dict[int, Any] = {}
@@ -236,7 +236,7 @@ def _blocks(count: int) -> range:
     return range(-(-count // BLOCK))
 
 
-def _key_parts(data: Dataset, settings: Settings) -> dict[str, Any]:
+def key_parts(data: Dataset, settings: Settings) -> dict[str, Any]:
     """Everything that targets depend on."""
     parts = pool.key_parts(data, settings) | {
         "version": VERSION,

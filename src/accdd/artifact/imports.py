@@ -222,6 +222,6 @@ def _picture_size(root: Path) -> int | None:
         try:
             with Image.open(file, formats=("PNG", "JPEG", "WEBP", "BMP")) as picture:
                 return min(max(min(picture.size), 4), foreign.MAX_SIZE)
-        except OSError:
+        except (OSError, Image.DecompressionBombError):  # whoever reads them all refuses it by name
             continue
     return None

@@ -9,6 +9,14 @@ from accdd import config
 from accdd.artifact.distilled import Distilled
 from accdd.config import InputError
 
+_OF_A_MACHINE = frozenset(
+    f"settings.{name}"
+    for name in ("device", "compile", "max_memory", "data.root", "targets.folder", "loop.checkpoint", "loop.snapshots")
+)
+"""Settings that decide where and how a shard was made, and nothing of what it became."""
+_NOT_USED = "settings.score."
+"""Shards are not scored."""
+
 
 def merge(shards: Mapping[str, Distilled]) -> Distilled:
     """Put the shards of one run together.
@@ -61,8 +69,8 @@ def _facts(name: str, shard: Distilled) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"'{name}' is no shard. Expected a set that was learned with --shard k/n.") from None
     own = {name: getattr(shard, name) for name in ("class_names", "mean", "std", "factor", "formation")}
-    settings.pop("device", None)
-    return config.flatten({"data": data, "shards": count, **common, **own, "settings": settings})
+    facts = config.flatten({"data": data, "shards": count, **common, **own, "settings": settings})
+    return {key: value for key, value in facts.items() if key not in _OF_A_MACHINE and not key.startswith(_NOT_USED)}
 
 
 def _joined(shards: list[Distilled]) -> Distilled:

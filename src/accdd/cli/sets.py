@@ -60,7 +60,9 @@ def export(
     test: Annotated[
         str | None, typer.Option("--test", help="DATA to measure on (default: what the set came from).")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Networks trained to measure, before and after.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Networks trained to measure, before and after (default: 3).")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -74,10 +76,12 @@ def export(
         artifact.refuse_taken(to, dest)
         if measure and to not in artifact.PICTURES:
             raise InputError(f"--measure: {to} rounds nothing. Expected --to {' or '.join(artifact.PICTURES)}.")
+        if not measure and (test is not None or seeds is not None):
+            raise InputError("--test and --seeds say how to measure. Expected --measure beside them, or neither.")
         scores = []
         if measure:
             with progress(as_json) as reporter:
-                scores = scoring.measure_rounding(distilled, test=test, seeds=seeds, reporter=reporter)
+                scores = scoring.measure_rounding(distilled, test=test, seeds=seeds or 3, reporter=reporter)
         made = artifact.export(distilled, to, dest)
         off = made.rounding
         if as_json:

@@ -69,9 +69,8 @@ def check(path: str | Path) -> Checked:
         return Checked("finished run" if finished else "unfinished run", tuple(_run(path, finished)))
     if (path / "train" / "metadata.jsonl").is_file() or any(path.glob("data/train-*.parquet")):
         return Checked("export", tuple(Part(name, "unknown", "exports have no checksums") for name in sorted(present)))
-    raise InputError(
-        f"'{path}' is nothing that accdd made. Expected the folder of a run, a set, an export, a pool or a target bank."
-    )
+    what = "a study, whose cells each have a run" if "study.json" in present else "nothing that accdd made"
+    raise InputError(f"'{path}' is {what}. Expected the folder of a run, a set, an export, a pool or a target bank.")
 
 
 def _run(path: Path, finished: bool) -> Iterator[Part]:
@@ -87,6 +86,9 @@ def _run(path: Path, finished: bool) -> Iterator[Part]:
         yield _set(path / "distilled", "distilled")
     if finished:
         yield _readable(path, "evaluation.json", lambda text: isinstance(json.loads(text), dict))
+    for name in ("distilled/preview.png", "distilled/README.md", "nearest.safetensors", "report.html", "tensorboard"):
+        if (path / name).exists():
+            yield Part(name, "unknown", "not looked into, without a checksum; made from the rest")
     known = {*CONTENTS, owner.FILE}
     inside = (
         path.glob(pattern) for pattern in ("checkpoints/*", "checkpoints/failed/.*", "snapshots/.*", "distilled/.*")

@@ -68,7 +68,7 @@ def foretell(work: Work, ranks: Ranks = ALONE) -> Forecast | None:
     worth it.
 
     Raises:
-        InputError: more memory than `max_memory`.
+        InputError: as for `forecast`.
     """
     settings, limit = work.settings, work.settings.max_memory
     of_loop, others = settings.loop, settings.pool.use or settings.targets.count or settings.score.seeds
@@ -76,16 +76,9 @@ def foretell(work: Work, ranks: Ranks = ALONE) -> Forecast | None:
     if not ranks.alone or (limit is None and (as_long or _guessed(work) < SHORT)):
         return None
     try:
-        expected = forecast(work, ranks)
+        return forecast(work, ranks)
     except torch.OutOfMemoryError:
-        if limit is None:
-            return None  # the run may get by with fewer classes, or parts, at once; it is saved before it is scored
-        raise InputError(f"This run takes more GPU memory than --max-memory {limit:g}. {SMALLER}") from None
-    if limit is not None and expected.memory > limit * 1e9:
-        raise InputError(
-            f"This run takes {expected.memory / 1e9:.2f} GB at its peak, more than --max-memory {limit:g}. {SMALLER}"
-        )
-    return expected
+        return None  # the run may get by with fewer classes, or parts, at once; it is saved before it is scored
 
 
 def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
@@ -94,7 +87,26 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
     Args:
         work: the run.
         ranks: a shard learns its own classes alone.
+
+    Raises:
+        InputError: more memory than `max_memory`.
+        OutOfMemoryError: more than the GPU has, where there is no such limit.
     """
+    limit = work.settings.max_memory
+    try:
+        expected = _probed_all(work, ranks)
+    except torch.OutOfMemoryError:
+        if limit is None:
+            raise
+        raise InputError(f"This run takes more GPU memory than --max-memory {limit:g}. {SMALLER}") from None
+    if limit is not None and expected.memory > limit * 1e9:
+        raise InputError(
+            f"This run takes {expected.memory / 1e9:.2f} GB at its peak, more than --max-memory {limit:g}. {SMALLER}"
+        )
+    return expected
+
+
+def _probed_all(work: Work, ranks: Ranks) -> Forecast:
     real, settings, architecture, bank = work.real, work.settings, work.architecture, work.bank
     where, count = real.device, settings.targets.count or 0
     if where.type == "cuda":

@@ -1,6 +1,7 @@
 """What is refused before any data is read, and whose code is not run."""
 
 import shlex
+from pathlib import Path
 
 import torch
 
@@ -25,6 +26,24 @@ def check(settings: Settings) -> tuple[torch.device, Protocol]:
     execution.check(settings.compile, where)
     execution.prepare(where, settings.max_memory)
     return where, protocol
+
+
+def check_choosing(settings: Settings, *, kept: bool) -> None:
+    """Refuse to choose among snapshots where there will be none; `kept` says whether the run has a folder."""
+    if settings.score.choose == "validation" and not (kept and settings.loop.snapshots):
+        raise InputError(
+            "score.choose = 'validation' chooses among the snapshots of a run folder. "
+            "Expected --out FOLDER (out=... in Python) and loop.snapshots above 0."
+        )
+
+
+def refuse_inside(out: Path, data: str | None) -> None:
+    """Refuse a folder for results that would become a part of the data, which is at a path, or else None."""
+    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise InputError(
+            f"'{out}' lies in the folder of the data, '{data}', and what is written there would become a part of it. "
+            "Expected --out outside of the data."
+        )
 
 
 def refuse_recorded_code(name: str, flag: str) -> None:

@@ -23,12 +23,26 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from accdd import ahead, api, config, data, defaults, evaluation, execution, executor, files, presets, run, scoring
+from accdd import (
+    ahead,
+    api,
+    config,
+    data,
+    defaults,
+    evaluation,
+    execution,
+    executor,
+    files,
+    presets,
+    run,
+    scoring,
+    targets,
+)
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score
 from accdd.networks import settings_for
-from accdd.run import Quiet, Reporter, RunFolder, course
+from accdd.run import Quiet, Reporter, RunFolder, course, refusing
 
 STUDY, CELL = "study.json", "cell.json"
 SCORES = ("scores.json", "curve.json")
@@ -85,16 +99,26 @@ class Study:
 
         Raises:
             InputError: something is wrong with the settings, the data or the folder; nothing has been written.
+            ArithmeticError: what some cells learned diverged; the others are done.
         """
         real = self._begin(common, cells)
         for cell in cells:
             self._claim(cell, real)
         if self.executor != "inline":
             self._hand_out(cells)
-        found = []
+        found, failed = [], []
         for number, cell in enumerate(cells, 1):
             self.reporter.note(f"Cell {number} of {len(cells)}: {cell.name}.")
-            found.append(self._make(cell))
+            try:
+                found.append(self._make(cell))
+            except ArithmeticError as error:  # one value too far is no reason to be without the others
+                failed.append(f"{cell.name}: {error}")
+                self.reporter.note(f"Given up: {failed[-1]}")
+        if failed:
+            raise ArithmeticError(
+                f"{len(failed)} of {len(cells)} cells failed, the others are kept. {'; '.join(failed)} "
+                "The same command without these values tells of the others."
+            )
         return found, real
 
     def _begin(self, common: Mapping[str, Any], cells: Sequence[Cell]) -> Dataset:
@@ -104,9 +128,11 @@ class Study:
         if twice := {name for name in names if names.count(name) > 1}:
             raise InputError(f"Two cells are called '{min(twice)}'. Expected values that differ, each once.")
         read: dict[config.Data, Dataset] = {}
+        banks: dict[str, dict[str, Any]] = {}
         for cell in cells:
             wanted = self._wanted(cell.settings)
             _check_score(wanted)
+            refusing.check_choosing(wanted, kept=True)
             execution.check(wanted.compile, execution.device(wanted.device))
             for name in cell.baselines:
                 config.choose("baseline", name, evaluation.BASELINES)
@@ -116,10 +142,18 @@ class Study:
             if wanted.score.choose == "validation":
                 real = real.held_out(wanted.score.validation)
             resolved = defaults.resolve(wanted, real)
+            if folder := resolved.targets.folder:
+                parts = targets.key_parts(real, resolved)
+                if banks.setdefault(folder, parts) != parts:
+                    raise InputError(
+                        f"targets.folder holds the targets of one cell, and '{cell.name}' needs others. "
+                        "Expected none: the cache keeps those of every cell."
+                    )
             for name in (resolved.network.name, *(resolved.score.networks or ())):
                 course.architecture_for(settings_for(name, resolved.network), real)
         first = read[self._wanted(cells[0].settings).data]
         about = self._about(common, first)
+        refusing.refuse_inside(self.folder, course.path_of(self.source))
         if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
             if not (self.folder / STUDY).is_file():
                 run.refuse_existing(self.folder)

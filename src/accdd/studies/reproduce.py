@@ -157,13 +157,15 @@ def reproduce(
 
 NEUTRAL = (
     "loop.steps", "loop.budget", "loop.checkpoint", "loop.snapshots", "score.seeds", "device", "compile", "data.root",
+    "max_memory", "precision",
 )  # fmt: skip
-"""What changes neither a run nor its scores, but for when they end, which is said in steps."""
+"""What changes neither a run nor its scores, but for when they end, which is said in steps, and for their precision,
+which is said beside the result, whoever chose it."""
 
 
 def _changed(name: str, preset: Preset, ipc: int, own: Mapping[str, Any], called: str) -> tuple[str, ...]:
     """What is not as published."""
-    published = preset.changes(ipc) | {"score.protocol": preset.protocol, "precision": "fp32"}
+    published = preset.changes(ipc) | {"score.protocol": preset.protocol}
     before, after = (config.flatten(config.to_dict(config.override(Settings(), each)))
                      for each in (published, {**published, **own}))  # fmt: skip
     for each in (before, after):
