@@ -166,24 +166,30 @@ FINALISTS = {
 cost."""
 
 
+def finalist(study: str, name: str, which: str, seed: int, ipc: int, sweeps: int) -> Cell:
+    """A cell at the published width, a tenth of the training images held out, and 200 targets."""
+    told = [str(DATA / name), "--set=data.held_out=0.1", f"--ipc={ipc}", "--factor=2", "--set=network.width=128"]
+    told += ["--set=pool.epochs=[1,2]", *FINALISTS[which], "--targets=200", f"--steps={sweeps}", f"--seed={seed}"]
+    told += ["--set=loop.snapshots=0", "--set=score.seeds=0"]
+    return Cell(f"{study}/{name}, {which}/{seed}", told, ["--seeds=2", "--epochs=300"], ALL_CORES)
+
+
 def finalists() -> list[Cell]:
     """The best of width 32 at the published one: three sets for each of two data sets.
 
-    2,500 sweeps are what two quiet cores do in five minutes: counted, so that other work on the machine favours none.
+    2,500 sweeps are what two quiet cores do in three to five minutes: counted, so that other work favours none.
     """
     return [
-        Cell(
-            f"finalists/{name}, {finalist}/{seed}",
-            [str(DATA / name), "--set=data.held_out=0.1", "--ipc=1", "--factor=2", "--set=network.width=128",
-             "--set=pool.epochs=[1,2]", *flags, "--targets=200", "--steps=2500", f"--seed={seed}",
-             "--set=loop.snapshots=0", "--set=score.seeds=0"],
-            ["--seeds=2", "--epochs=300"],
-            ALL_CORES,
-        )
+        finalist("finalists", name, which, seed, ipc=1, sweeps=2500)
         for name in ("cifar10-jpeg", "fashion-mnist")
         for seed in range(3)
-        for finalist, flags in FINALISTS.items()
-    ]  # fmt: skip
+        for which in FINALISTS
+    ]
+
+
+def finalists_at_ten() -> list[Cell]:
+    """The same on the same banks with ten images per class of CIFAR-10 (JPEG), one set each."""
+    return [finalist("finalists-at-ten", "cifar10-jpeg", which, 0, ipc=10, sweeps=1000) for which in FINALISTS]
 
 
 def mini_batch() -> list[Cell]:
@@ -292,8 +298,9 @@ if __name__ == "__main__":
     studies = {
         "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "numbers": numbers,
         "snapshots": snapshots, "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh,
-        "distance": distance, "early-on-fashion": early_on_fashion, "finalists": finalists, "headline": headline,
-        "methods": methods, "transfer": transfer, "ten": ten, "transfer-at-ten": transfer_at_ten, "across": across,
+        "distance": distance, "early-on-fashion": early_on_fashion, "finalists": finalists,
+        "finalists-at-ten": finalists_at_ten, "headline": headline, "methods": methods, "transfer": transfer,
+        "ten": ten, "transfer-at-ten": transfer_at_ten, "across": across,
     }  # fmt: skip
     labels = {"count": "targets", "real-batch": "real images of a class behind a target"}
     numbered = functools.partial(over_numbers, labels=labels)
