@@ -343,7 +343,7 @@ def test_splits_are_known_however_they_are_written(train: str, test: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("train", "test"), [("training_set", "test_set"), ("seg_train", "seg_test"), ("Train Images", "testing-data")]
+    ("train", "test"), [("training_set", "test_set"), ("seg_train", "seg_test"), ("Train Images", "Val Images")]
 )
 def test_splits_are_known_by_a_word_of_their_names(train: str, test: str, tmp_path: Path) -> None:
     class_folders(tmp_path / train, count=2)
@@ -354,12 +354,23 @@ def test_splits_are_known_by_a_word_of_their_names(train: str, test: str, tmp_pa
     assert data.notes[0] == f"beside {train}, not used: bullet_train_rides"
 
 
-def test_classes_may_be_called_like_splits(tmp_path: Path) -> None:
-    class_folders(tmp_path, names=("bullet_train", "road_test"))
-    class_folders(tmp_path / "car" / "red", names=("small",))
-    assert load(tmp_path, Data()).class_names == ("bullet_train", "car", "road_test")
-    class_folders(tmp_path / "road_test", names=("again",))  # a folder in it makes no split of it: none is to train on
-    assert load(tmp_path, Data()).class_names == ("bullet_train", "car", "road_test")
+@pytest.mark.parametrize(
+    "names",
+    [("bullet_train", "car", "road_test"), ("cat_train", "dog_train"), ("bus", "freight-train"),
+     ("a_test", "a_train", "b_test", "b_train"), ("a_train", "a_training", "a_val")],
+)  # fmt: skip
+@pytest.mark.parametrize("below", ["", "nested"])
+def test_classes_may_be_called_like_splits(names: tuple[str, ...], below: str, tmp_path: Path) -> None:
+    for name in names:
+        class_folders(tmp_path / name, names=(below,), count=2) if below else class_folders(tmp_path, names=(name,))
+    assert load(tmp_path, Data()).class_names == names
+
+
+def test_where_splits_have_their_usual_names_others_are_left_alone(tmp_path: Path) -> None:
+    for name, count in (("train", 3), ("val", 2), ("extra_test", 1)):
+        class_folders(tmp_path / name, count=count)
+    data = load(tmp_path, Data())
+    assert len(data.test_images) == 6 and data.notes[0] == "beside train, not used: extra_test"
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -391,7 +402,28 @@ def test_parquet_files_may_be_called_after_their_data(tmp_path: Path) -> None:
     write_parquet(tmp_path / "mine_train.parquet", pictures, labels)
     write_parquet(tmp_path / "mine-test-0.parquet", pictures[:4], labels[:4])
     data = load(tmp_path, Data())
-    assert (len(data.images), len(data.test_images), data.notes) == (12, 4, data.notes) and not data.kept_aside
+    assert (len(data.images), len(data.test_images), data.kept_aside) == (12, 4, False)
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "tested"),
+    [(("unit-test-train-0", "unit-test-test-0"), 12, 4), (("train-test-0", "test-train-0"), 12, 4),
+     (("mine_val_train", "mine_val_test"), 12, 4)],
+)  # fmt: skip
+def test_of_several_words_in_a_name_one_is_the_split(
+    names: tuple[str, str], train: int, tested: int, tmp_path: Path
+) -> None:
+    _, pictures, labels = parquet_pictures()
+    write_parquet(tmp_path / f"{names[0]}.parquet", pictures, labels)
+    write_parquet(tmp_path / f"{names[1]}.parquet", pictures[:4], labels[:4])
+    data = load(tmp_path, Data())
+    assert (len(data.images), len(data.test_images)) == (train, tested)
+
+
+def test_a_file_called_after_a_crash_test_is_trained_on(tmp_path: Path) -> None:
+    _, pictures, labels = parquet_pictures()
+    write_parquet(tmp_path / "crash-test.parquet", pictures, labels)
+    assert load(tmp_path, Data()).kept_aside
 
 
 def test_data_whose_path_is_no_text_is_refused(tmp_path: Path) -> None:

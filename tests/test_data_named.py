@@ -153,6 +153,8 @@ def test_a_bare_name_that_is_in_the_working_folder_is_not_guessed_at(root: Path,
     assert load("cifar10").num_classes == 10
     class_folders(Path("digits"), "abc")
     refused("digits", r"'digits' is scikit-learn's digits, but .* Type \./digits to use that; or start")
+    (Path("digits") / "env.json").touch()  # a run that was called so
+    assert load("digits").size == 8
 
 
 @pytest.mark.parametrize(

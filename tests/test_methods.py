@@ -15,7 +15,7 @@ from helpers import CPU, assert_same, network, noise, settings, several, stripes
 from torch import Tensor, nn
 
 import accdd
-from accdd import defaults, engine, loop, methods, synthetic
+from accdd import defaults, engine, loop, methods, synthetic, training
 from accdd.augment import apply, at, draw
 from accdd.augmented_models import Fresh
 from accdd.config import InputError, Settings
@@ -211,6 +211,14 @@ def test_a_warm_up_trains_every_network_before_its_first_sweep():
         resolved(data, {"loop.warm_up": 0.5, "targets.count": 10, "loop.inner_steps": 1})
     barely = run(data, resolved(data, {"loop.steps": 1, "loop.warm_up": 1e-3}))  # of no whole image
     assert len(barely) == len(plain) and (plain[1] - barely[1]).abs().max() > 0
+
+
+def test_the_rate_of_a_warm_up_does_not_fall(monkeypatch: pytest.MonkeyPatch):
+    data, rates, train = stripes(), list[float](), training.train
+    monkeypatch.setattr(training, "train", lambda *args, **told: rates.append(told["lr"]) or train(*args, **told))
+    given = resolved(data, {"loop.steps": 1, "loop.inner_steps": 1, "loop.warm_up": 10})
+    run(data, given)
+    assert rates == [given.train.lr] * 10
 
 
 def test_no_host_mirrors_digits_unless_it_is_told_to():

@@ -1,5 +1,6 @@
 """Runs that go on: the same bits after a stop at any sweep, after a real kill, with a damaged newest checkpoint."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -188,9 +189,12 @@ def test_a_signal_in_the_last_sweep_stops_before_scoring_and_the_set_is_scored_a
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
     shutil.rmtree(tmp_path / "run" / "checkpoints")  # to save room: the set is there
     notes = Notes()
+    followed: list[int | None] = []
     with monkeypatch.context() as patch:
         patch.setattr("accdd.run.course.learn", lambda *args: pytest.fail("learned again"))
+        patch.setattr("accdd.run.tracked", lambda *args: followed.append(args[3]) or contextlib.nullcontext())
         result = accdd.resume(tmp_path / "run", source, reporter=notes)
+    assert followed == [None], "what a tracker was told before stays"
     assert "The set is there: it is scored." in notes.said
     assert {file.name: file.stat().st_size for file in (tmp_path / "run" / "snapshots").iterdir()} == kept != {}
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == metrics != ""

@@ -294,7 +294,7 @@ WRONG = [
     (
         "one bank for several",
         "--over perturb.magnitude=0.1,0.2 --set targets.folder=bank",
-        "'perturb.magnitude=0.2/seed-0' needs others. Expected none",
+        "'perturb.magnitude=0.2/seed-0' needs another (perturb.magnitude)",
     ),
     ("an epoch not kept", "--over pool.draw=1,2", "pool.draw has 1, but networks are kept at 2 epochs"),
 ]
@@ -619,7 +619,7 @@ def test_a_reproduction_cut_short_says_so_and_what_else_is_not_as_published(tmp_
     grey = tmp_path / "fashion.npz"
     np.savez(grey, images=data.images[:, :1].numpy(), labels=data.labels.numpy())
     changes = {"network.width": 4, "network.depth": 2, "loop.steps": 1, "loop.inner_steps": 3, "score.epochs": 1,
-               "loop.train_images": 8, "precision": "fp32", "compile": "never", "max_memory": 8.0}  # fmt: skip
+               "loop.train_images": 8, "precision": "bf16", "compile": "never", "max_memory": 8.0}  # fmt: skip
 
     def run() -> Reproduction:
         return reproduce("idc-mnist", str(grey), tmp_path / "out", seeds=2, settings=changes)
@@ -632,7 +632,7 @@ def test_a_reproduction_cut_short_says_so_and_what_else_is_not_as_published(tmp_
         "data fashion instead of mnist",
     )  # fmt: skip
     assert found.row.protocol == "idc, 1 epochs" and set(found.seconds) == {"pool", "distilling"}
-    assert "protocol idc, 1 epochs, fp32)" in str(found)
+    assert "protocol idc, 1 epochs, bf16)" in str(found)
     runs = [accdd.load(tmp_path / "out" / f"seed-{seed}" / "run").info["settings"] for seed in (0, 1)]
     assert [run["pool"]["seed"] for run in runs] == [0, 1] and not found.row.shared
     record = json.loads((tmp_path / "out" / "reproduction.json").read_text())

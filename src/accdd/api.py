@@ -199,7 +199,7 @@ def resume(
             reporter.note(f"Not used, because it is damaged: {problem}.")
         anew = "The set is there: it is scored." if learned else "No whole checkpoint: starting anew."
         reporter.note(f"Going on after sweep {since.state.sweep}." if since else anew)
-        first = since.state.sweep + 1 if since else 0
+        first = since.state.sweep + 1 if since else None if learned else 0
         return _carry_out(work, writes, track, reporter, ranks, since, first)
 
 

@@ -122,7 +122,8 @@ class Pool:
     lr_scales: tuple[float, ...] = (1.0, 0.7, 1.4)
     """Network i trains with the learning rate times entry i (cyclically): diversity between members."""
     schedule: Literal["falling", "constant"] = "falling"
-    """The learning rate over time: AccDD's falls to a fifth at 2/3 and 5/6 of (epochs + 1), so not within two."""
+    """The learning rate over time. Falling is AccDD's: a fifth from 2/3 of (epochs + 1) on, a fifth of that from 5/6
+    on, so not within two epochs; constant is IDC's on ImageNet-100."""
     augment: tuple[tuple[str, ...], ...] = (("color", "crop"), ("color", "crop", "cutout"), ("crop",))
     """Network i trains with augmentation set i (cyclically): diversity between members."""
 
@@ -250,7 +251,7 @@ class Loop:
     inner_steps: int = Field(default=1, ge=1)
     """Sweeps over all classes with one network."""
     warm_up: float = Field(default=0, ge=0)
-    """Epochs on the real data behind every network before its first sweep (IDC on ImageNet-10: 10)."""
+    """Epochs on the real data, at `train.lr`, behind every network before its first sweep (IDC on ImageNet-10: 10)."""
     train_images: int | None = Field(default=None, ge=0)
     """Real images the network is trained on between two sweeps (whole batches); None takes the method's."""
     train_epochs: int | None = Field(default=None, ge=0)

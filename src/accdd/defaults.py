@@ -71,9 +71,10 @@ def _check_images(settings: Settings, data: Dataset) -> None:
             f"Expected at least as many images as are to be learned: lower --ipc to {smallest} or less."
         )
     if not SMALLEST <= data.size <= LARGEST:
+        small = f"at least {SMALLEST} x {SMALLEST}: --set data.size={2 * SMALLEST} enlarges them"
         raise InputError(
-            f"The images have {data.size} x {data.size} pixels. Expected at least {SMALLEST} x {SMALLEST} and at most "
-            f"{LARGEST} x {LARGEST}: --set data.size={2 * SMALLEST} resizes pictures and arrays."
+            f"The images have {data.size} x {data.size} pixels. Expected "
+            f"{small if data.size < SMALLEST else f'at most {LARGEST} x {LARGEST}'}."
         )
 
 

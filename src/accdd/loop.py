@@ -247,12 +247,12 @@ def train_step(
 
 def _train(
     step: training.Step, trained: Trained, images: Tensor, labels: Tensor, order: Tensor, data: Dataset, recipe: Train,
-    key: Key, lr: float | None = None,
+    key: Key,
 ) -> Trained:  # fmt: skip
-    """One network trained on `images[order]`, at the recipe's own rate unless another is given."""
+    """One network trained on `images[order]`."""
     steps = training.train(
         step, trained, images, labels, order[None],
-        recipe=recipe, lr=lr or recipe.lr, num_classes=data.num_classes, keys=[key],
+        recipe=recipe, lr=recipe.lr, num_classes=data.num_classes, keys=[key],
     )  # fmt: skip
     return training.last(steps)
 

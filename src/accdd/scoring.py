@@ -225,9 +225,9 @@ def _scores_of(
     names = asked.networks or (made_with.network.name,)
     scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
     rows: dict[str, Tensor] = {}
-    if real:
-        looking = course.architecture_for(settings_for(asked.choosing or names[0], made_with.network), real)
-        rows = _choose(asked.baselines, real, distilled, looking, settings, asked.seeds, reporter)
+    if real and asked.baselines:
+        first = course.architecture_for(settings_for(asked.choosing or names[0], made_with.network), real)
+        rows = _choose(asked.baselines, real, distilled, first, settings, asked.seeds, reporter)
     scores: list[Score] = []
     for (name, architecture), protocol in itertools.product(scored.items(), asked.protocols):
         suited = evaluation.suited(evaluation.PROTOCOLS[protocol], case._replace(network=architecture.name))

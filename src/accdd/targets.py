@@ -10,7 +10,7 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -251,6 +251,12 @@ def key_parts(data: Dataset, settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(parts))  # as it will be read back
 
 
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In which of `key_parts` two banks differ, dotted; on which machine one was made does not matter in a folder."""
+    first, second = config.flatten(one), config.flatten(other)
+    return [key for key in {**second, **first} if first.get(key) != second.get(key) and key != "made by"]
+
+
 def _refuse_another(folder: Path, parts: dict[str, Any]) -> None:
     """Refuse a folder that is not this bank, naming what differs."""
     try:
@@ -261,10 +267,10 @@ def _refuse_another(folder: Path, parts: dict[str, Any]) -> None:
         return
     except (OSError, ValueError) as error:
         raise InputError(f"'{folder / 'bank.json'}' cannot be read: {error}. Expected another folder.") from None
-    wanted, there = config.flatten(parts), config.flatten(found) if isinstance(found, dict) else {}
-    differing = [key for key in {**wanted, **there} if wanted.get(key) != there.get(key) and key != "made by"]
-    if differing:
-        listed = "; ".join(f"{key}: {there.get(key)} there, {wanted.get(key)} wanted" for key in differing[:5])
+    there = found if isinstance(found, dict) else {}
+    if keys := differing(there, parts):
+        had, wanted = config.flatten(there), config.flatten(parts)
+        listed = "; ".join(f"{key}: {had.get(key)} there, {wanted.get(key)} wanted" for key in keys[:5])
         raise InputError(
             f"The target bank in '{folder}' was made for something else ({listed}). "
             "Expected the same data, network and settings, or another --set targets.folder."

@@ -60,7 +60,7 @@ def networks(trained: Trained) -> list[Parameters]:
 
 
 def fifth_twice(epoch: int, epochs: int) -> float:
-    """Factor on the learning rate in `epoch` (from 0) of a schedule of `epochs`: IDC's, and here that of pools, too.
+    """Factor on the learning rate in `epoch` (from 0) of a schedule of `epochs`: IDC's when scoring, AccDD's of pools.
 
     The first epoch has all of it, also where it is the only one.
     """

@@ -11,14 +11,12 @@ from torch import Tensor
 from accdd.artifact import torch_file
 from accdd.artifact.torch_archive import refused
 from accdd.artifact.torch_file import Stored
-from accdd.config import InputError
+from accdd.config import LARGEST, SMALLEST, InputError
 from accdd.data import NAMED
 
 MAX_OUTSIDE = 1 / 3
 """Share of pixels that may lie outside [0, 1]; about half of what is still normalised does."""
 
-MAX_SIZE = 1024
-"""Pixels per side, as in `config.Data`."""
 _MAX_CLASSES = 100_000  # each becomes a name
 
 
@@ -58,8 +56,9 @@ def pair(path: Path, entry: Any, label_file: Path | None = None) -> Contents:
         raise refused(path, "it holds no pair of tensors, images and labels, where such a set has one")
     stored, stored_labels = entry
     shape, n = stored.shape, (stored.shape or (0,))[0]
-    if len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3] or not 2 <= shape[2] <= MAX_SIZE:
-        raise refused(path, f"images have the shape {list(shape)}; expected (n, c, h, w) with c 1 or 3 and h = w")
+    if len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3] or not SMALLEST <= shape[2] <= LARGEST:
+        expected = f"(n, c, h, w) with c 1 or 3 and h = w, {SMALLEST} to {LARGEST}"
+        raise refused(path, f"images have the shape {list(shape)}; expected {expected}")
     if not stored.dtype.is_floating_point:
         raise refused(path, f"images are {stored.dtype}; expected floating-point numbers")
     labels_shape = stored_labels.shape

@@ -15,7 +15,7 @@ from accdd.artifact import foreign, torch_file
 from accdd.artifact.distilled import Distilled
 from accdd.artifact.names import folder_names
 from accdd.artifact.torch_archive import refused
-from accdd.config import Data, InputError, choose
+from accdd.config import LARGEST, SMALLEST, Data, InputError, choose
 
 
 def import_set(
@@ -221,7 +221,7 @@ def _picture_size(root: Path) -> int | None:
     for file in sorted(root.glob("*/*")):
         try:
             with Image.open(file, formats=("PNG", "JPEG", "WEBP", "BMP")) as picture:
-                return min(max(min(picture.size), 4), foreign.MAX_SIZE)
+                return min(max(min(picture.size), SMALLEST), LARGEST)
         except (OSError, Image.DecompressionBombError):  # whoever reads them all refuses it by name
             continue
     return None

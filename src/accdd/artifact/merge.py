@@ -14,7 +14,7 @@ _OF_A_MACHINE = frozenset(
     for name in ("device", "compile", "max_memory", "data.root", "targets.folder", "loop.checkpoint", "loop.snapshots")
 )
 """Settings that decide where and how a shard was made, and nothing of what it became."""
-_NOT_USED = "settings.score."
+_OF_SCORES = "settings.score."
 """Shards are not scored."""
 
 
@@ -28,8 +28,8 @@ def merge(shards: Mapping[str, Distilled]) -> Distilled:
         The set of all classes. Its seconds are those of all shards together, its sweeps the fewest of any.
 
     Raises:
-        InputError: one is no shard, they were made with other settings, data or versions, one is there twice, or one
-            is missing.
+        InputError: one is no shard, they were made with other data, versions or settings that decide images, one is
+            there twice, or one is missing.
     """
     if not shards:
         raise InputError("There is nothing to merge. Expected the folders of all shards of a run.")
@@ -70,7 +70,7 @@ def _facts(name: str, shard: Distilled) -> dict[str, Any]:
         raise InputError(f"'{name}' is no shard. Expected a set that was learned with --shard k/n.") from None
     own = {name: getattr(shard, name) for name in ("class_names", "mean", "std", "factor", "formation")}
     facts = config.flatten({"data": data, "shards": count, **common, **own, "settings": settings})
-    return {key: value for key, value in facts.items() if key not in _OF_A_MACHINE and not key.startswith(_NOT_USED)}
+    return {key: value for key, value in facts.items() if key not in _OF_A_MACHINE and not key.startswith(_OF_SCORES)}
 
 
 def _joined(shards: list[Distilled]) -> Distilled:

@@ -81,7 +81,8 @@ def export(
         scores = []
         if measure:
             with progress(as_json) as reporter:
-                scores = scoring.measure_rounding(distilled, test=test, seeds=seeds or 3, reporter=reporter)
+                own = {} if seeds is None else {"seeds": seeds}
+                scores = scoring.measure_rounding(distilled, test=test, reporter=reporter, **own)
         made = artifact.export(distilled, to, dest)
         off = made.rounding
         if as_json:

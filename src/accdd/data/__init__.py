@@ -8,8 +8,9 @@ from accdd.data import arrays, by_name, folders, hub, paths
 from accdd.data.dataset import Dataset, build
 from accdd.data.folders import class_folders
 from accdd.data.named import NAMED, Named, mirrors
+from accdd.data.paths import holds_all_below
 
-__all__ = ["NAMED", "Dataset", "Named", "build", "class_folders", "is_name", "load", "mirrors"]
+__all__ = ["NAMED", "Dataset", "Named", "build", "class_folders", "holds_all_below", "is_name", "load", "mirrors"]
 
 
 def load(source: Any, settings: Data | None = None) -> Dataset:

@@ -19,6 +19,8 @@ def load(name: str, settings: Data) -> Dataset:
     Copies are looked for below `settings.root`, or else the folder that $ACCDD_DATA names: NAME or NAME.npz there, in
     any layout that is read from paths; for ImageNet-10 and -100 also imagenet, with a folder for each of the classes.
 
+    What accdd itself made is not taken for data.
+
     Raises:
         InputError: the copy has another number of classes, there is none and the hub does not answer, or it is
             not clear what is meant, because there is something called NAME in the working folder.
@@ -27,11 +29,11 @@ def load(name: str, settings: Data) -> Dataset:
     built_in = name == "digits"
     root = None if built_in else _root(settings)
     copy = _copy(name, facts, root)
-    if (here := Path(name)).exists() and not (copy and copy.samefile(here)):
-        hub_s = "" if built_in else f", or hf:{facts.hub} for the hub's"
+    if (here := Path(name)).exists() and not (copy and copy.samefile(here)) and not _ours(here):
+        or_hub = "" if built_in else f", or hf:{facts.hub} for the hub's"
         raise InputError(
             f"'{name}' is {facts.title}, but there is something of that name in the working folder, too. "
-            f"Type ./{name} to use that{hub_s}; or start from another folder."
+            f"Type ./{name} to use that{or_hub}; or start from another folder."
         )
     if built_in:
         return arrays.load_digits(settings)
@@ -46,6 +48,11 @@ def load(name: str, settings: Data) -> Dataset:
             f"for the name '{name}'; to use what is there, type {where}."
         )
     return data.renamed(name, f"{facts.title} from {where}")
+
+
+def _ours(path: Path) -> bool:
+    """Whether it is a run, a set or a study that was called like its data."""
+    return any((path / name).exists() for name in ("env.json", "distilled.json", "study.json"))
 
 
 def _root(settings: Data) -> Path | None:

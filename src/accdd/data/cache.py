@@ -25,7 +25,7 @@ from accdd.config import Data
 from accdd.data import mapped
 from accdd.data.dataset import Dataset
 
-VERSION = 2
+VERSION = 3
 """Part of the key; rises whenever the same files would become other tensors, notes or names."""
 
 HASHED_UP_TO = 256 * 2**20

@@ -1,7 +1,7 @@
 """A folder of class folders, optionally below train/ and test/."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -15,10 +15,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 SPLITS = {name: name for name in ("train", *TEST_SPLITS)} | {"training": "train", "testing": "test"}
 """What folders of splits are called, in any case, and the splits that they are."""
-_KNOWN = re.compile(
-    rf"(?:.+[-_ ])?({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?:[-_ ]?(?:set|data|dataset|images|split))?"
+_BY_A_WORD = re.compile(
+    rf"(.+[-_ ])?({'|'.join(sorted(SPLITS, key=len, reverse=True))})([-_ ]?(?:set|data|dataset|images|split))?"
 )
-"""And what they are called where they hold class folders, as in `seg_train` and `test_set`: others are classes."""
+"""Other names of splits, where a folder to train on and one to test on differ in that word alone."""
 
 LAYOUT = "a folder with one folder of pictures per class (optionally below train/ and test/)"
 
@@ -79,11 +79,10 @@ def _splits(root: Path) -> tuple[list[Path], list[str]]:
     """The folder to train on and that to test on, if there is one, and what is unused."""
     folders = _folders(root)
     named: dict[str, Path] = {}
-    for folder in sorted(folders.values(), key=_usual):
-        if split := _split_of(folder):
+    for name, folder in sorted(folders.items(), key=lambda each: SPLITS.get(each[0]) == each[0]):  # usual names win
+        if split := SPLITS.get(name.casefold()):
             named[split] = folder
-    if "train" not in named:
-        named = {split: folder for split, folder in named.items() if folder.name.casefold() in SPLITS}
+    named = named or _by_a_word(folders)
     others = [name for name, folder in folders.items() if folder not in named.values()]
     holds_classes = {split: bool(_folders(folder)) for split, folder in named.items()}
     if not named:
@@ -97,18 +96,16 @@ def _splits(root: Path) -> tuple[list[Path], list[str]]:
     return [named[train], *([named[test]] if test else [])], notes
 
 
-def _usual(folder: Path) -> int:
-    """Sorts folders, so that the usual name of a split comes last, and wins."""
-    return (folder.name.casefold() in SPLITS) + (folder.name in SPLITS.values())
-
-
-def _split_of(folder: Path) -> str | None:
-    """The split that a folder is by its name."""
-    name = folder.name.casefold()
-    if name in SPLITS:
-        return SPLITS[name]
-    found = _KNOWN.fullmatch(name)
-    return SPLITS[found[1]] if found and _folders(folder) else None
+def _by_a_word(folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Splits as in seg_train/ and seg_test/; none where it is not clear which folders they are."""
+    pairs: dict[tuple[str | None, ...], dict[str, list[Path]]] = {}
+    for name, folder in folders.items():
+        if (found := _BY_A_WORD.fullmatch(name.casefold())) and _folders(folder):
+            before, word, after = found.groups()
+            pairs.setdefault((before, after), {}).setdefault(SPLITS[word], []).append(folder)
+    known = [splits for splits in pairs.values() if len(splits) > 1 and "train" in splits]
+    clear = len(known) == 1 and all(len(several) == 1 for several in known[0].values())
+    return {split: folder for split, (folder,) in known[0].items()} if clear else {}
 
 
 def _folders(root: Path) -> dict[str, Path]:

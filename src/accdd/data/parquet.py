@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ LABEL_COLUMNS = ("label", "fine_label", "labels")
 
 LAYOUT = "a folder of parquet files (train-*.parquet, optionally test-*.parquet or validation-*.parquet)"
 
-_SPLIT = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val)[-_.]")
+_SPLIT = re.compile(r"(?:^|(?<=[-_.]))(train|test|validation|valid|val)(?=[-_.])")
 _ROWS = 1024
 """Rows read at a time."""
 _BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -48,10 +48,9 @@ def load_parquet(name: str, files: Sequence[Path], settings: Data) -> Dataset:
         InputError: a file that is not parquet, missing columns, empty labels, an unreadable picture (file
             and row named), or no training split.
     """
-    groups: dict[str, list[Path]] = {}
-    for path in files:
-        match = _SPLIT.search(path.name)
-        groups.setdefault(match[1] if match else "unnamed", []).append(path)
+    groups = _grouped(files, _SPLIT.findall)
+    if "train" not in groups:  # then a word within a name is of something else
+        groups = _grouped(files, lambda name: _SPLIT.findall(name) if _SPLIT.match(name) else [])
     train, test, notes = choose_splits(groups, name, lambda split: has_labels(_labels(groups[split])))
     chosen = [groups[split] for split in (train, test) if split]
     for path in (path for group in chosen for path in group):
@@ -65,6 +64,16 @@ def load_parquet(name: str, files: Sequence[Path], settings: Data) -> Dataset:
         notes=[*notes, *read_notes],
         test_fraction=settings.test_fraction,
     )
+
+
+def _grouped(files: Sequence[Path], words: Callable[[str], Sequence[str]]) -> dict[str, list[Path]]:
+    """Files by the split that their names say: the word that a name begins with, or else the last of it."""
+    groups: dict[str, list[Path]] = {}
+    for path in files:
+        found = words(path.name)
+        split = found[0 if found and path.name.startswith(found[0]) else -1] if found else "unnamed"
+        groups.setdefault(split, []).append(path)
+    return groups
 
 
 def _schema(path: Path) -> pa.Schema:

@@ -11,6 +11,11 @@ from accdd.data.dataset import Dataset
 LAYOUTS = f"{folders.LAYOUT}, {parquet.LAYOUT}, {arrays.LAYOUT}, or {originals.LAYOUT}"
 
 
+def holds_all_below(path: Path) -> bool:
+    """Whether whatever is put below a path becomes a part of the data, as in a folder of class folders."""
+    return path.is_dir() and not parquet.find_parquet(path) and not originals.find(path)
+
+
 def load(path: Path, settings: Data, only: Sequence[str] = ()) -> Dataset:
     """The data at a path that exists, from the cache if it was decoded before.
 

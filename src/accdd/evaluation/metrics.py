@@ -148,8 +148,8 @@ def paired(first: Score, second: Score, key: Key) -> Interval:
     """The difference first - second, network by network, both having begun alike, and its interval.
 
     Args:
-        first, second: scores of one network, in one shape, n and seed, by one `Score.rule` (that of the whole set goes
-            with any), tested on the same images, as far as they say.
+        first, second: scores of one network, in one shape, n and (known) seed, by one `Score.rule` (that of the whole
+            set goes with any), tested on the same images, as far as they say.
         key: as for `interval`.
 
     Returns:
@@ -162,8 +162,9 @@ def paired(first: Score, second: Score, key: Key) -> Interval:
         raise InputError(f"One score is by {first.protocol}, one by {second.protocol}. Expected one protocol.")
     if None not in (first.tested, second.tested) and first.tested != second.tested:
         raise InputError(f"'{first.set}' and '{second.set}' were tested on different images. Expected the same.")
-    alike = (first.network, first.shape, first.n, first.seed) == (second.network, second.shape, second.n, second.seed)
-    if not alike or first.seed is None:
+    if None in (first.seed, second.seed):
+        raise InputError("Scores that do not say from which seed their networks began. Expected the same, known seed.")
+    if (first.network, first.shape, first.n, first.seed) != (second.network, second.shape, second.n, second.seed):
         mine, theirs = (f"'{s.set}' by {s.n} of {s.network} from seed {s.seed}" for s in (first, second))
         raise InputError(f"Scored are {mine} and {theirs}. Expected the same networks, begun alike.")
     return interval([a - b for a, b in zip(first.accuracies, second.accuracies, strict=True)], key)

@@ -34,7 +34,7 @@ class Forward:
         with torch.device("meta"):  # the module holds no weights of its own, so it serves every device
             module = architecture.build().to("meta")
         self._module = module.eval()
-        # A method, not a layer: patches are embedded, too.
+        # Features are a method's: a layer that is called so, as in a vision transformer, makes none.
         self._embed = _Embed(module).eval() if hasattr(type(module), "embed") else None
         self.batch_norms = [
             name for name, layer in module.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)

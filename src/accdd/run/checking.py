@@ -88,7 +88,7 @@ def _run(path: Path, finished: bool) -> Iterator[Part]:
         yield _readable(path, "evaluation.json", lambda text: isinstance(json.loads(text), dict))
     for name in ("distilled/preview.png", "distilled/README.md", "nearest.safetensors", "report.html", "tensorboard"):
         if (path / name).exists():
-            yield Part(name, "unknown", "not looked into, without a checksum; made from the rest")
+            yield Part(name, "unknown", "without a checksum, not looked into")
     known = {*CONTENTS, owner.FILE}
     inside = (
         path.glob(pattern) for pattern in ("checkpoints/*", "checkpoints/failed/.*", "snapshots/.*", "distilled/.*")

@@ -94,7 +94,7 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
     """
     limit = work.settings.max_memory
     try:
-        expected = _probed_all(work, ranks)
+        expected = _probe(work, ranks)
     except torch.OutOfMemoryError:
         if limit is None:
             raise
@@ -106,7 +106,7 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
     return expected
 
 
-def _probed_all(work: Work, ranks: Ranks) -> Forecast:
+def _probe(work: Work, ranks: Ranks) -> Forecast:
     real, settings, architecture, bank = work.real, work.settings, work.architecture, work.bank
     where, count = real.device, settings.targets.count or 0
     if where.type == "cuda":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from accdd import config, execution, methods
+from accdd import config, data, execution, methods
 from accdd.config import InputError, Settings
 from accdd.evaluation import PROTOCOLS, Protocol
 from accdd.networks import find, runs_code, settings_for
@@ -37,11 +37,13 @@ def check_choosing(settings: Settings, *, kept: bool) -> None:
         )
 
 
-def refuse_inside(out: Path, data: str | None) -> None:
-    """Refuse a folder for results that would become a part of the data, which is at a path, or else None."""
-    if data and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+def refuse_inside(out: Path, source: str | None) -> None:
+    """Refuse a folder for results that would become a part of the data, where that is at a path."""
+    if source is None or not out.resolve().is_relative_to(Path(source).resolve()):
+        return
+    if data.holds_all_below(Path(source)):
         raise InputError(
-            f"'{out}' lies in the folder of the data, '{data}', and what is written there would become a part of it. "
+            f"'{out}' lies in the folder of the data, '{source}', and what is written there would become a part of it. "
             "Expected --out outside of the data."
         )
 

@@ -12,6 +12,7 @@ kept beside it as run.damaged-1 and so on; scores that cannot be read are made a
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -98,32 +99,36 @@ class Study:
             cells: all of them.
 
         Raises:
-            InputError: something is wrong with the settings, the data or the folder; nothing has been written.
-            ArithmeticError: what some cells learned diverged; the others are done.
+            InputError: something is wrong with the settings, the data or the folder, and nothing has been written; or
+                an executor's workers failed, and the other cells are kept.
+            ArithmeticError: a network or the images of a cell diverged; the other cells are kept.
         """
         real = self._begin(common, cells)
         for cell in cells:
             self._claim(cell, real)
         if self.executor != "inline":
             self._hand_out(cells)
-        found, failed = [], []
+        found: list[Outcome] = []
+        failed: list[tuple[Cell, ArithmeticError]] = []
         for number, cell in enumerate(cells, 1):
             self.reporter.note(f"Cell {number} of {len(cells)}: {cell.name}.")
             try:
                 found.append(self._make(cell))
             except ArithmeticError as error:  # one value too far is no reason to be without the others
-                failed.append(f"{cell.name}: {error}")
-                self.reporter.note(f"Given up: {failed[-1]}")
+                failed.append((cell, error))
+                self.reporter.note(f"Given up: {cell.name}: {error}")
         if failed:
+            listed = "; ".join(f"{cell.name}: {error}" for cell, error in failed)
             raise ArithmeticError(
-                f"{len(failed)} of {len(cells)} cells failed, the others are kept. {'; '.join(failed)} "
-                "The same command without these values tells of the others."
-            )
+                f"{len(failed)} of {len(cells)} cells failed, the others are kept. {listed} Expected other values or "
+                "settings there."
+            ) from failed[0][1]
         return found, real
 
     def _begin(self, common: Mapping[str, Any], cells: Sequence[Cell]) -> Dataset:
         """Check everything that can be found wrong, then make the folder, or see that it is this study's."""
         executor.parse(self.executor)
+        refusing.refuse_inside(self.folder, course.path_of(self.source))
         names = [cell.name for cell in cells]
         if twice := {name for name in names if names.count(name) > 1}:
             raise InputError(f"Two cells are called '{min(twice)}'. Expected values that differ, each once.")
@@ -144,16 +149,15 @@ class Study:
             resolved = defaults.resolve(wanted, real)
             if folder := resolved.targets.folder:
                 parts = targets.key_parts(real, resolved)
-                if banks.setdefault(folder, parts) != parts:
+                if differing := targets.differing(banks.setdefault(folder, parts), parts):
                     raise InputError(
-                        f"targets.folder holds the targets of one cell, and '{cell.name}' needs others. "
+                        f"targets.folder holds one bank, and '{cell.name}' needs another ({', '.join(differing[:5])}). "
                         "Expected none: the cache keeps those of every cell."
                     )
             for name in (resolved.network.name, *(resolved.score.networks or ())):
                 course.architecture_for(settings_for(name, resolved.network), real)
         first = read[self._wanted(cells[0].settings).data]
         about = self._about(common, first)
-        refusing.refuse_inside(self.folder, course.path_of(self.source))
         if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
             if not (self.folder / STUDY).is_file():
                 run.refuse_existing(self.folder)
@@ -178,10 +182,12 @@ class Study:
             for cell, file in zip(cells, last, strict=True)
         ]
         for shared in self._shared([cell for cell, task in zip(cells, tasks, strict=True) if not task.done.exists()]):
-            ahead.build_pool(
-                self.source, preset=self.preset, settings=shared.settings, executor=self.executor,
-                reporter=self.reporter,
-            )  # fmt: skip
+            # What fails here fails in the cells that want it, and is named there.
+            with contextlib.suppress(ArithmeticError, InputError):
+                ahead.build_pool(
+                    self.source, preset=self.preset, settings=shared.settings, executor=self.executor,
+                    reporter=self.reporter,
+                )  # fmt: skip
         executor.run(tasks, self.executor, self.reporter.note)
 
     def _shared(self, cells: Sequence[Cell]) -> list[Cell]:

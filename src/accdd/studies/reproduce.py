@@ -38,7 +38,7 @@ class Reproduction(NamedTuple):
     seconds: Mapping[str, float]
     """Wall-clock time of each phase, of the first set."""
     precision: str | None
-    """In which networks were trained for the score, as `auto` chose it: published ones were in fp32."""
+    """In which networks were trained for the score, as `auto` or the user chose it: published ones were in fp32."""
     changed: tuple[str, ...]
     """Settings that are not the preset's, and other data than it was published on."""
 
