@@ -71,7 +71,7 @@ def _grouped(files: Sequence[Path], words: Callable[[str], Sequence[str]]) -> di
     groups: dict[str, list[Path]] = {}
     for path in files:
         found = words(path.name)
-        split = found[0 if found and path.name.startswith(found[0]) else -1] if found else "unnamed"
+        split = found[0 if path.name.startswith(found[0]) else -1] if found else "unnamed"
         groups.setdefault(split, []).append(path)
     return groups
 

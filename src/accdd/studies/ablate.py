@@ -51,7 +51,8 @@ def ablate(
         reporter: told of progress; None is silent.
 
     Raises:
-        InputError: something given is wrong; nothing has been written.
+        InputError: something given is wrong, and nothing has been written; or workers failed.
+        ArithmeticError: what some cells learned diverged; the others are kept, as they are where workers failed.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: there is nothing to distil. Expected at least 1.")

@@ -41,7 +41,7 @@ def compare(
         independent, preset, settings, executor, reporter: as for `ablate`.
 
     Raises:
-        InputError: something given is wrong; nothing has been written.
+        InputError, ArithmeticError: as for `ablate`.
     """
     reporter, common = reporter or Quiet(), dict(settings or {})
     if seeds < 1 or not hosts:

@@ -114,7 +114,8 @@ def reproduce(
         reporter: told of progress; None is silent.
 
     Raises:
-        InputError: something given is wrong, or nothing is published; nothing has been written.
+        InputError: nothing is published; or as for `ablate`.
+        ArithmeticError: as for `ablate`.
     """
     preset, reporter = config.choose("preset", name, PRESETS), reporter or Quiet()
     if not preset.published or ipc not in (None, *preset.published):
