@@ -272,7 +272,7 @@ def test_images_that_data_cannot_be_brought_to_are_refused(scored: accdd.Result,
     with pytest.raises(accdd.InputError, match=f"images have {size} x {size} pixels. Expected 4 to 1024"):
         accdd.evaluate(strange, test=data, networks=["mlp"], seeds=1, epochs=1)
     whole = torch.zeros(4, 3, size, size, dtype=torch.uint8), torch.arange(4) % 2
-    with pytest.raises(accdd.InputError, match=f"{size} x {size} pixels. Expected at least 4 x 4 and at most 1024"):
+    with pytest.raises(accdd.InputError, match=f"{size} x {size} pixels. Expected at (least 4|most 1024)"):
         accdd.forecast(accdd.data.build("strange", whole, None), 1)
 
 
