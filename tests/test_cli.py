@@ -187,6 +187,7 @@ OTHERS = [
     ("an out that is full", "distill {p}/good.npz --out {p}/full", "'{p}/full' is not empty; use --out {p}/full-2"),
     ("an out that is a file", "distill {p}/good.npz --out {p}/junk.npz", "{p}/junk.npz' is a file; {p}/junk.npz-2"),
     ("an out in its data", "distill {p}/pictures --out {p}/pictures/a/b", "'{p}/pictures/a/b' lies in; --out outside"),
+    ("an out in its data, by a name with dots", "distill {p}/pictures --out {p}/run/../pictures/b", "b' lies in"),
     ("a study in its data", "ablate {p}/pictures --over ipc=1 --out {p}/pictures/s", "'{p}/pictures/s' lies in the"),
     ("an out in dots", "distill {p}/good.npz --out {p}/run/..", "is not empty; use --out {p}-2"),
     ("evaluating nothing", "evaluate {p}/nowhere", "{p}/nowhere does not exist; distilled.json"),

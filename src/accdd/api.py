@@ -197,9 +197,13 @@ def resume(
             reporter.note(f"Begun on {record.machine}, going on with {here}: the last bits will differ.")
         for problem in problems:
             reporter.note(f"Not used, because it is damaged: {problem}.")
-        anew = "The set is there: it is scored." if learned else "No whole checkpoint: starting anew."
-        reporter.note(f"Going on after sweep {since.state.sweep}." if since else anew)
-        first = since.state.sweep + 1 if since else None if learned else 0
+        if learned:
+            first, how = None, "The set is there: it is scored."  # and what a tracker was told stays
+        elif since:
+            first, how = since.state.sweep + 1, f"Going on after sweep {since.state.sweep}."
+        else:
+            first, how = 0, "No whole checkpoint: starting anew."
+        reporter.note(how)
         return _carry_out(work, writes, track, reporter, ranks, since, first)
 
 

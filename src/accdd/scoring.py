@@ -133,6 +133,7 @@ class _Asked(NamedTuple):
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Those of one or several."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 

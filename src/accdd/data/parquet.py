@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,9 +48,9 @@ def load_parquet(name: str, files: Sequence[Path], settings: Data) -> Dataset:
         InputError: a file that is not parquet, missing columns, empty labels, an unreadable picture (file
             and row named), or no training split.
     """
-    groups = _grouped(files, _SPLIT.findall)
+    groups = _grouped(files, within=True)
     if "train" not in groups:  # then a word within a name is of something else
-        groups = _grouped(files, lambda name: _SPLIT.findall(name) if _SPLIT.match(name) else [])
+        groups = _grouped(files, within=False)
     train, test, notes = choose_splits(groups, name, lambda split: has_labels(_labels(groups[split])))
     chosen = [groups[split] for split in (train, test) if split]
     for path in (path for group in chosen for path in group):
@@ -66,13 +66,13 @@ def load_parquet(name: str, files: Sequence[Path], settings: Data) -> Dataset:
     )
 
 
-def _grouped(files: Sequence[Path], words: Callable[[str], Sequence[str]]) -> dict[str, list[Path]]:
-    """Files by the split that their names say: the word that a name begins with, or else the last of it."""
+def _grouped(files: Sequence[Path], *, within: bool) -> dict[str, list[Path]]:
+    """Files by the split that their names begin with, or else, if `within`, by the last one in them."""
     groups: dict[str, list[Path]] = {}
     for path in files:
-        found = words(path.name)
-        split = found[0 if path.name.startswith(found[0]) else -1] if found else "unnamed"
-        groups.setdefault(split, []).append(path)
+        first = _SPLIT.match(path.name)
+        *_, split = ["unnamed", *(_SPLIT.findall(path.name) if within else [])]
+        groups.setdefault(first[1] if first else split, []).append(path)
     return groups
 
 

@@ -39,7 +39,7 @@ def check_choosing(settings: Settings, *, kept: bool) -> None:
 
 def refuse_inside(out: Path, source: str | None) -> None:
     """Refuse a folder for results that would become a part of the data, where that is at a path."""
-    if source is None or not out.resolve().is_relative_to(Path(source).resolve()):
+    if source is None or data.is_name(source) or not out.resolve().is_relative_to(Path(source).resolve()):
         return
     if data.holds_all_below(Path(source)):
         raise InputError(

@@ -12,7 +12,6 @@ kept beside it as run.damaged-1 and so on; scores that cannot be read are made a
 """
 
 import collections
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -182,12 +181,13 @@ class Study:
             for cell, file in zip(cells, last, strict=True)
         ]
         for shared in self._shared([cell for cell, task in zip(cells, tasks, strict=True) if not task.done.exists()]):
-            # What fails here fails in the cells that want it, and is named there.
-            with contextlib.suppress(ArithmeticError, InputError):
+            try:
                 ahead.build_pool(
                     self.source, preset=self.preset, settings=shared.settings, executor=self.executor,
                     reporter=self.reporter,
                 )  # fmt: skip
+            except (ArithmeticError, InputError) as error:  # the cells that want it will say so, and the others go on
+                self.reporter.note(f"Early-stage models of {shared.name}: {error}")
         executor.run(tasks, self.executor, self.reporter.note)
 
     def _shared(self, cells: Sequence[Cell]) -> list[Cell]:
