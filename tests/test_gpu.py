@@ -81,7 +81,8 @@ def test_a_sweep_agrees_with_that_of_the_cpu(
 
 def test_two_compiled_sweeps_do_not_share_their_results(waves: Dataset, wave_models: Pool):
     problem, arguments = calls(waves, wave_models, 4)
-    arguments = moved(arguments)
+    real = waves.images.cuda()  # one for all: a recording is kept for the images it reads
+    arguments = [(moved(model), real, moved(stored), moved(drawn)) for model, _, stored, drawn in arguments]
     compiled = engine.sweeper(moved(problem), Plan(compile_matching=True))
     for _ in range(3):
         compiled(*arguments[0])  # graphs are recorded in the first calls and replayed from then on

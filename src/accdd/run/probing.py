@@ -202,7 +202,7 @@ def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work) -> float
     if few == 1:
         network = _typical(sweeps)
     else:  # the first sweep of a network draws for all of them, and those after it are trained for
-        first, *later = sweeps[few:] or sweeps
+        first, *later = sweeps[few:] or sweeps[:1]
         rest = statistics.median(later) if later else min(sweeps[1:few], default=first)
         network = first + (of_loop.inner_steps - 1) * rest
     if of_loop.warm_up:
@@ -275,12 +275,9 @@ def _scored(work: Work, real: Dataset, network: Architecture, protocol: Protocol
     """Seconds of training some networks on so many images and testing each on the test split of `real`."""
     settings, test = work.settings, min(TESTED, len(real.test_images))
     forward, parameters = Forward(network), network.initialise(Key(0), real.device)
-    began = time.perf_counter()
-    training.correct(
-        forward, parameters, real.test_images[:test], real.test_labels[:test], mean=real.mean, std=real.std
-    )
-    execution.synchronise(real.device)
-    testing = networks * (time.perf_counter() - began) * len(real.test_images) / test
+    seen = real.test_images[:test], real.test_labels[:test]
+    tests = (training.correct(forward, parameters, *seen, mean=real.mean, std=real.std) for _ in range(2))
+    testing = networks * _typical(_clocked(tests, real.device)) * len(real.test_images) / test
     batch, epochs = min(protocol.recipe.batch, images), settings.score.epochs or protocol.epochs_for(images)
     step, at_once = training.planned_step(
         network, protocol.recipe, real.mean, real.std, real.device, networks=networks,
