@@ -20,7 +20,7 @@ from cells import DATA, Cell, main, over_numbers, over_time
 from accdd import data
 
 POOL = ["--set=pool.epochs=[1,1.5,2,2.5,3,3.5,4]"]
-"""Of the cells that choose; they found that two epochs alone, which is the default, serve as well."""
+"""Of the cells that choose; they found that two epochs alone serve as well."""
 ALL_CORES = os.cpu_count() or 1
 
 
@@ -215,8 +215,8 @@ FINALISTS = {
     "moved by 0.2 to 0.3": ("--set=pool.draw=2", "--set=perturb.magnitude=[0.2,0.3]"),
     "1 epoch": ("--set=pool.draw=1",),
 }
-"""What was best at width 32: the default, what was better at one image per class, and what was as good at half the
-cost."""
+"""What was best at width 32: the default of the time, what was better at one image per class, and what was as good at
+half the cost."""
 
 
 def finalist(study: str, name: str, which: str, seed: int, ipc: int, sweeps: int) -> Cell:

@@ -18,9 +18,10 @@ from accdd.methods import METHODS
 from accdd.presets import PRESETS, paper
 
 
-def sized(size: int, channels: int = 3) -> Dataset:
+def sized(size: int, channels: int = 3, count: int = 60) -> Dataset:
     """Grey nothing of a size: resolving looks at shapes only."""
-    images, labels = torch.full((60, channels, size, size), 128, dtype=torch.uint8), torch.arange(60) % 2
+    grey = torch.full((1, channels, size, size), 128, dtype=torch.uint8)
+    images, labels = grey.expand(count, -1, -1, -1), torch.arange(count) % 2
     return Dataset("flat", images, labels, ("one", "two"), images[:2], labels[:2])
 
 
@@ -194,6 +195,18 @@ def test_early_stage_models_are_for_methods_that_they_serve_unless_told_otherwis
     for told, used in ((None, early), (True, True), (False, False)):
         settings = override(Settings(), {"method": method, "pool.use": told})
         assert resolve(settings, sized(32)).pool.use is used
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "epochs"),
+    [(60_000, {}, 1), (20_000, {}, 3), (9_469, {}, 5), (5_000, {}, 10), (5_000, {"train.batch": 32}, 5),
+     (1_000, {}, 20), (2_000_000, {}, 1), (1_000, {"pool.epochs": [0.5, 7]}, (0.5, 7)), (5_000, paper(1), 2)],
+)  # fmt: skip
+def test_early_stage_models_are_trained_for_equal_steps_unless_told_otherwise(
+    count: int, changes: dict[str, Any], epochs: float | tuple[float, ...]
+):
+    pool = resolve(override(Settings(), changes), sized(8, count=count)).pool
+    assert pool.epochs == (epochs if isinstance(epochs, tuple) else (epochs,))
 
 
 def test_steps_on_targets_are_normalised_and_fall_and_others_are_those_of_the_papers():

@@ -296,7 +296,7 @@ WRONG = [
         "--over perturb.magnitude=0.1,0.2 --set targets.folder=bank",
         "'perturb.magnitude=0.2/seed-0' needs another (perturb.magnitude)",
     ),
-    ("an epoch not kept", "--over pool.draw=1,2", "pool.draw has 1, but networks are kept at 2 epochs"),
+    ("an epoch not kept", "--over pool.draw=1,2", "pool.draw has 1, but networks are kept at 20 epochs"),
 ]
 
 

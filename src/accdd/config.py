@@ -115,8 +115,9 @@ class Pool:
     """Decides the pool and the targets made with it, which runs of every other seed share."""
     networks: int = Field(default=5, ge=1)
     """Number of networks trained."""
-    epochs: tuple[float, ...] = (2.0,)
-    """Epochs (fractions allowed) at which each network is kept; training ends at the last."""
+    epochs: tuple[float, ...] | None = None
+    """Epochs (fractions allowed) at which each network is kept; training ends at the last. None is once, after as many
+    whole epochs as come nearest to 800 steps, and no more than 20."""
     draw: tuple[float, ...] | None = None
     """Which of these epochs networks are drawn from, so that one pool serves many runs; None is all of them."""
     lr_scales: tuple[float, ...] = (1.0, 0.7, 1.4)

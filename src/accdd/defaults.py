@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from accdd import augment, methods, networks
-from accdd.config import LARGEST, SMALLEST, Images, InputError, Loop, Match, Settings
+from accdd.config import LARGEST, SMALLEST, Images, InputError, Loop, Match, Pool, Settings
 from accdd.data import Dataset
 from accdd.methods import Method
 
@@ -12,6 +12,9 @@ NORMALISED_LR = 0.01
 """Chosen at 32 pixels and one image per class, and best at ten, too (RESULTS.md); other sizes are not measured."""
 TARGETS = 300
 """Fewer are fitted too closely; more were better by no more than the noise, or not at all (RESULTS.md)."""
+EARLY_STEPS, MOST_EPOCHS = 800, 20
+"""Of training early-stage models: steps count, not epochs; but 40 epochs of 1,000 digits, which are 640 steps, were
+worse than 20 (RESULTS.md)."""
 STEPS, BUDGET = 2000, 600.0
 """Where a run ends, in outer steps or seconds, when nothing is said."""
 BOUNDED_FROM = 20
@@ -30,10 +33,10 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     for names in (settings.match.augment or (), settings.train.augment, *settings.pool.augment):
         augment.check(names)
     _check_images(settings, data)
-    _check_drawn(settings)
     match = _match(settings.match, method, data)
     loop = _loop(settings, method)
-    pool = dataclasses.replace(settings.pool, use=early_stage(settings))
+    pool = dataclasses.replace(settings.pool, use=early_stage(settings), epochs=early_epochs(settings, data))
+    _check_drawn(pool)
     _check_shard(settings, loop, data)
     real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
     count = _targets(settings, loop, match, real_batch)
@@ -57,6 +60,12 @@ def early_stage(settings: Settings) -> bool:
     return methods.named(settings.method).early_stage if settings.pool.use is None else settings.pool.use
 
 
+def early_epochs(settings: Settings, data: Dataset) -> tuple[float, ...]:
+    """At which epochs early-stage models are kept."""
+    per_epoch = math.ceil(len(data.images) / settings.train.batch)
+    return settings.pool.epochs or (float(min(max(round(EARLY_STEPS / per_epoch), 1), MOST_EPOCHS)),)
+
+
 def factor_for(size: int) -> int:
     """IDC's: 3 for photographs (it used 224 pixels), 2 for small images; below 16 pixels a tile shows nothing."""
     return 3 if size >= 128 else 2 if size >= 16 else 1
@@ -78,10 +87,10 @@ def _check_images(settings: Settings, data: Dataset) -> None:
         )
 
 
-def _check_drawn(settings: Settings) -> None:
-    pool = settings.pool
-    if missing := [epoch for epoch in pool.draw or () if epoch not in pool.epochs]:
-        kept = ", ".join(f"{epoch:g}" for epoch in pool.epochs)
+def _check_drawn(pool: Pool) -> None:
+    epochs = pool.epochs or ()
+    if missing := [epoch for epoch in pool.draw or () if epoch not in epochs]:
+        kept = ", ".join(f"{epoch:g}" for epoch in epochs)
         raise InputError(
             f"pool.draw has {missing[0]:g}, but networks are kept at {kept} epochs. Expected some of these, or "
             f"{missing[0]:g} among pool.epochs."

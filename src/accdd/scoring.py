@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from accdd import artifact, config, evaluation, networks, run
+from accdd import artifact, config, defaults, evaluation, networks, run
 from accdd import executor as executors
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
@@ -311,7 +311,9 @@ def _choose(
     recorded = {**evaluation.recorded(distilled, "train"), **evaluation.recorded(distilled, "pool")}
     matched = config.override(settings, evaluation.recorded(distilled, "network")).network
     seen = architecture if runs_code(matched.name) else course.architecture_for(matched, real)
-    looking = evaluation.Real(real, seen, config.override(settings, recorded), reporter.update)
+    settings = config.override(settings, recorded)
+    settings = config.override(settings, {"pool.epochs": defaults.early_epochs(settings, real)})
+    looking = evaluation.Real(real, seen, settings, reporter.update)
     rows: dict[str, Tensor] = {}
     for name in baselines:
         reporter.phase(f"choosing, {name}")

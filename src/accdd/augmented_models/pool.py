@@ -188,7 +188,7 @@ def build(
     pool, where = settings.pool, data.device
     per_epoch = math.ceil(len(data.images) / settings.train.batch)
     keep: dict[int, list[float]] = {}
-    for epoch in pool.epochs:
+    for epoch in kept(settings):
         keep.setdefault(steps_to(epoch, per_epoch), []).append(epoch)
     total = max(keep)
     batch = min(settings.train.batch, len(data.images))
@@ -211,6 +211,12 @@ def build(
 
             yield _train_together(data, architecture, settings, recipe, step, together, keep, total, report_all)
             done += len(together)
+
+
+def kept(settings: config.Settings) -> tuple[float, ...]:
+    """The epochs at which networks are kept, of resolved settings."""
+    assert settings.pool.epochs is not None
+    return settings.pool.epochs
 
 
 def steps_to(epoch: float, per_epoch: int) -> int:
@@ -246,7 +252,7 @@ def _train_together(
     keys = [Key(pool.seed).at("pool", network) for network in networks]
     trained = training.begin([architecture.initialise(key, data.device) for key in keys])
     scales = torch.tensor([pool.lr_scales[network % len(pool.lr_scales)] for network in networks])
-    per_epoch, schedule = math.ceil(len(data.images) / recipe.batch), math.ceil(max(pool.epochs)) + 1
+    per_epoch, schedule = math.ceil(len(data.images) / recipe.batch), math.ceil(max(kept(settings))) + 1
     losses: list[torch.Tensor] = []
     members: dict[int, list[EarlyStageModel]] = {network: [] for network in networks}
 

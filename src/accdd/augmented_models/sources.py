@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from accdd.augmented_models.perturb import perturb
-from accdd.augmented_models.pool import EarlyStageModel, ModelPool
+from accdd.augmented_models.pool import EarlyStageModel, ModelPool, kept
 from accdd.config import Perturb, Settings
 from accdd.keys import Key
 from accdd.networks import Architecture, Parameters
@@ -59,5 +59,5 @@ def source(architecture: Architecture, device: torch.device, settings: Settings,
 
 def drawn(pool: ModelPool, settings: Settings) -> tuple[EarlyStageModel, ...]:
     """The members of a pool that networks are drawn from."""
-    wanted = settings.pool.draw or settings.pool.epochs
+    wanted = settings.pool.draw or kept(settings)
     return tuple(member for member in pool.models if member.epoch in wanted)

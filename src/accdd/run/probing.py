@@ -118,7 +118,7 @@ def _probe(work: Work, ranks: Ranks) -> Forecast:
     )
     seconds, pools, untrained = {"pool": 0.0}, 0, list[int]()
     if settings.pool.use:
-        pools = settings.pool.networks * len(settings.pool.epochs) * _bytes(architecture)
+        pools = settings.pool.networks * len(pool.kept(settings)) * _bytes(architecture)
         untrained = pool.missing(real, architecture, settings)
         seconds["pool"] = _pool(real, architecture, settings, untrained)
     missing, held = bank.missing(count) if count else 0, pools
@@ -136,7 +136,7 @@ def _probe(work: Work, ranks: Ranks) -> Forecast:
     if count and where.type == "cuda":  # targets stay on it as far as there is room
         kept = min(count, bank.room) * bank.bytes_per_target
         peak += max(0, min(kept, execution.granted_memory(where) - peak))
-    made = missing * bank.bytes_per_target + len(untrained) * len(settings.pool.epochs) * _bytes(architecture)
+    made = missing * bank.bytes_per_target + len(untrained) * len(pool.kept(settings)) * _bytes(architecture)
     rounded = {name: round(each, 3) for name, each in seconds.items()}
     return Forecast(rounded, peak, made + _run_bytes(real, settings, architecture, ranks))
 
@@ -170,7 +170,7 @@ def _guessed(work: Work) -> float:
     count, networks = settings.targets.count or 0, math.inf if of_loop.steps is None else of_loop.steps
     sweep = synthetic_half if count else real_half + synthetic_half + training_on(of_loop.train_images or 0)
     distilling = networks * (of_loop.inner_steps * sweep + training_on(of_loop.warm_up * len(real.images)))
-    pools = settings.pool.networks * max(settings.pool.epochs) if settings.pool.use else 0
+    pools = settings.pool.networks * max(pool.kept(settings)) if settings.pool.use else 0
     made = count * real_half + training_on(pools * len(real.images))
     return made + min(distilling, math.inf if of_loop.budget is None else of_loop.budget)
 
@@ -229,7 +229,7 @@ def _target(real: Dataset, bank: Bank, fresh: models.Source, settings: Settings)
 def _pool(real: Dataset, architecture: Architecture, settings: Settings, untrained: Sequence[int]) -> float:
     """Seconds of training these early-stage models; networks of other augmentations are taken to be as fast."""
     batch = min(settings.train.batch, len(real.images))
-    steps = pool.steps_to(max(settings.pool.epochs), math.ceil(len(real.images) / settings.train.batch))
+    steps = pool.steps_to(max(pool.kept(settings)), math.ceil(len(real.images) / settings.train.batch))
     seconds, each = 0.0, None
     for recipe, networks in pool.recipes(settings).items():
         own = sum(network in untrained for network in networks)
