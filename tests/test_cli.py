@@ -455,6 +455,15 @@ def test_importing_and_wrong_flags_do_not_wait_for_heavy_packages(code: str, sta
     assert (ran.returncode, ran.stdout.split()) == (status, ["loaded"]), ran.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes there do not say that the reader is gone")
+def test_a_reader_that_stops_listening_ends_a_command_without_a_word(place: Path):
+    command = [sys.executable, "-m", "accdd", "info", str(place / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout and running.stderr
+        running.stdout.close()
+        assert (running.stderr.read(), running.wait()) == ("", 1)
+
+
 @pytest.mark.parametrize("command", ["distill --help", "evaluate --help", "ablate --help", "pool --help", "settings"])
 def test_every_network_is_named_where_one_is_chosen(command: str):
     words = re.split(r"[\s,;:.]+", accdd(command).stdout)

@@ -28,6 +28,8 @@ def guard(body: Callable[[], None], debug: bool) -> None:
         if not _said_elsewhere(error):
             typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(2)
+    except BrokenPipeError:
+        raise  # whoever read what was printed is gone, as `head` is: typer ends without a word
     except (OSError, ArithmeticError) as error:  # the disk refuses, or the run diverged
         if debug:
             raise
