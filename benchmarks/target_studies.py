@@ -11,11 +11,13 @@ import functools
 import itertools
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from cells import DATA, Cell, main, over_numbers, over_time
+from torch import Tensor
 
 from accdd import data
 
@@ -31,15 +33,29 @@ def held_out(name: str = "cifar10-jpeg", few: int | None = None) -> Path:
         real = data.load(DATA / name)
         generator = torch.Generator().manual_seed(12345)
         shuffled = [rows[torch.randperm(len(rows), generator=generator)] for rows in real.class_index]
-        aside = torch.cat([rows[:500] for rows in shuffled])
-        kept = torch.cat([rows[500:][:few] for rows in shuffled]).sort().values
-        unfinished = path.with_suffix(".unfinished.npz")
-        np.savez(
-            unfinished, images=real.images[kept].numpy(), labels=real.labels[kept].numpy(),
-            test_images=real.images[aside].numpy(), test_labels=real.labels[aside].numpy(),
-        )  # fmt: skip
-        unfinished.replace(path)
+        _write(path, real, kept=[rows[500:][:few] for rows in shuffled], aside=[rows[:500] for rows in shuffled])
     return path
+
+
+def hundred_classes() -> Path:
+    """The training images of half of Tiny-ImageNet's classes, 50 of each kept aside as the test split."""
+    path = Path(tempfile.gettempdir()) / "accdd-hundred-held-out.npz"
+    if not path.exists():
+        real = data.load(DATA / "tiny-imagenet-32")
+        rows = real.class_index[:100]
+        _write(path, real, kept=[each[50:] for each in rows], aside=[each[:50] for each in rows])
+    return path
+
+
+def _write(path: Path, real: data.Dataset, kept: Sequence[Tensor], aside: Sequence[Tensor]) -> None:
+    """Some training images of each class for training, and others for testing."""
+    train, test = torch.cat([*kept]).sort().values, torch.cat([*aside])
+    unfinished = path.with_suffix(".unfinished.npz")
+    np.savez(
+        unfinished, images=real.images[train].numpy(), labels=real.labels[train].numpy(),
+        test_images=real.images[test].numpy(), test_labels=real.labels[test].numpy(),
+    )  # fmt: skip
+    unfinished.replace(path)
 
 
 def screened(name: str, *flags: str) -> Cell:
@@ -151,6 +167,21 @@ def small_data_alone() -> list[Cell]:
         for name, age in best.items()
         for seed in range(3)
     ]
+
+
+def hundred() -> list[Cell]:
+    """One epoch or two with a hundred classes: 500 sweeps on 100 targets of 64 real images, two starts.
+
+    Expected before it ran: no difference.
+    """
+    told = [str(hundred_classes()), "--ipc=1", "--set=network.width=32", "--targets=100", "--steps=500"]
+    told += ["--set=targets.real_batch=64", "--set=loop.snapshots=0", "--set=score.seeds=0", "--compile=always"]
+    return [
+        Cell(f"hundred/{age}/{seed}", [*told, "--set=pool.epochs=[1,2]", f"--set=pool.draw={age}", f"--seed={seed}"],
+             ["--seeds=2", "--epochs=300"])
+        for seed in range(2)
+        for age in (1, 2)
+    ]  # fmt: skip
 
 
 def small(name: str, what: str, *flags: str) -> Cell:
@@ -377,7 +408,8 @@ if __name__ == "__main__":
     studies = {
         "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "numbers": numbers,
         "snapshots": snapshots, "small-data": small_data,
-        "small-data-alone": small_data_alone, "magnitude": magnitude, "mini-batch": mini_batch,
+        "small-data-alone": small_data_alone, "hundred": hundred,
+        "magnitude": magnitude, "mini-batch": mini_batch,
         "refresh": refresh, "distance": distance, "early-on-fashion": early_on_fashion, "on-fashion": on_fashion,
         "finalists": finalists, "finalists-at-ten": finalists_at_ten, "headline": headline,
         "headline-early": headline_early, "methods": methods, "transfer": transfer, "ten": ten,
