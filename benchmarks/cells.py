@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
-MODELS = "--set=pool.epochs=2"
+MODELS = ("--set=pool.epochs=2", "--set=pool.schedule=falling")
 """For cells that say nothing else: what accdd did by itself when most of the records were made."""
 WRITING = threading.Lock()
 """Held while a worker adds to the records."""
@@ -48,7 +48,7 @@ def distill(cell: Cell, out: Path) -> None:
     if scored or (folder / "distilled").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)  # what a stopped study left unfinished
-    ran = accdd(["distill", MODELS, *cell.distill, "--out", str(folder)], cell, out)
+    ran = accdd(["distill", *MODELS, *cell.distill, "--out", str(folder)], cell, out)
     cost = {"took": round(ran.seconds), "gigabytes": round(ran.gigabytes, 2)}
     (out / cell.name / "cost.json").write_text(json.dumps(cost))
     print("distilled", cell.name, flush=True)

@@ -24,7 +24,7 @@ from accdd.keys import Key
 from accdd.networks import Parameters
 
 EPOCHS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-CHANGES = {"network.width": 32, "pool.networks": 3, "pool.epochs": list(EPOCHS), "ipc": 1}
+CHANGES = {"network.width": 32, "pool.networks": 3, "pool.epochs": list(EPOCHS), "pool.schedule": "falling", "ipc": 1}
 
 
 def flat(gradients: Parameters) -> Tensor:

@@ -143,7 +143,7 @@ def folder_of(
 @pytest.mark.parametrize(
     "changes",
     [{"pool.seed": 1}, {"precision": "bf16"}, {"compile": "never"},
-     {"pool.epochs": 2}, {"pool.lr_scales": [1.0]}, {"pool.augment": [[]]}, {"pool.schedule": "constant"},
+     {"pool.epochs": 2}, {"pool.lr_scales": [1.0]}, {"pool.augment": [[]]}, {"pool.schedule": "falling"},
      {"train.lr": 0.02}, {"train.batch": 4}, {"train.cutmix": 0.0}, {"train.momentum": 0.0},
      {"train.weight_decay": 0.0}],
     ids=str,
@@ -240,6 +240,7 @@ def test_the_rate_falls_as_accdd_s_or_stays_as_idc_s(data: Dataset):
     early = [built(data, {"pool.epochs": [2, 3], "pool.schedule": each})[0] for each in ("falling", "constant")]
     assert_same(early[0].parameters, early[1].parameters)  # it falls after 2/3 of 4 epochs
     assert not torch.equal(both[0][0].parameters["convs.0.weight"], both[1][0].parameters["convs.0.weight"])
+    assert_same(built(data, {"pool.epochs": 3})[0].parameters, both[1][0].parameters)
 
 
 def test_a_fraction_of_a_short_epoch_is_one_step_at_least():
@@ -269,6 +270,7 @@ def test_a_member_is_torch_s_sgd_with_its_own_rate_that_falls_at_2_3_and_5_6_of_
     data: Dataset, epochs: int
 ):
     changes = WITHOUT_AUGMENTATION | {"pool.epochs": epochs, "pool.networks": 2, "pool.lr_scales": [1.0, 0.5]}
+    changes |= {"pool.schedule": "falling"}
     members = built(data, changes)
     falls = {2: {}, 4: {3: 0.2}}[epochs]  # schedules of 3 and 5 epochs: falls at 2, 2 and at 3, 4
     for member, scale in zip(members, (1.0, 0.5), strict=True):

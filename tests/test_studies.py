@@ -216,7 +216,7 @@ def test_the_paper_s_studies_are_those_of_the_paper():
     assert list(NAMED) == ["pre-training", "models", "magnitude", "directions", "normalisation", "where", "factor"]
     grid, common = grids.joined("pre-training", {}, {"ipc": 1})
     assert grid["pool.draw"] == [0, 0.5, 1, 2, 5, 10, 20]
-    assert common == {"ipc": 1, "pool.epochs": (*grid["pool.draw"],), "pool.use": True}
+    assert common == {"ipc": 1, "pool.epochs": (*grid["pool.draw"],), "pool.schedule": "falling", "pool.use": True}
     assert grids.joined("models", {}, {})[0] == {"pool.networks": [1, 2, 5, 10]}
     magnitudes = grids.joined("magnitude", {}, {})[0]["perturb.magnitude"]
     assert (magnitudes[0], magnitudes[-1]) == (0, 0.3)

@@ -122,9 +122,9 @@ class Pool:
     """Which of these epochs networks are drawn from, so that one pool serves many runs; None is all of them."""
     lr_scales: tuple[float, ...] = (1.0, 0.7, 1.4)
     """Network i trains with the learning rate times entry i (cyclically): diversity between members."""
-    schedule: Literal["falling", "constant"] = "falling"
+    schedule: Literal["falling", "constant"] = "constant"
     """The learning rate over time. Falling is AccDD's: a fifth from 2/3 of (epochs + 1) on, a fifth of that from 5/6
-    on, so not within two epochs; constant is IDC's on ImageNet-100."""
+    on, so not within two epochs; constant is IDC's on ImageNet-100, and leaves models as early as their steps say."""
     augment: tuple[tuple[str, ...], ...] = (("color", "crop"), ("color", "crop", "cutout"), ("crop",))
     """Network i trains with augmentation set i (cyclically): diversity between members."""
 

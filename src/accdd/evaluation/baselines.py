@@ -50,7 +50,8 @@ class Real:
     def course(self) -> list[Parameters]:
         """One network after each of `FORGETTING_EPOCHS` epochs."""
         epochs = [float(epoch + 1) for epoch in range(FORGETTING_EPOCHS)]
-        settings = config.override(self.settings, {"pool.networks": 1, "pool.epochs": epochs, "pool.draw": None})
+        own = {"pool.networks": 1, "pool.epochs": epochs, "pool.draw": None, "pool.schedule": "falling"}
+        settings = config.override(self.settings, own)
         built = models.load_or_build(self.data, self.architecture, settings, self.report).models
         return [self._calibrated(each.parameters) for each in built]
 

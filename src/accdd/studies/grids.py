@@ -29,7 +29,7 @@ NAMED: Mapping[str, Named] = {
     "pre-training": Named(
         {"pool.draw": EPOCHS},
         "how long early-stage models are trained; one pool serves all",
-        {"pool.epochs": EPOCHS},
+        {"pool.epochs": EPOCHS, "pool.schedule": "falling"},
     ),
     "models": Named({"pool.networks": (1, 2, 5, 10)}, "how many early-stage models there are"),
     "magnitude": Named({"perturb.magnitude": (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)}, "how far they are perturbed"),
