@@ -328,6 +328,20 @@ def headline_early() -> list[Cell]:
     ]
 
 
+def headline_fashion() -> list[Cell]:
+    """One image per class of Fashion-MNIST with the two things that `on-fashion` found better: twenty networks of one
+    epoch, and images begun from k-means.
+
+    Expected before it ran: 81.2 %, half of what they gained on held-out images.
+    """
+    told = ["--preset=fast", "--set=pool.epochs=1", "--set=pool.networks=20", "--set=images.start=kmeans", "--ipc=1"]
+    told += ["--budget=12m", "--steps=1000000", "--set=score.seeds=0"]
+    return [
+        Cell(f"headline-fashion/{n}", [str(DATA / "fashion-mnist"), *told, f"--seed={n}"], ["--seeds=3"], ALL_CORES)
+        for n in range(2)
+    ]
+
+
 PUBLISHED = {
     "cifar10-jpeg": ["--set=images.lr=5e-3"],
     "fashion-mnist": ["--set=match.distance=l1", "--set=images.lr=1e-4", "--set=loop.train_images=500"],
@@ -412,7 +426,7 @@ if __name__ == "__main__":
         "magnitude": magnitude, "mini-batch": mini_batch,
         "refresh": refresh, "distance": distance, "early-on-fashion": early_on_fashion, "on-fashion": on_fashion,
         "finalists": finalists, "finalists-at-ten": finalists_at_ten, "headline": headline,
-        "headline-early": headline_early, "methods": methods, "transfer": transfer, "ten": ten,
+        "headline-early": headline_early, "headline-fashion": headline_fashion, "methods": methods, "transfer": transfer, "ten": ten,
         "transfer-at-ten": transfer_at_ten, "across": across,
     }  # fmt: skip
     labels = {"count": "targets", "real-batch": "real images of a class behind a target"}
