@@ -11,7 +11,6 @@ import functools
 import itertools
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +46,9 @@ def hundred_classes() -> Path:
     return path
 
 
-def _write(path: Path, real: data.Dataset, kept: Sequence[Tensor], aside: Sequence[Tensor]) -> None:
+def _write(path: Path, real: data.Dataset, kept: list[Tensor], aside: list[Tensor]) -> None:
     """Some training images of each class for training, and others for testing."""
-    train, test = torch.cat([*kept]).sort().values, torch.cat([*aside])
+    train, test = torch.cat(kept).sort().values, torch.cat(aside)
     unfinished = path.with_suffix(".unfinished.npz")
     np.savez(
         unfinished, images=real.images[train].numpy(), labels=real.labels[train].numpy(),
@@ -140,8 +139,8 @@ AGES = {
     "500 a class of CIFAR-10 (JPEG)": (0.5, 1, 2, 5, 10, 20),
     "Imagenette, 32 pixels": (1, 2, 5, 10),
 }
-"""Epochs at which early-stage models of small data are kept, on the way to the last. They are of 16, 79 and 134 steps,
-where those of all of CIFAR-10 are of 704."""
+"""Epochs at which early-stage models of small data are kept, on the way to the last: epochs of 16, 79 and 134 steps,
+where those of `screened` are of 704."""
 
 
 def small_data() -> list[Cell]:
@@ -160,7 +159,7 @@ def small_data() -> list[Cell]:
 
 
 def small_data_alone() -> list[Cell]:
-    """The best of `small_data` where the networks end there, as by accdd's own rule, and so end at a fallen rate."""
+    """The best of `small_data` where the networks end there, and so at a rate that has fallen."""
     best = {"500 a class of CIFAR-10 (JPEG)": 10, "Imagenette, 32 pixels": 5}
     return [
         small(name, f"{age} alone/{seed}", f"--set=pool.epochs={age}", f"--seed={seed}")
@@ -186,14 +185,15 @@ def hundred() -> list[Cell]:
 
 def small(name: str, what: str, *flags: str) -> Cell:
     """A cell of small data at width 32, tested on images held out of its training data."""
-    data = {
-        "digits": ["digits", "--set=data.held_out=0.3"],
-        "500 a class of CIFAR-10 (JPEG)": [str(held_out(few=500))],
-        "Imagenette, 32 pixels": [str(DATA / "imagenette-128"), "--set=data.size=32", "--set=data.held_out=0.1"],
-    }
-    common = ["--ipc=1", "--set=network.width=32", "--targets=300", "--steps=1000", "--set=loop.snapshots=0"]
-    common += ["--set=score.seeds=0", "--compile=always"]
-    return Cell(f"small-data/{name}, {what}", [*data[name], *common, *flags], ["--seeds=2", "--epochs=300"])
+    if name == "digits":
+        told = ["digits", "--set=data.held_out=0.3"]
+    elif name == "Imagenette, 32 pixels":
+        told = [str(DATA / "imagenette-128"), "--set=data.size=32", "--set=data.held_out=0.1"]
+    else:
+        told = [str(held_out(few=500))]
+    told += ["--ipc=1", "--set=network.width=32", "--targets=300", "--steps=1000", "--set=loop.snapshots=0"]
+    told += ["--set=score.seeds=0", "--compile=always", *flags]
+    return Cell(f"small-data/{name}, {what}", told, ["--seeds=2", "--epochs=300"])
 
 
 def magnitude() -> list[Cell]:
@@ -254,6 +254,20 @@ def on_fashion() -> list[Cell]:
         for seed in range(3)
         for what, flags in ON_FASHION.items()
     ]
+
+
+def starts() -> list[Cell]:
+    """Whether to begin from k-means serves CIFAR-10 (JPEG), too: three starts at one image per class, two at ten.
+
+    Expected before it ran, when `on-fashion` had: a point at one, nothing at ten.
+    """
+    return [
+        held_out_cell("starts", "cifar10-jpeg", f"IPC {ipc}, {start}", seed, "--set=pool.epochs=1", f"--ipc={ipc}",
+                      f"--set=images.start={start}")
+        for ipc, count in ((1, 3), (10, 2))
+        for seed in range(count)
+        for start in ("mixed", "kmeans")
+    ]  # fmt: skip
 
 
 FINALISTS = {
@@ -421,12 +435,11 @@ def refresh() -> list[Cell]:
 if __name__ == "__main__":
     studies = {
         "step": step, "step-at-ten": step_at_ten, "count": count, "real-batch": real_batch, "numbers": numbers,
-        "snapshots": snapshots, "small-data": small_data,
-        "small-data-alone": small_data_alone, "hundred": hundred,
-        "magnitude": magnitude, "mini-batch": mini_batch,
-        "refresh": refresh, "distance": distance, "early-on-fashion": early_on_fashion, "on-fashion": on_fashion,
-        "finalists": finalists, "finalists-at-ten": finalists_at_ten, "headline": headline,
-        "headline-early": headline_early, "headline-fashion": headline_fashion, "methods": methods, "transfer": transfer, "ten": ten,
+        "snapshots": snapshots, "small-data": small_data, "small-data-alone": small_data_alone, "hundred": hundred,
+        "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh, "distance": distance,
+        "early-on-fashion": early_on_fashion, "on-fashion": on_fashion, "starts": starts, "finalists": finalists,
+        "finalists-at-ten": finalists_at_ten, "headline": headline, "headline-early": headline_early,
+        "headline-fashion": headline_fashion, "methods": methods, "transfer": transfer, "ten": ten,
         "transfer-at-ten": transfer_at_ten, "across": across,
     }  # fmt: skip
     labels = {"count": "targets", "real-batch": "real images of a class behind a target"}
