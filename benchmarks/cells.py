@@ -24,7 +24,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 MODELS = ("--set=pool.epochs=2", "--set=pool.schedule=falling")
-"""For cells that say nothing else: what accdd did by itself when most of the records were made."""
+"""For cells that say nothing else, whatever their preset: what accdd did by itself when most records were made."""
 WRITING = threading.Lock()
 """Held while a worker adds to the records."""
 

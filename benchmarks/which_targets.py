@@ -29,7 +29,7 @@ from accdd.targets import Bank, Target
 COUNT, AVAILABLE, SWEEPS = 300, 1000, 1000
 CHANGES = {
     "network.width": 32, "images.factor": 2, "pool.epochs": [1, 1.5, 2, 2.5, 3, 3.5, 4], "targets.count": COUNT,
-    "loop.steps": SWEEPS, "loop.budget": None, "compile": "always",
+    "pool.schedule": "falling", "loop.steps": SWEEPS, "loop.budget": None, "compile": "always",
 }  # fmt: skip
 
 

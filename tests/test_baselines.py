@@ -229,6 +229,13 @@ def test_evaluate_scores_baselines_and_the_whole_set_beside_each_set(run: Path):
     assert robust["hlr"] == pytest.approx((others[-1]["mean"] - own["mean"]) / 100, abs=1e-3)
 
 
+def test_beside_a_set_that_records_no_settings_networks_look_that_are_trained_by_default(run: Path):
+    bare = dataclasses.replace(accdd.load(run / "distilled"), info={})
+    source = run.parent / "stripes.npz"
+    found = accdd.evaluate(bare, data=source, test=source, networks="mlp", baselines=["herding"], seeds=1, epochs=1)
+    assert [each.set for each in found.scores] == ["distilled", "herding"]
+
+
 def test_evaluate_scores_by_several_protocols_and_the_whole_set_once(run: Path):
     told = evaluate(run, "--protocol ddranking-hard,ddranking-plain --baselines random --whole --seeds 2 --json")
     assert told.exit_code == 0, told.stderr

@@ -65,6 +65,14 @@ def test_every_number_of_sweeps_a_network_is_foretold(data: Dataset, inner: int)
     assert 0 < one < many
 
 
+def test_of_one_network_the_quickest_sweep_after_the_first_stands_for_the_rest(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(probing, "_clocked", lambda *_: [2.0, 9.0, 1.0, 5.0])  # the start, and three sweeps
+    told = {**TINY, "loop.steps": 1, "loop.inner_steps": 5, "loop.train_images": 8, "pool.use": False}
+    assert accdd.forecast(data, 1, settings={**told, "targets.count": 0}).seconds["distilling"] == 2 + 9 + 4 * 1
+
+
 def test_a_forecast_says_what_was_understood_and_refuses_what_takes_more_than_allowed(data: Dataset):
     told = {**TINY, "targets.count": 0, "method": "dsa"}
     notes = Notes()

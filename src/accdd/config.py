@@ -124,7 +124,7 @@ class Pool:
     """Network i trains with the learning rate times entry i (cyclically): diversity between members."""
     schedule: Literal["falling", "constant"] = "constant"
     """The learning rate over time. Falling is AccDD's: a fifth from 2/3 of (epochs + 1) on, a fifth of that from 5/6
-    on, so not within two epochs; constant is IDC's on ImageNet-100, and leaves models as early as their steps say."""
+    on, so not within two epochs; constant is IDC's on ImageNet-100."""
     augment: tuple[tuple[str, ...], ...] = (("color", "crop"), ("color", "crop", "cutout"), ("crop",))
     """Network i trains with augmentation set i (cyclically): diversity between members."""
 

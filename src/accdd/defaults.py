@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from accdd import augment, methods, networks
-from accdd.config import LARGEST, SMALLEST, Images, InputError, Loop, Match, Pool, Settings
+from accdd.config import LARGEST, SMALLEST, Images, InputError, Loop, Match, Settings
 from accdd.data import Dataset
 from accdd.methods import Method
 
@@ -14,7 +14,7 @@ TARGETS = 300
 """Fewer are fitted too closely; more were better by no more than the noise, or not at all (RESULTS.md)."""
 EARLY_STEPS, MOST_EPOCHS = 800, 20
 """Of training early-stage models: steps count, not epochs; but 40 epochs of 1,000 digits, which are 640 steps, were
-worse than 20 (RESULTS.md)."""
+worse than 20, if at a falling rate (RESULTS.md)."""
 STEPS, BUDGET = 2000, 600.0
 """Where a run ends, in outer steps or seconds, when nothing is said."""
 BOUNDED_FROM = 20
@@ -35,8 +35,9 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     _check_images(settings, data)
     match = _match(settings.match, method, data)
     loop = _loop(settings, method)
-    pool = dataclasses.replace(settings.pool, use=early_stage(settings), epochs=early_epochs(settings, data))
-    _check_drawn(pool)
+    epochs = early_epochs(settings, data)
+    _check_drawn(settings.pool.draw or (), epochs)
+    pool = dataclasses.replace(settings.pool, use=early_stage(settings), epochs=epochs)
     _check_shard(settings, loop, data)
     real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
     count = _targets(settings, loop, match, real_batch)
@@ -87,9 +88,8 @@ def _check_images(settings: Settings, data: Dataset) -> None:
         )
 
 
-def _check_drawn(pool: Pool) -> None:
-    epochs = pool.epochs or ()
-    if missing := [epoch for epoch in pool.draw or () if epoch not in epochs]:
+def _check_drawn(drawn: tuple[float, ...], epochs: tuple[float, ...]) -> None:
+    if missing := [epoch for epoch in drawn if epoch not in epochs]:
         kept = ", ".join(f"{epoch:g}" for epoch in epochs)
         raise InputError(
             f"pool.draw has {missing[0]:g}, but networks are kept at {kept} epochs. Expected some of these, or "

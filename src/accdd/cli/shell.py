@@ -28,9 +28,9 @@ def guard(body: Callable[[], None], debug: bool) -> None:
         if not _said_elsewhere(error):
             typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        raise  # whoever read what was printed is gone, as `head` is: typer ends without a word
     except (OSError, ArithmeticError) as error:  # the disk refuses, or the run diverged
+        if isinstance(error, BrokenPipeError):
+            typer.echo()  # fails, too, where whoever read the output is gone, as `head` is: typer ends without a word
         if debug:
             raise
         typer.echo(f"error: {printable(str(error))}", err=True)

@@ -37,7 +37,7 @@ class Real:
     architecture: Architecture
     """Of the networks that look."""
     settings: Settings
-    """`train`, `pool`, `precision` and `compile` decide how they are trained."""
+    """`train`, `pool` (its epochs resolved), `precision` and `compile` decide how they are trained."""
     report: Report = lambda share: None
 
     @functools.cached_property
@@ -50,7 +50,7 @@ class Real:
     def course(self) -> list[Parameters]:
         """One network after each of `FORGETTING_EPOCHS` epochs."""
         epochs = [float(epoch + 1) for epoch in range(FORGETTING_EPOCHS)]
-        own = {"pool.networks": 1, "pool.epochs": epochs, "pool.draw": None, "pool.schedule": "falling"}
+        own = {"pool.networks": 1, "pool.epochs": epochs, "pool.draw": None, "pool.schedule": "falling"}  # to converge
         settings = config.override(self.settings, own)
         built = models.load_or_build(self.data, self.architecture, settings, self.report).models
         return [self._calibrated(each.parameters) for each in built]

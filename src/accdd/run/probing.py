@@ -203,7 +203,7 @@ def _distilling(begin: Callable[..., Iterator[loop.State]], work: Work) -> float
         network = _typical(sweeps)
     else:  # the first sweep of a network draws for all of them, and those after it are trained for
         first, *later = sweeps[few:] or sweeps[:1]
-        rest = statistics.median(later) if later else min(sweeps[1:few], default=first)
+        rest = statistics.median(later) if later else min(sweeps[1:few], default=first)  # others may compile
         network = first + (of_loop.inner_steps - 1) * rest
     if of_loop.warm_up:
         seen = len(work.real.images)
