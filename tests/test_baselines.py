@@ -233,7 +233,7 @@ def test_beside_a_set_that_records_no_settings_networks_look_that_are_trained_by
     bare = dataclasses.replace(accdd.load(run / "distilled"), info={})
     source = run.parent / "stripes.npz"
     found = accdd.evaluate(bare, data=source, test=source, networks="mlp", baselines=["herding"], seeds=1, epochs=1)
-    assert [each.set for each in found.scores] == ["distilled", "herding"]
+    assert [each.set for each in found] == ["distilled", "herding"]
 
 
 def test_evaluate_scores_by_several_protocols_and_the_whole_set_once(run: Path):
