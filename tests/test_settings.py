@@ -200,9 +200,11 @@ def test_early_stage_models_are_for_methods_that_they_serve_unless_told_otherwis
 @pytest.mark.parametrize(
     ("count", "changes", "epochs"),
     [(60_000, {}, 1), (20_000, {}, 3), (9_469, {}, 5), (5_000, {}, 10), (5_000, {"train.batch": 32}, 5),
-     (1_000, {}, 20), (2_000_000, {}, 1), (1_000, {"pool.epochs": [0.5, 7]}, (0.5, 7)), (5_000, paper(1), 2)],
+     (1_000, {}, 20), (2_000_000, {}, 1), (5_000, {"targets.count": 0}, 2),
+     (5_000, {"images.step": "gradient"}, 2), (5_000, {"targets.count": 0, "images.step": "normalised"}, 10),
+     (1_000, {"pool.epochs": [0.5, 7]}, (0.5, 7)), (5_000, paper(1), 2)],
 )  # fmt: skip
-def test_early_stage_models_are_trained_for_equal_steps_unless_told_otherwise(
+def test_early_stage_models_are_trained_for_equal_steps_where_those_on_images_are_normalised(
     count: int, changes: dict[str, Any], epochs: float | tuple[float, ...]
 ):
     pool = resolve(override(Settings(), changes), sized(8, count=count)).pool

@@ -116,8 +116,8 @@ class Pool:
     networks: int = Field(default=5, ge=1)
     """Number of networks trained."""
     epochs: tuple[float, ...] | None = None
-    """Epochs (fractions allowed) at which each network is kept; training ends at the last. None is once, after as many
-    whole epochs as come nearest to 800 steps, and no more than 20."""
+    """Epochs (fractions allowed) at which each network is kept; training ends at the last. None is once: after two
+    epochs where images go down their gradients, otherwise after as many as come nearest to 800 steps, 20 at most."""
     draw: tuple[float, ...] | None = None
     """Which of these epochs networks are drawn from, so that one pool serves many runs; None is all of them."""
     lr_scales: tuple[float, ...] = (1.0, 0.7, 1.4)

@@ -12,9 +12,12 @@ NORMALISED_LR = 0.01
 """Chosen at 32 pixels and one image per class, and best at ten, too (RESULTS.md); other sizes are not measured."""
 TARGETS = 300
 """Fewer are fitted too closely; more were better by no more than the noise, or not at all (RESULTS.md)."""
+EPOCHS = 2.0
+"""Of training early-stage models, as in the paper on CIFAR. With gradient steps, ten digits learned from models of 20
+epochs are worse than random ones (RESULTS.md)."""
 EARLY_STEPS, MOST_EPOCHS = 800, 20
-"""Of training early-stage models: steps count, not epochs; but 40 epochs of 1,000 digits, which are 640 steps, were
-worse than 20, if at a falling rate (RESULTS.md)."""
+"""The same where steps on images are normalised: steps of training count, not epochs; but 40 epochs of 1,000 digits,
+which are 640 steps, were worse than 20, if at a falling rate (RESULTS.md)."""
 STEPS, BUDGET = 2000, 600.0
 """Where a run ends, in outer steps or seconds, when nothing is said."""
 BOUNDED_FROM = 20
@@ -35,14 +38,14 @@ def resolve(settings: Settings, data: Dataset) -> Settings:
     _check_images(settings, data)
     match = _match(settings.match, method, data)
     loop = _loop(settings, method)
-    epochs = early_epochs(settings, data)
-    _check_drawn(settings.pool.draw or (), epochs)
-    pool = dataclasses.replace(settings.pool, use=early_stage(settings), epochs=epochs)
     _check_shard(settings, loop, data)
     real_batch = min(settings.targets.real_batch, max(len(rows) for rows in data.class_index))
     count = _targets(settings, loop, match, real_batch)
     bank = dataclasses.replace(settings.targets, count=count, real_batch=real_batch)
     images = _images(settings, method, match, data, on_targets=bool(bank.count))
+    epochs = settings.pool.epochs or (_epochs(settings, images, data),)
+    _check_drawn(settings.pool.draw or (), epochs)
+    pool = dataclasses.replace(settings.pool, use=early_stage(settings), epochs=epochs)
     shape = networks.architecture(settings.network, data.channels, data.size, data.num_classes).shape
     network = dataclasses.replace(settings.network, **dataclasses.asdict(shape))
     pixels = dataclasses.replace(
@@ -61,10 +64,12 @@ def early_stage(settings: Settings) -> bool:
     return methods.named(settings.method).early_stage if settings.pool.use is None else settings.pool.use
 
 
-def early_epochs(settings: Settings, data: Dataset) -> tuple[float, ...]:
-    """At which epochs early-stage models are kept."""
+def _epochs(settings: Settings, images: Images, data: Dataset) -> float:
+    """After how many epochs early-stage models are kept."""
+    if images.step == "gradient":  # whose size is stated for models of a certain age
+        return EPOCHS
     per_epoch = math.ceil(len(data.images) / settings.train.batch)
-    return settings.pool.epochs or (float(min(max(round(EARLY_STEPS / per_epoch), 1), MOST_EPOCHS)),)
+    return float(min(max(round(EARLY_STEPS / per_epoch), 1), MOST_EPOCHS))
 
 
 def factor_for(size: int) -> int:

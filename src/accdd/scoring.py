@@ -312,7 +312,7 @@ def _choose(
     matched = config.override(settings, evaluation.recorded(distilled, "network")).network
     seen = architecture if runs_code(matched.name) else course.architecture_for(matched, real)
     settings = config.override(settings, recorded)
-    settings = config.override(settings, {"pool.epochs": defaults.early_epochs(settings, real)})
+    settings = config.override(settings, {"pool.epochs": settings.pool.epochs or defaults.EPOCHS})
     looking = evaluation.Real(real, seen, settings, reporter.update)
     rows: dict[str, Tensor] = {}
     for name in baselines:

@@ -62,7 +62,7 @@ class Result:
     """The run folder, if one was asked for."""
 
 
-BY_BUDGET = frozenset({"targets.count", "images.step", "images.lr", "images.schedule"})
+BY_BUDGET = frozenset({"targets.count", "images.step", "images.lr", "images.schedule", "pool.epochs"})
 """Settings that may depend on how many targets a budget pays for here, where nothing is said of them."""
 
 
