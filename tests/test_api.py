@@ -64,6 +64,13 @@ def scored(tmp_path_factory: pytest.TempPathFactory, arrays: tuple[np.ndarray, n
         return accdd.distill(arrays, ipc=2, out=root / "run", settings={**SCORED, "images.factor": 2})
 
 
+@pytest.mark.parametrize("targets", [0, 50])
+def test_ten_learned_digits_are_worth_more_than_ten_random_ones_by_default(targets: int):
+    told = {"targets.count": targets, "loop.steps": 100, "score.seeds": 2, "score.epochs": 300, "compile": "never"}
+    learned, random = accdd.distill("digits", settings=told).scores
+    assert learned.mean > random.mean + 5
+
+
 def test_arrays_become_a_result_with_verdict_and_scores_beside_random(scored: accdd.Result):
     assert scored.distilled.images.shape == (4, 3, 8, 8) and scored.distilled.ipc == 2
     own, random = scored.scores
