@@ -464,9 +464,9 @@ if __name__ == "__main__":
         "snapshots": snapshots, "small-data": small_data, "small-data-alone": small_data_alone, "hundred": hundred,
         "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh, "distance": distance,
         "early-on-fashion": early_on_fashion, "on-fashion": on_fashion, "more-on-fashion": more_on_fashion,
-        "starts": starts, "finalists": finalists, "finalists-at-ten": finalists_at_ten, "headline": headline, "headline-early": headline_early,
-        "headline-fashion": headline_fashion, "methods": methods, "transfer": transfer, "ten": ten,
-        "transfer-at-ten": transfer_at_ten, "across": across,
+        "starts": starts, "finalists": finalists, "finalists-at-ten": finalists_at_ten, "headline": headline,
+        "headline-early": headline_early, "headline-fashion": headline_fashion, "methods": methods,
+        "transfer": transfer, "ten": ten, "transfer-at-ten": transfer_at_ten, "across": across,
     }  # fmt: skip
     labels = {"count": "targets", "real-batch": "real images of a class behind a target"}
     numbered = functools.partial(over_numbers, labels=labels)
