@@ -321,6 +321,23 @@ def lacking_at_ten() -> list[Cell]:
     ]
 
 
+AGES_AT_TEN = {"2": [2], "4": [4], "8": [8], "1 to 8": [1, 2, 4, 8]}
+
+
+def ages_at_ten() -> list[Cell]:
+    """Whether ten images per class want older models than one image, as trajectory matching wants later stretches the
+    more images there are (DATM): against `starts` at ten, whose networks are the same after their first epoch.
+
+    Expected before it ran: four epochs half a point above one and two, the mixture as good, eight below.
+    """
+    common = ["--set=pool.epochs=[1,2,4,8]", "--set=pool.schedule=constant", "--ipc=10"]
+    return [
+        held_out_cell("ages-at-ten", "cifar10-jpeg", f"{name} epochs", seed, *common, f"--set=pool.draw={drawn}")
+        for seed in range(2)
+        for name, drawn in AGES_AT_TEN.items()
+    ]
+
+
 FINALISTS = {
     "default": ("--set=pool.draw=2",),
     "moved by 0.2 to 0.3": ("--set=pool.draw=2", "--set=perturb.magnitude=[0.2,0.3]"),
@@ -494,7 +511,7 @@ if __name__ == "__main__":
         "snapshots": snapshots, "small-data": small_data, "small-data-alone": small_data_alone, "hundred": hundred,
         "magnitude": magnitude, "mini-batch": mini_batch, "refresh": refresh, "distance": distance,
         "early-on-fashion": early_on_fashion, "on-fashion": on_fashion, "more-on-fashion": more_on_fashion,
-        "starts": starts, "lacking-at-ten": lacking_at_ten, "finalists": finalists,
+        "starts": starts, "lacking-at-ten": lacking_at_ten, "ages-at-ten": ages_at_ten, "finalists": finalists,
         "finalists-at-ten": finalists_at_ten, "headline": headline, "headline-early": headline_early,
         "headline-fashion": headline_fashion, "methods": methods, "transfer": transfer, "ten": ten,
         "transfer-at-ten": transfer_at_ten, "across": across,
