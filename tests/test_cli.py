@@ -429,6 +429,23 @@ def test_terminal_escapes_in_names_are_shown_and_not_obeyed(tmp_path: Path):
     assert "\x1b" not in result.stderr and "\\x1b[2Jgone" in result.stderr
 
 
+def test_warnings_are_sentences_unless_a_traceback_is_asked_for(tmp_path: Path):
+    command = "pool digits --set pool.networks=1 --set pool.epochs=0.1 --set network.width=4"
+    assert accdd(command).exit_code == 0
+
+    def warned(command: str) -> str:
+        (file,) = (tmp_path / "accdd-cache").glob("pools/*/000000/0.safetensors")
+        file.write_bytes(file.read_bytes()[:-1])
+        ran = process(command, tmp_path)
+        assert ran.returncode == 0
+        return ran.stderr
+
+    plain = warned(command)
+    assert re.search("^warning: The cache entry .* is damaged .*built again; .*deleted.$", plain, re.MULTILINE)
+    assert "UserWarning" not in plain
+    assert re.search(r"\.py:\d+: UserWarning: The cache entry .* is damaged", warned(f"{command} --debug"))
+
+
 def test_a_process_tells_mistakes_on_standard_error_and_tracebacks_only_when_asked(tmp_path: Path):
     refused = process("distill digits --out out --json --set novalue", tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")

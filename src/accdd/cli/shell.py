@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def guard(body: Callable[[], None], debug: bool) -> None:
     from accdd.config import InputError
 
     try:
-        body()
+        with contextlib.nullcontext() if debug else _plain_warnings():
+            body()
     except InputError as error:
         if debug:
             raise
@@ -48,6 +50,23 @@ def guard(body: Callable[[], None], debug: bool) -> None:
         if not _said_elsewhere(stop):
             typer.echo(printable(str(stop)) or "interrupted", err=True)
         sys.exit(128 + getattr(stop, "number", signal.SIGINT))
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """accdd's own warnings in the form of its errors; those of other packages say where they come from, as ever."""
+    usual, ours = warnings.formatwarning, Path(__file__).parents[1]
+
+    def plain(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> str:
+        if category is UserWarning and Path(filename).is_relative_to(ours):
+            return f"warning: {printable(str(message))}\n"
+        return usual(message, category, filename, *where)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _said_elsewhere(error: BaseException) -> bool:
