@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from accdd.cli import app
+from accdd.cli import app, shell
 from accdd.config import InputError
 from accdd.networks import NETWORKS
 
@@ -433,17 +434,24 @@ def test_warnings_are_sentences_unless_a_traceback_is_asked_for(tmp_path: Path):
     command = "pool digits --set pool.networks=1 --set pool.epochs=0.1 --set network.width=4"
     assert accdd(command).exit_code == 0
 
-    def warned(command: str) -> str:
+    def warned(flag: str = "") -> str:
         (file,) = (tmp_path / "accdd-cache").glob("pools/*/000000/0.safetensors")
         file.write_bytes(file.read_bytes()[:-1])
-        ran = process(command, tmp_path)
+        ran = process(f"{command} {flag}", tmp_path)
         assert ran.returncode == 0
         return ran.stderr
 
-    plain = warned(command)
-    assert re.search("^warning: The cache entry .* is damaged .*built again; .*deleted.$", plain, re.MULTILINE)
-    assert "UserWarning" not in plain
-    assert re.search(r"\.py:\d+: UserWarning: The cache entry .* is damaged", warned(f"{command} --debug"))
+    plain = warned()
+    assert re.search(r"^warning: The cache entry .* is damaged .* can be deleted\.$", plain, re.MULTILINE)
+    assert "Notice" not in plain
+    assert re.search(r"\.py:\d+: Notice: The cache entry .* is damaged", warned("--debug"))
+
+
+def test_warnings_of_other_packages_say_where_they_come_from():
+    found: list[str] = []
+    usual = warnings.formatwarning("slow", UserWarning, "elsewhere.py", 7, "")
+    shell.guard(lambda: found.append(warnings.formatwarning("slow", UserWarning, "elsewhere.py", 7, "")), debug=False)
+    assert found == [usual] and "elsewhere.py:7" in usual
 
 
 def test_a_process_tells_mistakes_on_standard_error_and_tracebacks_only_when_asked(tmp_path: Path):

@@ -18,6 +18,10 @@ class InputError(ValueError):
     """The user's input is wrong; the message says what came, what was expected and what to type."""
 
 
+class Notice(UserWarning):
+    """What the user had better know, though accdd goes on: a damaged entry of the cache, another process waited for."""
+
+
 SMALLEST, LARGEST = 4, 1024
 """Height and width in pixels that images are worked on at."""
 

@@ -28,7 +28,7 @@ from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
 
 from accdd import files
-from accdd.config import InputError
+from accdd.config import InputError, Notice
 from accdd.recording import BRANCHES
 
 
@@ -278,7 +278,7 @@ def compiled(function: Callable[..., Any], where: torch.device) -> Callable[...,
         try:
             return graph(*args)
         except (FailOnRecompileLimitHit, TorchDynamoException) as error:
-            warnings.warn(f"PyTorch cannot compile this, so it runs slower: {str(error)[:500]}", stacklevel=2)
+            warnings.warn(f"PyTorch cannot compile this, so it runs slower: {str(error)[:500]}", Notice, stacklevel=2)
             works = False
             return function(*args)
 

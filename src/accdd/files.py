@@ -25,6 +25,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from accdd import locks
+from accdd.config import Notice
 
 MANIFEST = "manifest.json"
 """Name of the file that lists all others of a committed folder with size and SHA-256; written last."""
@@ -257,6 +258,7 @@ def _move_aside(entry: Path, problems: list[str]) -> None:
         warnings.warn(
             f"The cache entry {entry} is damaged ({'; '.join(problems[:3])}). It was moved to {moved.name} and "
             f"is built again; the moved folder can be deleted.",
+            Notice,
             stacklevel=5,  # the caller of `cached`
         )
 

@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from accdd.config import Notice
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -79,6 +81,7 @@ def _waited_for(file: Path) -> int | None:
                 warnings.warn(
                     f"Another process is making something in '{file.parent}' that is needed here, too, so this one "
                     "waits. If that process was suspended, remove the files named .*.lock there.",
+                    Notice,
                     stacklevel=6,  # the caller of `files.cached`
                 )
             time.sleep(pause)

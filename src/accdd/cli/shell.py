@@ -22,7 +22,7 @@ def guard(body: Callable[[], None], debug: bool) -> None:
     from accdd.config import InputError
 
     try:
-        with contextlib.nullcontext() if debug else _plain_warnings():
+        with contextlib.nullcontext() if debug else _plain_notices():
             body()
     except InputError as error:
         if debug:
@@ -53,14 +53,18 @@ def guard(body: Callable[[], None], debug: bool) -> None:
 
 
 @contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
+def _plain_notices() -> Iterator[None]:
     """accdd's own warnings in the form of its errors; those of other packages say where they come from, as ever."""
-    usual, ours = warnings.formatwarning, Path(__file__).parents[1]
+    from accdd.config import Notice
 
-    def plain(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> str:
-        if category is UserWarning and Path(filename).is_relative_to(ours):
+    usual = warnings.formatwarning
+
+    def plain(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, Notice):
             return f"warning: {printable(str(message))}\n"
-        return usual(message, category, filename, *where)
+        return usual(message, category, filename, lineno, line)
 
     warnings.formatwarning = plain
     try:

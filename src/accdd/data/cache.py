@@ -21,7 +21,7 @@ import PIL
 import torch
 
 from accdd import files, keys
-from accdd.config import Data
+from accdd.config import Data, Notice
 from accdd.data import mapped
 from accdd.data.dataset import Dataset
 
@@ -75,6 +75,7 @@ def keep(key_parts: Mapping[str, object], settings: Data, decode: Callable[[], D
         warnings.warn(
             f"The decoded data cannot be kept in the cache ({error}), so the next start decodes it again. "
             "Make room there, or set ACCDD_CACHE to a folder that can be written.",
+            Notice,
             stacklevel=6,  # the caller of `accdd.data.load`
         )
         return data

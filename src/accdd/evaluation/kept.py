@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from accdd import files
+from accdd.config import Notice
 from accdd.keys import Key, digest
 
 VERSION = 4
@@ -62,6 +63,7 @@ class KeptTrials:
             warnings.warn(
                 f"Scores cannot be kept in the cache ({error.strerror or error}), so asking for them again makes them "
                 "again. Make room there, or set ACCDD_CACHE to a folder that can be written.",
+                Notice,
                 stacklevel=3,
             )
 
