@@ -472,6 +472,14 @@ def test_a_pool_and_an_evaluation_tell_how_far_they_are(scored: accdd.Result, da
     assert_shares_rise_to_one(recorder)
 
 
+@pytest.mark.parametrize("short", [{"loop.steps": 2}, {"loop.budget": 0.01}])
+def test_a_pool_made_ahead_is_that_of_the_run_also_where_it_has_no_targets(data: Dataset, short: dict[str, float]):
+    told = {"pool.networks": 1, "network.width": 4, "train.batch": 8, "score.seeds": 0, **short}
+    assert accdd.build_pool(data, settings=told).models[0].epoch == 2, "images go down their gradients"
+    assert accdd.distill(data, settings=told).distilled.info["settings"]["targets"]["count"] == 0
+    assert len(list((files.cache_folder() / "pools").iterdir())) == 1
+
+
 @pytest.mark.parametrize("start", ["noise", "normal", "random", "mixed", "kmeans"])
 @pytest.mark.parametrize(("formation", "decoded"), [("uniform", 16), ("multi", 20), ("bounded", 16)])
 def test_every_formation_distils_from_every_start(

@@ -213,7 +213,7 @@ OTHERS = [
     ("exporting to anything", "export {p}/run mine.zip --to zip", "Unknown export format 'zip'; one of: npz"),
     ("exporting nothing", "export {p}/nowhere mine.npz", "{p}/nowhere does not exist"),
     ("measuring what rounds nothing", "export {p}/run mine.npz --measure", "npz rounds nothing; --to png or hf"),
-    ("measuring not at all", "export {p}/run mine --to png --seeds 2", "--test and --seeds say how; --measure beside"),
+    ("measuring not at all", "export {p}/run mine --to png --seeds 2", "--networks and --seeds say; --measure beside"),
     ("measuring on nothing", "export {p}/run mine --to png --measure --test {p}/no", "No data at '{p}/no'"),
     ("importing nothing", "import {p}/nowhere.pt mine --from idc", "{p}/nowhere.pt: there is no such file"),
     ("importing arrays", "import {p}/good.npz mine --from idc", "{p}/good.npz: ; not of torch.save; Nothing"),

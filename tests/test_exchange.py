@@ -253,9 +253,10 @@ def test_the_cost_in_accuracy_is_measured_with_the_same_draws(tmp_path: Path, mo
 
     monkeypatch.setattr("accdd.scoring.evaluate", scored)
     distilled = a_set()
-    before, after = accdd.measure_rounding(distilled, test="digits", seeds=2)
+    before, after = accdd.measure_rounding(distilled, test="digits", network="mlp", seeds=2)
     ((whole, eight), told) = seen[0]
     assert (before.set, after.set) == ("float", "8 bits") and told["protocol"] == "quick" and told["seed"] == 0
+    assert told["networks"] == "mlp"
     images, labels = distilled.decode()
     assert torch.equal(whole.images, images) and torch.equal(eight.labels, labels) and whole.factor == eight.factor == 1
     assert torch.equal(eight.images, (images * 255).round() / 255)

@@ -13,7 +13,7 @@ import torch
 from helpers import Notes, network, settings, trained
 
 import accdd
-from accdd import execution, executor, files, scoring
+from accdd import evaluation, execution, executor, files, scoring
 from accdd.augmented_models import pool
 from accdd.config import InputError
 from accdd.data import Dataset
@@ -111,6 +111,21 @@ def test_a_killed_worker_loses_no_task(tmp_path: Path):
     executor.run(tasks, "local:2", told.append)
     assert values(tasks) == [0, 1, 4]
     assert [text for text in told if "lost" in text] == ["cell-1: its worker was lost; it is run again."]
+
+
+class Deadly:
+    """Ends the worker that reads it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
+        return os._exit, (1,)
+
+
+def test_a_worker_that_is_gone_before_it_has_read_its_task_is_lost_like_others(tmp_path: Path):
+    tasks, more = squares(tmp_path, 2), bytes(1 << 20)  # more than a pipe holds
+    tasks[0] = tasks[0]._replace(function=does_nothing, arguments=(Deadly(), more))
+    with pytest.raises(InputError, match=r"cell-0: its worker was lost 3 times"):
+        executor.run(tasks, "local:1")
+    assert values(tasks[1:]) == [1]
 
 
 def tells(file: Path) -> None:
@@ -273,6 +288,26 @@ def test_scores_that_workers_do_not_leave_in_the_cache_are_not_made_here(
     monkeypatch.setattr(scoring, "_in_cache", does_nothing)  # as workers of another kind, whose scores are others
     with pytest.raises(InputError, match=r"The workers are done, but made something else than is wanted here \(cpu"):
         accdd.evaluate(tmp_path / "run", seeds=1, epochs=1, executor="local:1")
+
+
+def test_workers_train_on_the_real_images_that_were_chosen_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Dataset
+):
+    """With another number of threads, or on a GPU, theirs could be others where two are nearly equal."""
+    names = ("images", "labels", "test_images", "test_labels")
+    np.savez(tmp_path / "stripes.npz", **{name: getattr(data, name).numpy() for name in names})
+    learned = {
+        "pool.networks": 1, "pool.epochs": 1, "targets.count": 0, "loop.steps": 1, "network.width": 4,
+        "network.depth": 2, "compile": "never", "score.seeds": 0,
+    }  # fmt: skip
+    accdd.distill(str(tmp_path / "stripes.npz"), ipc=2, out=tmp_path / "run", settings=learned)
+    chosen = evaluation.chosen
+    monkeypatch.setattr(evaluation, "chosen", lambda *arguments: chosen(*arguments).flip(-1))  # here alone
+    told = {"seeds": 2, "epochs": 1, "baselines": ["herding", "random"], "executor": "local:1"}
+    scores = accdd.evaluate(tmp_path / "run", **told)
+    assert [(score.set.rpartition("/")[2], score.found) for score in scores] == [
+        ("run", 2), ("herding", 2), ("random", 2)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("call", [accdd.build_pool, accdd.build_targets])

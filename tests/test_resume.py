@@ -212,6 +212,17 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path):
         signal.signal(signal.SIGINT, before)
 
 
+def test_only_a_second_signal_of_the_same_kind_is_obeyed_at_once():
+    """Ctrl-C reaches the workers of an executor, too, and then the process that started them terminates them."""
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(kind) for kind in kinds]
+    with learning._signals() as came:
+        for kind in kinds:
+            os.kill(os.getpid(), kind)
+        assert came == [*kinds] and [signal.getsignal(kind) for kind in kinds] == [signal.SIG_DFL] * 2
+    assert [signal.getsignal(kind) for kind in kinds] == before
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", ".owner.json"])
 def test_links_in_a_run_folder_are_not_followed(tmp_path: Path, name: str):
     out, mine = tmp_path / "run", tmp_path / "mine.txt"

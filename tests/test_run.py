@@ -28,8 +28,9 @@ from accdd import artifact
 from accdd.augmented_models import pool
 from accdd.cli import app
 from accdd.config import InputError
-from accdd.run import Quiet, progress, read_snapshot, reporter, snapshots
+from accdd.run import Quiet, newest_snapshot, progress, read_snapshot, reporter, snapshots
 from accdd.run.folder import CONTENTS
+from accdd.run.snapshot_files import write_snapshot
 
 TINY = "--set pool.networks=1 --set pool.epochs=0.1 --set network.width=4"
 UNSCORED = f"{TINY} --steps 2 --set score.seeds=0"
@@ -110,6 +111,14 @@ def test_a_damaged_snapshot_is_named(run: Path, tmp_path: Path):
     first.path.write_bytes(first.path.read_bytes()[:-1])
     with pytest.raises(InputError, match=f"The snapshot '{re.escape(str(first.path))}' cannot be read"):
         snapshots(tmp_path)
+
+
+def test_snapshots_are_in_the_order_of_their_sweeps(tmp_path: Path):
+    for sweep in (9_999_999, 10_000_000, 8):
+        write_snapshot(tmp_path, sweep, 1.0, torch.zeros(1, 1, 1, 2, 2))
+    assert [each.sweep for each in snapshots(tmp_path)] == [8, 9_999_999, 10_000_000]
+    newest = newest_snapshot(tmp_path)
+    assert newest and newest[0].sweep == 10_000_000
 
 
 def test_snapshots_begin_with_the_start_and_end_with_the_result(run: Path):

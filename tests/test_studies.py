@@ -185,7 +185,7 @@ def test_the_folder_of_another_study_or_cell_is_refused_with_what_differs(source
     refused(r"another study \(loop.steps: 1 there, 2 wanted\)", one, TINY)
     refused(r"study: ablate over perturb.magnitude there, ablate over perturb.directions wanted",
             {"perturb.directions": [1]}, tiny(**{"loop.steps": 1}))  # fmt: skip
-    refused("fingerprint", one, tiny(**{"loop.steps": 1}), "digits")
+    refused("data: .* there, digits wanted", one, tiny(**{"loop.steps": 1}), "digits")
     with pytest.raises(InputError, match=r"ablate over .* there, compare wanted"):
         compare(source, out, hosts=["dm"], baselines=[], settings=tiny(**{"loop.steps": 1}))
     file = out / "perturb.magnitude=0" / "seed-0" / "cell.json"
@@ -200,6 +200,23 @@ def test_the_folder_of_another_study_or_cell_is_refused_with_what_differs(source
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(InputError, match="is not empty, and is not written over"):
         ablate(source, tmp_path / "mine", one, settings=TINY)
+
+
+def test_a_study_over_the_data_takes_further_values_anywhere(tmp_path: Path, made: list[str]):
+    data = stripes()
+    source, out = tmp_path / "stripes.npz", tmp_path / "out"
+
+    def write(images: np.ndarray) -> None:
+        np.savez(source, images=images, labels=data.labels.numpy())
+
+    write(data.images.numpy())
+    ablate(str(source), out, {"data.size": [8]}, settings=TINY)
+    del made[:]
+    found = ablate(str(source), out, {"data.size": [12, 8]}, settings=TINY)
+    assert made == ["distill", "evaluate"] and [row.what["data.size"] for row in found.rows] == [12, 8]
+    write(data.images.numpy()[:, :, ::-1])
+    with pytest.raises(InputError, match=r"another cell \(fingerprint: "):
+        ablate(str(source), out, {"data.size": [8]}, settings=TINY)
 
 
 def test_one_pool_serves_all_lengths_of_pre_training(source: str, tmp_path: Path):

@@ -26,7 +26,8 @@ def build_pool(
     """Train the early-stage models for some data ahead of time, or find them in the cache.
 
     Args:
-        source, preset, settings, reporter: as for `distill`; settings of the learned images do not matter.
+        source, preset, settings, reporter: as for `distill`; how long a run is decides whether it is on targets, and
+            that for how many epochs networks are trained where `pool.epochs` does not say.
         executor: what trains each network by itself: `inline` (here, some side by side where that is faster),
             `local:K`, `slurm` or `ray` (see `accdd.executor`).
 
@@ -36,8 +37,11 @@ def build_pool(
     """
     reporter = reporter or Quiet()
     given = {**presets.given(preset, settings or {}), "pool.use": True}
-    real, resolved = course.read(source, config.override(Settings(), given), reporter)
-    architecture = course.architecture_for(resolved.network, real)
+    wanted = config.override(Settings(), given)
+    real, resolved = course.read(source, wanted, reporter)
+    work = course.prepare(source, real, resolved, reporter, wanted=wanted)  # a short budget leaves no targets
+    resolved, architecture = work.settings, work.architecture
+    given["pool.epochs"] = resolved.pool.epochs
     reporter.note(run.describe(real, resolved, architecture)[0])
     missing = pool.missing(real, architecture, resolved) if executor != "inline" else []
     if missing:

@@ -162,10 +162,16 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
                 # They take GPUs in turn, as those of torchrun, and share the memory of one.
                 environment = os.environ | {"LOCAL_RANK": str(place), execution.WORKERS: str(workers)}
                 process = context.Process(target=_work, args=(its, environment, threads, task.function, task.arguments))
-                process.start()
+                try:
+                    process.start()
+                except BrokenPipeError:  # it has gone before it was told all
+                    mine.close()
+                    places.append(place)
+                    yield task, None
+                else:
+                    running[mine] = task, process, place
                 its.close()
-                running[mine] = task, process, place
-            for mine in wait(list(running)):
+            for mine in wait(list(running)) if running else ():  # of none it would wait for ever
                 assert isinstance(mine, Connection)
                 task, process, place = running.pop(mine)
                 try:

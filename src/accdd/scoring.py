@@ -17,7 +17,7 @@ from accdd.config import InputError, Settings
 from accdd.data import Dataset
 from accdd.evaluation import Score, Way
 from accdd.keys import Key, digest
-from accdd.networks import Architecture, runs_code, settings_for
+from accdd.networks import runs_code, settings_for
 from accdd.run import Quiet, Reporter, course, refusing
 
 
@@ -91,17 +91,19 @@ def evaluate(
     opened = _opened(listed, asked)
     if executor == "inline":
         return _scores(listed, opened, asked, range(seeds), reporter)
+    # Baselines are chosen once: where two images are nearly equal, another number of threads may choose the other.
+    chosen = [_choose(distilled, asked, reporter) for distilled in opened]
     with executors.marks() as folder:
         tasks = []
-        for label, entry in zip(called(listed), listed, strict=True):
+        for label, entry, rows in zip(called(listed), listed, chosen, strict=True):
             for of in [(each,) for each in asked.networks] or [()]:
                 for number in range(seeds):
                     name = " ".join(filter(None, (label, *of, f"network {number}")))
-                    arguments = (entry, asked._replace(networks=of, choosing=next(iter(asked.networks), None)), number)
+                    arguments = (entry, rows, asked._replace(networks=of), number)
                     tasks.append(executors.marked(name, _in_cache, arguments, folder / str(len(tasks))))
         executors.run(tasks, executor, reporter.note)
     found = asked._replace(way=asked.way._replace(fresh=False, handed_out=True))
-    return _scores(listed, opened, found, range(seeds), reporter)
+    return _scores(listed, opened, found, range(seeds), reporter, chosen)
 
 
 class _Asked(NamedTuple):
@@ -119,8 +121,6 @@ class _Asked(NamedTuple):
     baselines: tuple[str, ...]
     whole: bool
     way: Way
-    choosing: str | None = None
-    """Network that baselines look with, where the set's own is code which only a file names; None is the first."""
 
     @property
     def settings(self) -> Settings:
@@ -130,6 +130,10 @@ class _Asked(NamedTuple):
             "precision": self.way.precision, "max_memory": self.max_memory,
         }  # fmt: skip
         return config.override(Settings(), changes)
+
+
+Chosen = Mapping[str, Tensor]
+"""By baseline, int64 (networks, m): which real images each network is trained on."""
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -147,11 +151,11 @@ def _protocols(given: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(listed))
 
 
-def _in_cache(entry: str | Path | Distilled, asked: _Asked, number: int) -> None:
+def _in_cache(entry: str | Path | Distilled, chosen: Chosen, asked: _Asked, number: int) -> None:
     """Train one network of each score of a set, which is then found in the cache; a worker's task."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Scores cannot be kept")  # then they would be made in vain
-        _scores([entry], _opened([entry], asked), asked, range(number, number + 1), Quiet())
+        _scores([entry], _opened([entry], asked), asked, range(number, number + 1), Quiet(), [chosen])
 
 
 def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Distilled]:
@@ -192,18 +196,19 @@ def _opened(listed: Sequence[str | Path | Distilled], asked: _Asked) -> list[Dis
 
 def _scores(
     listed: Sequence[str | Path | Distilled], opened: Sequence[Distilled], asked: _Asked, which: range,
-    reporter: Reporter,
+    reporter: Reporter, chosen: Sequence[Chosen] | None = None,
 ) -> list[Score]:  # fmt: skip
     """The scores of some of the networks, by their numbers below `asked.seeds`."""
     scores: list[Score] = []
     said: set[str] = set()
-    for entry, label, distilled in zip(listed, called(listed), opened, strict=True):
+    for place, (entry, label, distilled) in enumerate(zip(listed, called(listed), opened, strict=True)):
         tested, real = _real(distilled, asked, refusing.check(asked.settings)[0])
         about = "; ".join((f"Tested on {tested.name}: {len(tested.test_images):,} images", *tested.notes)) + "."
         if asked.test is not None and about not in said:
             reporter.note(about)
         said.add(about)
-        scores += _scores_of(entry, label, distilled, tested, real, asked, which, reporter)
+        rows = chosen[place] if chosen else _choose(distilled, asked, reporter, real)
+        scores += _scores_of(entry, label, distilled, tested, real, rows, asked, which, reporter)
     found = sum(score.found or 0 for score in scores)
     if found and not asked.way.handed_out:
         reporter.note(
@@ -214,7 +219,7 @@ def _scores(
 
 def _scores_of(
     entry: str | Path | Distilled, label: str, distilled: Distilled, tested: Dataset, real: Dataset | None,
-    asked: _Asked, which: range, reporter: Reporter,
+    rows: Chosen, asked: _Asked, which: range, reporter: Reporter,
 ) -> list[Score]:  # fmt: skip
     """Those of one set on each network by each protocol, each followed by those of the real images beside it."""
     settings = asked.settings
@@ -225,10 +230,6 @@ def _scores_of(
     made_with = config.override(settings, evaluation.recorded(distilled, "network"))
     names = asked.networks or (made_with.network.name,)
     scored = {name: course.architecture_for(settings_for(name, made_with.network), tested) for name in names}
-    rows: dict[str, Tensor] = {}
-    if real and asked.baselines:
-        first = course.architecture_for(settings_for(asked.choosing or names[0], made_with.network), real)
-        rows = _choose(asked.baselines, real, distilled, first, settings, asked.seeds, reporter)
     scores: list[Score] = []
     for (name, architecture), protocol in itertools.product(scored.items(), asked.protocols):
         suited = evaluation.suited(evaluation.PROTOCOLS[protocol], case._replace(network=architecture.name))
@@ -275,21 +276,23 @@ def _real(distilled: Distilled, asked: _Asked, where: torch.device) -> tuple[Dat
 
 
 def measure_rounding(
-    distilled: Distilled, *, test: Any = None, seeds: int = 3, seed: int = 0, reporter: Reporter | None = None
-) -> list[Score]:
+    distilled: Distilled, *, test: Any = None, network: str | None = None, seeds: int = 3, seed: int = 0,
+    reporter: Reporter | None = None,
+) -> list[Score]:  # fmt: skip
     """What rounding to 8 bits costs in accuracy: scores of the decoded set as it is and as pictures give it back.
 
     Both train networks from the same initial weights, in the same order and with the same augmentation.
 
     Args:
         distilled: the set.
+        network: what to train; None is the network that the set was matched with, as for `evaluate`.
         test, seeds, seed, reporter: as for `evaluate`.
 
     Returns:
         Two scores, by the quick protocol: before and after.
     """
     both = [artifact.as_decoded(distilled), artifact.rounded(distilled)]
-    scores = evaluate(both, test=test, seeds=seeds, seed=seed, protocol="quick", reporter=reporter)
+    scores = evaluate(both, test=test, networks=network, seeds=seeds, seed=seed, protocol="quick", reporter=reporter)
     return [dataclasses.replace(score, set=name) for score, name in zip(scores, ("float", "8 bits"), strict=True)]
 
 
@@ -299,25 +302,28 @@ def called(entries: Sequence[str | Path | Distilled]) -> list[str]:
     return [next(from_memory) if isinstance(entry, Distilled) else str(entry) for entry in entries]
 
 
-def _choose(
-    baselines: Sequence[str], real: Dataset, distilled: Distilled, architecture: Architecture, settings: Settings,
-    seeds: int, reporter: Reporter,
-) -> dict[str, Tensor]:  # fmt: skip
+def _choose(distilled: Distilled, asked: _Asked, reporter: Reporter, real: Dataset | None = None) -> Chosen:
     """Which real images each baseline trains on, looked at by early-stage models trained as the set's own were.
 
-    They are of the network that the set was matched with, unless that is code which only a file names: then of
-    `architecture`.
+    They are of the network that the set was matched with, unless that is code which only a file names: then of the
+    first that was asked for.
     """
-    recorded = {**evaluation.recorded(distilled, "train"), **evaluation.recorded(distilled, "pool")}
-    matched = config.override(settings, evaluation.recorded(distilled, "network")).network
-    seen = architecture if runs_code(matched.name) else course.architecture_for(matched, real)
-    settings = config.override(settings, recorded)
-    settings = config.override(settings, {"pool.epochs": settings.pool.epochs or defaults.EPOCHS})
-    looking = evaluation.Real(real, seen, settings, reporter.update)
     rows: dict[str, Tensor] = {}
-    for name in baselines:
+    if not asked.baselines:
+        return rows
+    if real is None:
+        _, real = _real(distilled, asked, refusing.check(asked.settings)[0])
+    assert real  # there are baselines
+    recorded = {**evaluation.recorded(distilled, "train"), **evaluation.recorded(distilled, "pool")}
+    seen = config.override(asked.settings, evaluation.recorded(distilled, "network")).network
+    if runs_code(seen.name):
+        seen = settings_for(asked.networks[0], seen)
+    settings = config.override(asked.settings, recorded)
+    settings = config.override(settings, {"pool.epochs": settings.pool.epochs or defaults.EPOCHS})
+    looking = evaluation.Real(real, course.architecture_for(seen, real), settings, reporter.update)
+    for name in asked.baselines:
         reporter.phase(f"choosing, {name}")
-        rows[name] = evaluation.chosen(name, looking, distilled.ipc, Key(settings.seed), seeds)
+        rows[name] = evaluation.chosen(name, looking, distilled.ipc, Key(settings.seed), asked.seeds)
         reporter.update(1.0)
     return rows
 

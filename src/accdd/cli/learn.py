@@ -12,6 +12,7 @@ import typer
 
 from accdd.cli.options import (
     DATA_HELP,
+    BudgetOption,
     CompileOption,
     ConfigOption,
     DataArgument,
@@ -27,6 +28,7 @@ from accdd.cli.options import (
     SeedOption,
     SetOption,
     StepsOption,
+    TargetsOption,
 )
 from accdd.cli.shell import command, gigabytes_of, guard, print_json, progress, seconds_of, settings_from
 from accdd.text import printable
@@ -54,14 +56,9 @@ def distill(
     factor: Annotated[int | None, typer.Option("--factor", help="One image holds factor x factor images.")] = None,
     network: NetworkOption = None,
     steps: StepsOption = None,
-    targets: Annotated[
-        str | None,
-        typer.Option("--targets", help="Real halves computed ahead, or auto; 0 computes them in every sweep."),
-    ] = None,
+    targets: TargetsOption = None,
     inner_steps: Annotated[int | None, typer.Option("--inner-steps", help="Sweeps with each network.")] = None,
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="Wall-clock limit of the distilling loop, as in 90s, 10m, 2h.")
-    ] = None,
+    budget: BudgetOption = None,
     seed: SeedOption = None,
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="k/n", help="Only part k of n of the classes; see merge.")
@@ -85,13 +82,13 @@ def distill(
     """Distil DATA into --ipc images per class, score them beside random real images, and keep all of it in --out."""
 
     def body() -> None:
-        assignments = [*(set_ or []), *(["targets.count=null"] if targets == "auto" else [])]
+        assignments = _assignments(set_, targets)
         flags = {
             "ipc": ipc, "method": method, "pool.use": early_stage, "perturb.use": perturb, "images.factor": factor,
             "network.name": network, "loop.steps": steps, "loop.inner_steps": inner_steps,
-            "targets.count": None if targets in (None, "auto") else _number("--targets", targets),
-            "loop.budget": None if budget is None else seconds_of(budget), "seed": seed, "device": device,
-            "precision": precision, "compile": compile, "shard": None if shard is None else _part(shard),
+            "targets.count": _count(targets), "loop.budget": None if budget is None else seconds_of(budget),
+            "seed": seed, "device": device, "precision": precision, "compile": compile,
+            "shard": None if shard is None else _part(shard),
             "max_memory": None if max_memory is None else gigabytes_of(max_memory),
         }  # fmt: skip
         if resume is not None:
@@ -151,6 +148,9 @@ def distill(
 def pool(
     data: DataArgument,
     network: NetworkOption = None,
+    targets: TargetsOption = None,
+    steps: StepsOption = None,
+    budget: BudgetOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     compile: CompileOption = None,
@@ -162,13 +162,19 @@ def pool(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train the early-stage models for DATA ahead of time; later runs find them in the cache."""
+    """Train the early-stage models for DATA ahead of time; later runs find them in the cache.
+
+    Say here the --targets, --steps or --budget that the run will be told, if any: where sweeps are few or time is short
+    it does without targets, and without them models are trained for another number of epochs.
+    """
 
     def body() -> None:
         flags = {
-            "network.name": network, "device": device, "precision": precision, "compile": compile,
+            "network.name": network, "targets.count": _count(targets), "loop.steps": steps,
+            "loop.budget": None if budget is None else seconds_of(budget), "device": device, "precision": precision,
+            "compile": compile,
         }  # fmt: skip
-        settings = settings_from(config, set_, flags)
+        settings = settings_from(config, _assignments(set_, targets), flags)
         from accdd import ahead
 
         with progress(quiet) as reporter:
@@ -274,13 +280,21 @@ def _refuse_beside_resume(options: dict[str, Any], flags: dict[str, Any]) -> Non
         )
 
 
-def _number(flag: str, text: str) -> int:
+def _assignments(given: list[str] | None, targets: str | None) -> list[str]:
+    """Those of --set, and of `--targets auto`, which wins over a preset."""
+    return [*(given or []), *(["targets.count=null"] if targets == "auto" else [])]
+
+
+def _count(targets: str | None) -> int | None:
+    """'300' to a number; 'auto' says nothing."""
     from accdd.config import InputError
 
+    if targets in (None, "auto"):
+        return None
     try:
-        return int(text)
+        return int(targets)
     except ValueError:
-        raise InputError(f"{flag} {text} is no number. Expected one, as in {flag} 300, or auto.") from None
+        raise InputError(f"--targets {targets} is no number. Expected one, as in --targets 300, or auto.") from None
 
 
 def _part(text: str) -> list[int]:

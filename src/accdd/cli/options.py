@@ -37,9 +37,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 IpcOption = Annotated[int | None, typer.Option("--ipc", help="Images per class to learn (default 1).")]
+TargetsOption = Annotated[
+    str | None, typer.Option("--targets", help="Real halves computed ahead, or auto; 0 computes them in every sweep.")
+]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")]
 BudgetOption = Annotated[
-    str | None, typer.Option("--budget", help="Wall-clock limit of each distilling loop, as in 90s, 10m, 2h.")
+    str | None, typer.Option("--budget", help="Wall-clock limit of the distilling loop, as in 90s, 10m, 2h.")
 ]
 StudyOutOption = Annotated[Path, typer.Option("--out", help="Folder of the study: new, or to go on in.")]
 ExecutorOption = Annotated[

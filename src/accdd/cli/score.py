@@ -33,7 +33,7 @@ from accdd.cli.options import (
     StepsOption,
     StudyOutOption,
 )
-from accdd.cli.shell import guard, print_json, progress, seconds_of, settings_from
+from accdd.cli.shell import gigabytes_of, guard, print_json, progress, seconds_of, settings_from
 
 
 def evaluate(
@@ -64,6 +64,9 @@ def evaluate(
     executor: ExecutorOption = "inline",
     seed: SeedOption = None,
     device: DeviceOption = None,
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", help="Of a GPU, at most, as in 8GB; on a CPU nothing limits it.")
+    ] = None,
     precision: PrecisionOption = None,
     compile: CompileOption = None,
     as_json: JsonOption = False,
@@ -91,7 +94,8 @@ def evaluate(
             scores = scoring.evaluate(
                 outs, test=test, networks=networks.split(",") if networks else None, seeds=seeds,
                 protocol=protocol.split(","), epochs=epochs, seed=seed or 0, device=device or "auto",
-                compile=compile or "auto", precision=precision or "auto", snapshots=snapshots, data=data,
+                max_memory=None if max_memory is None else gigabytes_of(max_memory), compile=compile or "auto",
+                precision=precision or "auto", snapshots=snapshots, data=data,
                 baselines=baselines.split(",") if baselines else (), whole=whole, best_on_test=best_on_test,
                 fresh=fresh, executor=executor, reporter=reporter,
             )  # fmt: skip

@@ -271,7 +271,7 @@ def _distilled(folder: Path, problems: list[str]) -> Distilled | None:
 def _snapshots(folder: Path, problems: list[str]) -> tuple[tuple[Snapshot, Tensor], ...]:
     """With images as they are kept, (classes, ipc, c, h, w)."""
     found = []
-    for file in sorted(folder.glob("sweep-*.safetensors")):
+    for file in run.listed_snapshots(folder):
         try:
             snapshot = run.snapshot(file)
             images = run.read_snapshot(snapshot)

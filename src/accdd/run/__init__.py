@@ -8,7 +8,7 @@ from accdd.run.interim import Interim, InterimScores
 from accdd.run.learning import Stopped, learn
 from accdd.run.probing import Forecast, forecast, foretell
 from accdd.run.progress import Quiet, Reporter, reporter
-from accdd.run.snapshot_files import Snapshot, newest_snapshot, read_snapshot, snapshot, snapshots
+from accdd.run.snapshot_files import Snapshot, listed_snapshots, newest_snapshot, read_snapshot, snapshot, snapshots
 from accdd.run.tracking import TRACKERS, tracked
 from accdd.run.words import describe, describe_bank, unused
 
@@ -34,6 +34,7 @@ __all__ = [
     "forecast",
     "foretell",
     "learn",
+    "listed_snapshots",
     "newest_snapshot",
     "read_snapshot",
     "refuse_existing",

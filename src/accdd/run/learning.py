@@ -77,7 +77,8 @@ def learn(
 
     Raises:
         ArithmeticError: the loss or the images are not finite, with the smallest step size, too.
-        Stopped: SIGTERM or SIGINT came; with a folder, everything is saved. A second signal ends the process at once.
+        Stopped: SIGTERM or SIGINT came; with a folder, everything is saved. A second of the same ends the process at
+            once.
     """
     reporter.phase("distilling")
     clock = _Clock(settings.loop, ranks, since.seconds if since else 0.0)
@@ -257,7 +258,10 @@ class _Keeper:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect the first SIGTERM or SIGINT in a list instead of dying of it; the second is obeyed at once."""
+    """Collect a first SIGTERM or SIGINT in a list instead of dying of it; a second of the same is obeyed at once.
+
+    One of each is no haste: Ctrl-C reaches all processes of a terminal, and whoever started this one may terminate it.
+    """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only there Python lets signals be handled
         yield came
@@ -265,8 +269,7 @@ def _signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: object) -> None:
         came.append(number)
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
 
     # What the parent wants ignored stays ignored, as in a script's background jobs.
     found = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}

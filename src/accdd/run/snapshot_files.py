@@ -37,13 +37,18 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
 
+def listed_snapshots(folder: Path) -> list[Path]:
+    """What is called like a snapshot, by its sweep, oldest first: numbers have seven digits, or more."""
+    return sorted(folder.glob("sweep-*.safetensors"), key=lambda file: (len(file.name), file.name))
+
+
 def snapshots(path: str | Path) -> list[Snapshot]:
     """The snapshots of a run, in order.
 
     Raises:
         InputError: there are none, or one is damaged.
     """
-    listed = sorted((Path(path) / "snapshots").glob("sweep-*.safetensors"))
+    listed = listed_snapshots(Path(path) / "snapshots")
     found = [file for file in listed if file.is_file()]  # reading a pipe might never end
     if not found:
         raise InputError(f"'{path}' holds no snapshots. Expected a run folder made with loop.snapshots above 0.")
@@ -55,7 +60,7 @@ def newest_snapshot(path: Path) -> tuple[Snapshot, Tensor] | None:
 
     A run at work writes them, and takes back those of sweeps that it repeats.
     """
-    for file in sorted((path / "snapshots").glob("sweep-*.safetensors"), reverse=True):
+    for file in reversed(listed_snapshots(path / "snapshots")):
         try:
             found = snapshot(file)
             images = read_snapshot(found)

@@ -102,8 +102,8 @@ class Study:
                 an executor's workers failed, and the other cells are kept.
             ArithmeticError: a network or the images of a cell diverged; the other cells are kept.
         """
-        real = self._begin(common, cells)
-        for cell in cells:
+        reals = self._begin(common, cells)
+        for cell, real in zip(cells, reals, strict=True):
             self._claim(cell, real)
         if self.executor != "inline":
             self._hand_out(cells)
@@ -122,10 +122,14 @@ class Study:
                 f"{len(failed)} of {len(cells)} cells failed, the others are kept. {listed} Expected other values or "
                 "settings there."
             ) from failed[0][1]
-        return found, real
+        return found, reals[0]
 
-    def _begin(self, common: Mapping[str, Any], cells: Sequence[Cell]) -> Dataset:
-        """Check everything that can be found wrong, then make the folder, or see that it is this study's."""
+    def _begin(self, common: Mapping[str, Any], cells: Sequence[Cell]) -> list[Dataset]:
+        """Check everything that can be found wrong, then make the folder, or see that it is this study's.
+
+        Returns:
+            The data of each cell.
+        """
         executor.parse(self.executor)
         refusing.refuse_inside(self.folder, course.path_of(self.source))
         names = [cell.name for cell in cells]
@@ -155,17 +159,17 @@ class Study:
                     )
             for name in (resolved.network.name, *(resolved.score.networks or ())):
                 course.architecture_for(settings_for(name, resolved.network), real)
-        first = read[self._wanted(cells[0].settings).data]
-        about = self._about(common, first)
+        reals = [read[self._wanted(cell.settings).data] for cell in cells]
+        about = self._about(common)
         if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
             if not (self.folder / STUDY).is_file():
                 run.refuse_existing(self.folder)
             _agree(self.folder / STUDY, about, "study", "a new --out")
-        for cell in cells:
+        for cell, real in zip(cells, reals, strict=True):
             if (self.folder / cell.name / CELL).exists():
-                self._agree_cell(cell, first)
+                self._agree_cell(cell, real)
         files.write_text(self.folder / STUDY, json.dumps(about, indent=1))
-        return first
+        return reals
 
     def _hand_out(self, cells: Sequence[Cell]) -> None:
         """Have the executor make what is missing, which is then found."""
@@ -269,19 +273,19 @@ class Study:
     def _wanted(self, own: Mapping[str, Any]) -> Settings:
         return config.override(Settings(), presets.given(self.preset, own))
 
-    def _about(self, own: Mapping[str, Any], real: Dataset) -> dict[str, Any]:
+    def _about(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """What is compared when a study or a cell goes on."""
         asked = config.flatten(config.to_dict(config.override(Settings(), own)))
         return {
             "study": self.kind,
             "data": course.path_of(self.source),
-            "fingerprint": real.fingerprint,
             "preset": self.preset,
             **{key: asked[key] for key in own},
         }
 
     def _cell_about(self, cell: Cell, real: Dataset) -> dict[str, Any]:
-        return self._about(cell.settings, real) | {"baselines": list(cell.baselines), "curve": cell.curve}
+        scored = {"baselines": list(cell.baselines), "curve": cell.curve}
+        return self._about(cell.settings) | {"fingerprint": real.fingerprint} | scored
 
     def _agree_cell(self, cell: Cell, real: Dataset) -> None:
         file = self.folder / cell.name / CELL
