@@ -74,8 +74,13 @@ def command(line: str) -> Any:
 
 def test_a_grid_becomes_a_row_per_combination_with_seeds_as_replicates(source: str, tmp_path: Path, made: list[str]):
     over = {"perturb.magnitude": [0, 0.1], "perturb.directions": [2]}
-    found = ablate(source, tmp_path / "out", over, seeds=2, settings=TINY)
+    notes = Notes()
+    found = ablate(source, tmp_path / "out", over, seeds=2, settings=TINY, reporter=notes)
     assert made == ["distill", "evaluate"] * 4
+    told = [line.removeprefix("  learned on convnet: ") for line in notes.said if "  learned on" in line]
+    assert [float(line.split()[0]) for line in told] == pytest.approx(
+        [v for row in found.rows for v in row.values], abs=0.06
+    )
     assert [dict(row.what) for row in found.rows] == [
         {"perturb.magnitude": m, "perturb.directions": 2} for m in (0, 0.1)
     ]

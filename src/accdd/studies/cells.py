@@ -116,6 +116,9 @@ class Study:
             except ArithmeticError as error:  # one value too far is no reason to be without the others
                 failed.append((cell, error))
                 self.reporter.note(f"Given up: {cell.name}: {error}")
+            else:  # the table comes with the last of them, which may be hours away
+                for score in found[-1].scores:
+                    self.reporter.note(f"  {score.set if score.beside else 'learned'} on {score.network}: {score}")
         if failed:
             listed = "; ".join(f"{cell.name}: {error}" for cell, error in failed)
             raise ArithmeticError(
