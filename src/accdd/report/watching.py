@@ -232,8 +232,8 @@ def _outcome(outcome: Mapping[str, Any], problems: list[str]) -> list[tuple[str,
 
 
 def _saved(path: Path, now: float) -> str:
-    saved = [each for each in (path / "checkpoints").glob("sweep-*") if (each / "manifest.json").exists()]
-    newest = max(saved, key=lambda each: (len(each.name), each.name), default=None)
+    saved = (each for each in checkpoints.listed(path / "checkpoints") if (each / "manifest.json").exists())
+    newest = next(saved, None)
     if newest is None:
         return "not yet saved; Ctrl-C in its terminal saves, and stops"
     return f"saved{_ago(newest / 'manifest.json', now)}; Ctrl-C in its terminal saves again, and stops"
