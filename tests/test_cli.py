@@ -213,7 +213,7 @@ OTHERS = [
     ("exporting to anything", "export {p}/run mine.zip --to zip", "Unknown export format 'zip'; one of: npz"),
     ("exporting nothing", "export {p}/nowhere mine.npz", "{p}/nowhere does not exist"),
     ("measuring what rounds nothing", "export {p}/run mine.npz --measure", "npz rounds nothing; --to png or hf"),
-    ("measuring not at all", "export {p}/run mine --to png --seeds 2", "--networks and --seeds say; --measure beside"),
+    ("measuring not at all", "export {p}/run mine --to png --seeds 2", "--network and --seeds say; --measure beside"),
     ("measuring on nothing", "export {p}/run mine --to png --measure --test {p}/no", "No data at '{p}/no'"),
     ("importing nothing", "import {p}/nowhere.pt mine --from idc", "{p}/nowhere.pt: there is no such file"),
     ("importing arrays", "import {p}/good.npz mine --from idc", "{p}/good.npz: ; not of torch.save; Nothing"),
@@ -296,6 +296,31 @@ def test_ctrl_c_outside_of_the_loop_says_how_to_go_on(tmp_path: Path, monkeypatc
     assert told.exit_code == 130 and f"All but the page is there: accdd report {tmp_path}/done\n" in told.stderr
     told = CliRunner().invoke(app, ["distill", "digits", "--method", "nothing", "--out", str(tmp_path / "none")])
     assert told.exit_code == 2 and "--resume" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "called", "told"),
+    [
+        ("pool digits --targets 60 --steps 9 --budget 2m", "accdd.ahead.build_pool",
+         {"settings": {"targets.count": 60, "loop.steps": 9, "loop.budget": 120.0}}),
+        ("pool digits --targets auto", "accdd.ahead.build_pool", {"settings": {"targets.count": None}}),
+        ("evaluate {p}/run --max-memory 8GB", "accdd.scoring.evaluate", {"max_memory": 8.0}),
+        ("export {p}/run {t}/out --to png --measure --network mlp", "accdd.scoring.measure_rounding",
+         {"network": "mlp"}),
+    ],
+)  # fmt: skip
+def test_flags_reach_what_they_are_for(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, called: str, told: dict[str, Any]
+):
+    seen: dict[str, Any] = {}
+
+    def asked(*_: object, **options: Any) -> None:
+        seen.update(options)
+        raise InputError("that is enough")
+
+    monkeypatch.setattr(called, asked)
+    assert "that is enough" in accdd(line.format(p=place, t=tmp_path)).stderr
+    assert {name: seen[name] for name in told} == told
 
 
 def test_the_setting_that_small_images_suggest_enlarges_them(place: Path, tmp_path: Path):

@@ -826,6 +826,9 @@ def test_a_run_at_work_says_how_far_it_is_and_that_it_is_safe_to_stop(run: Path)
     lines = [{"sweep": 10 * n, "seconds": float(n), "loss": 8.0 / n} for n in (1, 2, 4)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     saved = max((run / "checkpoints").iterdir()) / "manifest.json"
+    damaged = run / "checkpoints" / "sweep-0000000.damaged-1"  # was set aside
+    damaged.mkdir()
+    (damaged / "manifest.json").touch()
     standing = watching.stand(run, saved.stat().st_mtime + 12)
     facts = dict(standing.facts)
     assert standing.phase == "distilling" and standing.done == 0.2

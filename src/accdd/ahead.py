@@ -26,8 +26,8 @@ def build_pool(
     """Train the early-stage models for some data ahead of time, or find them in the cache.
 
     Args:
-        source, preset, settings, reporter: as for `distill`; how long a run is decides whether it is on targets, and
-            that for how many epochs networks are trained where `pool.epochs` does not say.
+        source, preset, settings, reporter: as for `distill`; its method and how long it is decide whether a run is on
+            targets, and that for how many epochs networks are trained where `pool.epochs` does not say.
         executor: what trains each network by itself: `inline` (here, some side by side where that is faster),
             `local:K`, `slurm` or `ray` (see `accdd.executor`).
 

@@ -164,8 +164,8 @@ def pool(
 ) -> None:
     """Train the early-stage models for DATA ahead of time; later runs find them in the cache.
 
-    Say here the --targets, --steps or --budget that the run will be told, if any: where sweeps are few or time is short
-    it does without targets, and without them models are trained for another number of epochs.
+    Say here what the run will be told of --targets, --steps, --budget and its method (--set): where sweeps are few or
+    time is short it does without targets, and without them models are trained for another number of epochs.
     """
 
     def body() -> None:

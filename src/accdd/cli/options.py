@@ -42,7 +42,7 @@ TargetsOption = Annotated[
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Networks (or targets) used.")]
 BudgetOption = Annotated[
-    str | None, typer.Option("--budget", help="Wall-clock limit of the distilling loop, as in 90s, 10m, 2h.")
+    str | None, typer.Option("--budget", help="Wall-clock limit of a run's distilling loop, as in 90s, 10m, 2h.")
 ]
 StudyOutOption = Annotated[Path, typer.Option("--out", help="Folder of the study: new, or to go on in.")]
 ExecutorOption = Annotated[

@@ -60,8 +60,8 @@ def export(
     test: Annotated[
         str | None, typer.Option("--test", help="DATA to measure on (default: what the set came from).")
     ] = None,
-    networks: Annotated[
-        str | None, typer.Option("--networks", help="Network to measure with (default: that of the set).")
+    network: Annotated[
+        str | None, typer.Option("--network", help="Network to measure with (default: that of the set).")
     ] = None,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Networks trained to measure, before and after (default: 3).")
@@ -79,13 +79,13 @@ def export(
         artifact.refuse_taken(to, dest)
         if measure and to not in artifact.PICTURES:
             raise InputError(f"--measure: {to} rounds nothing. Expected --to {' or '.join(artifact.PICTURES)}.")
-        if not measure and (test is not None or networks is not None or seeds is not None):
-            raise InputError("--test, --networks and --seeds say how to measure. Expected --measure beside them.")
+        if not measure and (test is not None or network is not None or seeds is not None):
+            raise InputError("--test, --network and --seeds say how to measure. Expected --measure beside them.")
         scores = []
         if measure:
             with progress(as_json) as reporter:
                 own = {} if seeds is None else {"seeds": seeds}
-                scores = scoring.measure_rounding(distilled, test=test, network=networks, reporter=reporter, **own)
+                scores = scoring.measure_rounding(distilled, test=test, network=network, reporter=reporter, **own)
         made = artifact.export(distilled, to, dest)
         off = made.rounding
         if as_json:

@@ -24,7 +24,7 @@ from accdd.config import InputError
 from accdd.report import pictures, reading
 from accdd.report.page import spread
 from accdd.report.reading import OTHERS, Line, is_number
-from accdd.run import Interim, InterimScores
+from accdd.run import Interim, InterimScores, checkpoints
 from accdd.text import duration, printable
 
 QUIET = 120

@@ -15,7 +15,7 @@ from accdd.artifact.format import HEADER, TENSORS
 from accdd.config import InputError
 from accdd.run import checkpoints, owner
 from accdd.run.folder import CONTENTS
-from accdd.run.snapshot_files import digest
+from accdd.run.snapshot_files import digest, listed_snapshots
 
 State = Literal["whole", "damaged", "missing", "unknown"]
 """Whole: it matches its checksum. Unknown: there is none, or accdd did not write it; nothing speaks against it."""
@@ -77,7 +77,7 @@ def _run(path: Path, finished: bool) -> Iterator[Part]:
     yield _readable(path, "config.yaml", lambda text: isinstance(yaml.safe_load(text), dict))
     yield _readable(path, "env.json", lambda text: isinstance(json.loads(text), dict))
     yield from _metrics(path)
-    for file in sorted((path / "snapshots").glob("sweep-*.safetensors")):
+    for file in listed_snapshots(path / "snapshots"):
         yield _snapshot(path, file)
     for folder in reversed(checkpoints.listed(path / "checkpoints")):
         problems = files.verify_folder(folder)

@@ -77,8 +77,8 @@ def learn(
 
     Raises:
         ArithmeticError: the loss or the images are not finite, with the smallest step size, too.
-        Stopped: SIGTERM or SIGINT came; with a folder, everything is saved. A second of the same ends the process at
-            once.
+        Stopped: SIGTERM or SIGINT came; with a folder, everything is saved. A second signal of the same kind ends the
+            process at once.
     """
     reporter.phase("distilling")
     clock = _Clock(settings.loop, ranks, since.seconds if since else 0.0)
@@ -258,7 +258,7 @@ class _Keeper:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect a first SIGTERM or SIGINT in a list instead of dying of it; a second of the same is obeyed at once.
+    """Collect a SIGTERM or SIGINT in a list instead of dying of it; a second of the same kind is obeyed at once.
 
     One of each is no haste: Ctrl-C reaches all processes of a terminal, and whoever started this one may terminate it.
     """
