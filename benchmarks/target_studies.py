@@ -381,6 +381,8 @@ OF_IDC = {
     "0 to 4 epochs": ("--set=pool.epochs=[0,1,2,3,4]", "--set=pool.schedule=constant"),
     "0 to 4 epochs, 3,000 sweeps": ("--set=pool.epochs=[0,1,2,3,4]", "--set=pool.schedule=constant", "--steps=3000"),
     "0 and 1 epochs": ("--set=pool.epochs=[0,1]",),
+    "0 to 2 epochs": ("--set=pool.epochs=[0,1,2,3,4]", "--set=pool.schedule=constant", "--set=pool.draw=[0,1,2]"),
+    "1 to 4 epochs": ("--set=pool.epochs=[0,1,2,3,4]", "--set=pool.schedule=constant", "--set=pool.draw=[1,2,3,4]"),
 }
 
 
@@ -391,7 +393,8 @@ def idc_at_ten() -> list[Cell]:
 
     Expected before it ran: L1 as good as squares, cosine a point below, no epochs three below, 0 to 4 as good as 1 to 8
     in `ages-at-ten`, and so as one. Of 3,000 sweeps, added when 0 to 4 had been 1.6 points above one on the first
-    start: a point above one after as many. Of 0 and 1 epochs, added at the end: half of what 0 to 4 gain.
+    start: a point above one after as many. Of 0 and 1 epochs, added at the end: half of what 0 to 4 gain; of 0
+    to 2 most of it, of 1 to 4 half.
     """
     return [
         held_out_cell("idc-at-ten", "cifar10-jpeg", name, seed, "--set=pool.epochs=1", "--ipc=10", *flags)
