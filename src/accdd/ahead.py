@@ -53,7 +53,7 @@ def build_pool(
             executors.run(tasks, executor, reporter.note)
         if pool.missing(real, architecture, resolved):
             raise executors.made_elsewhere(real.device, execution.precision(resolved.precision, real.device))
-    built = course.early_stage_models(real, architecture, resolved, reporter)
+    built = work.pool()
     assert built  # pool.use is set above
     return built
 
