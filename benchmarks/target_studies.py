@@ -410,12 +410,13 @@ FINALISTS = {
 }
 """What was best at width 32: the default of the time, what was better at one image per class, and what was as good at
 half the cost."""
+FINALISTS_AT_TEN = FINALISTS | {"0 to 4 epochs": OF_IDC["0 to 4 epochs"]}
 
 
 def finalist(study: str, name: str, which: str, seed: int, ipc: int, sweeps: int) -> Cell:
     """A cell at the published width, a tenth of the training images held out, and 200 targets."""
     told = [str(DATA / name), "--set=data.held_out=0.1", f"--ipc={ipc}", "--factor=2", "--set=network.width=128"]
-    told += ["--set=pool.epochs=[1,2]", *FINALISTS[which], "--targets=200", f"--steps={sweeps}", f"--seed={seed}"]
+    told += ["--set=pool.epochs=[1,2]", *FINALISTS_AT_TEN[which], "--targets=200", f"--steps={sweeps}", f"--seed={seed}"]
     told += ["--set=loop.snapshots=0", "--set=score.seeds=0"]
     return Cell(f"{study}/{name}, {which}/{seed}", told, ["--seeds=2", "--epochs=300"], ALL_CORES)
 
@@ -434,8 +435,15 @@ def finalists() -> list[Cell]:
 
 
 def finalists_at_ten() -> list[Cell]:
-    """The same on the same banks with ten images per class of CIFAR-10 (JPEG), one set each."""
-    return [finalist("finalists-at-ten", "cifar10-jpeg", which, 0, ipc=10, sweeps=1000) for which in FINALISTS]
+    """The same on the same banks with ten images per class of CIFAR-10 (JPEG), and the ages that `idc-at-ten` found.
+
+    Expected of those before they ran: 62.1 %, 0.8 above one epoch, a little less than at width 32.
+    """
+    return [
+        finalist("finalists-at-ten", "cifar10-jpeg", which, seed, ipc=10, sweeps=1000)
+        for seed in range(2)
+        for which in FINALISTS_AT_TEN
+    ]
 
 
 def mini_batch() -> list[Cell]:
