@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from accdd import files
 from accdd.config import Data, InputError
@@ -301,6 +301,7 @@ def test_photographs_of_differing_sizes(tmp_path: Path) -> None:
     (root / "cat" / "notes.txt").write_text("not a picture")
     (root / "cat" / ".hidden.png").write_bytes(b"")
     (root / ".git").mkdir()
+    (root / "cat" / "Thumbs.db").write_bytes(b"of Windows, and of no interest")
     data = load(root, Data())
     assert data.images.shape == (17, 3, 64, 64) and data.test_images.shape == (3, 3, 64, 64)
     assert data.class_names == ("ant", "bee", "cat") and data.name == "photos"
@@ -308,7 +309,7 @@ def test_photographs_of_differing_sizes(tmp_path: Path) -> None:
         "20 pictures of 19 sizes (80x64 to 90x120), RGB; resized to 64 x 64 (short side, centre crop)",
         "grey pictures made RGB: 1",
         "pictures with transparency laid on white: 1",
-        "files ignored: 2 (hidden or not PNG, JPEG, WebP or BMP)",
+        "files ignored: 2 (in no class folder, hidden, or not PNG, JPEG, WebP or BMP)",
         "no test split: 20 % of each class kept aside (keyed)",
     )
 
@@ -471,6 +472,32 @@ def test_orientation_is_respected(tmp_path: Path) -> None:
     np.testing.assert_array_equal(upright.numpy(), np.rot90(array, -1).transpose(2, 0, 1))
 
 
+def tags(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF of these tags: (number, type, count, value of four bytes)."""
+    listed = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + listed + bytes(4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_put_upright_as_pillow_does(tmp_path: Path, orientation: int) -> None:
+    picture = Image.fromarray(pixels(16, 16, 3))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = single(tmp_path, lambda path: picture.save(path.with_suffix(".png"), exif=exif))
+    with Image.open(tmp_path / "train" / "a" / "x.png") as written:
+        expected = np.asarray(ImageOps.exif_transpose(written))
+    np.testing.assert_array_equal(upright.numpy(), expected.transpose(2, 0, 1))
+
+
+def test_a_picture_is_put_upright_whatever_else_a_camera_wrote(tmp_path: Path) -> None:
+    turned, text = (0x0112, 3, 1, struct.pack("<HH", 6, 0)), (0x011A, 2, 4, b"72 \0")  # a resolution that is a text
+    half = np.full((16, 16, 3), 20, np.uint8)
+    half[:8] = 220
+    exif = tags(turned, text)
+    upright = single(tmp_path, lambda path: Image.fromarray(half).save(path.with_suffix(".jpg"), exif=exif))
+    assert (upright[..., 9:] > 150).all() and (upright[..., :7] < 90).all()
+
+
 def test_what_a_camera_wrote_may_be_damaged_where_the_pixels_are_not(tmp_path: Path) -> None:
     grey = Image.new("RGB", (16, 16), (128, 128, 128))
     found = single(tmp_path, lambda path: grey.save(path.with_suffix(".jpg"), exif=b"Exif\0\0no tags at all"))
@@ -547,6 +574,36 @@ def test_folders_of_splits_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path, "has the class folders dog, which .* has not")
 
 
+def test_pictures_in_linked_folders_are_read_like_others(tmp_path: Path) -> None:
+    root, elsewhere = class_folders(tmp_path / "photos"), class_folders(tmp_path / "elsewhere", names=("more", "x"))
+    before = load(root, Data(size=8))
+    (root / "ant" / "session").symlink_to(elsewhere / "more")
+    (root / "ant" / "back").symlink_to(root)  # a circle
+    after = load(root, Data(size=8))
+    count = len(list((elsewhere / "more").iterdir()))
+    assert len(after.images) + len(after.test_images) == len(before.images) + len(before.test_images) + count
+
+
+def test_parquet_files_about_pictures_in_folders_are_not_taken_for_the_data(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "photos")
+    for where in ("labels", "ant/embeddings", "bee/embeddings"):
+        pq.write_table(pa.table({"file_name": ["a"], "label": [0]}), root / f"{where}.parquet")
+    data = load(root, Data())
+    assert data.class_names == ("ant", "bee", "cat") and any(note.startswith("files ignored: 3") for note in data.notes)
+    only = tmp_path / "only"
+    only.mkdir()
+    (root / "labels.parquet").rename(only / "labels.parquet")
+    assert_refused(only, "has the columns file_name, label; expected a picture")
+
+
+def test_all_unreadable_pictures_are_named_at_once(tmp_path: Path) -> None:
+    root = class_folders(tmp_path)
+    for name in ("ant/0.jpg", "bee/3.jpg"):
+        content = (root / name).read_bytes()
+        (root / name).write_bytes(content[: len(content) // 2])
+    assert_refused(root, r"2 unreadable pictures: '.*ant.0.jpg' .*, '.*bee.3.jpg' .*Replace or remove them")
+
+
 @pytest.mark.parametrize("kind", ["truncated", "garbage", "empty", "gif"])
 def test_an_unreadable_picture_is_named_or_skipped(tmp_path: Path, kind: str) -> None:
     root = class_folders(tmp_path)
@@ -558,7 +615,7 @@ def test_an_unreadable_picture_is_named_or_skipped(tmp_path: Path, kind: str) ->
     data = load(root, SKIP)
     assert len(data.images) + len(data.test_images) == 17
     assert data.notes[0].startswith("17 pictures")
-    assert any(note.startswith("unreadable pictures skipped: 1, the first '") for note in data.notes)
+    assert any(note.startswith("unreadable pictures skipped: 1, '") for note in data.notes)
 
 
 def test_a_class_of_unreadable_pictures_is_refused(tmp_path: Path) -> None:
@@ -636,7 +693,7 @@ def test_an_unreadable_row_is_named_or_skipped(tmp_path: Path) -> None:
     assert_refused(tmp_path, r"row 7 \(image file is truncated")
     data = load(tmp_path, SKIP)
     assert len(data.images) + len(data.test_images) == 11
-    assert any("skipped: 1, the first '" in note and "row 7" in note for note in data.notes)
+    assert any("skipped: 1, '" in note and "row 7" in note for note in data.notes)
 
 
 def test_wrong_parquet_files_are_refused(tmp_path: Path) -> None:

@@ -161,6 +161,14 @@ def test_other_files_are_decoded_again(edit, root, decoded) -> None:
     assert_same(folders.load_folder(root, Data()), after)
 
 
+def test_what_a_system_writes_when_a_folder_is_looked_at_changes_nothing(root, decoded) -> None:
+    load(root)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (root / "bee" / name).touch()
+    load(root)
+    assert len(decoded) == 1
+
+
 def test_an_empty_class_folder_is_noticed(root) -> None:
     load(root)
     (root / "cat").mkdir()

@@ -60,6 +60,13 @@ def _read(source: Any, settings: Data) -> Dataset:
     raise InputError(f"Data is a {type(source).__name__}; expected {_EXPECTED}.")
 
 
+def is_gone(source: Any) -> bool:
+    """Whether data is said to be at a path where nothing is."""
+    if not isinstance(source, str | Path) or is_name(source) or str(source).startswith("hf:"):
+        return False
+    return not Path(source).expanduser().exists()
+
+
 def is_name(source: Any) -> bool:
     """Whether the user names a data set of the table, and not a path: "cifar10" does, "./cifar10" does not."""
     return isinstance(source, str) and source in NAMED

@@ -9,6 +9,7 @@ from torch import Tensor
 from accdd.config import Data, InputError
 from accdd.data.dataset import TEST_SPLITS, Dataset, build, choose_splits, listed
 from accdd.data.pictures import of_files, read
+from accdd.data.walking import OF_SYSTEMS, everything_below, files_below
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings, in any case, of files taken for pictures; other files are counted and left alone."""
@@ -40,7 +41,8 @@ def load_folder(root: Path, settings: Data, only: Sequence[str] = ()) -> Dataset
     found = [_find(split, names, must_have=split == roots[0]) for split in roots]
     splits, read_notes = read([of_files(files) for files, _ in found], settings)
     ignored = sum(count for _, count in found)
-    notes += [*read_notes, *([f"files ignored: {ignored} (hidden or not PNG, JPEG, WebP or BMP)"] if ignored else [])]
+    why = "in no class folder, hidden, or not PNG, JPEG, WebP or BMP"
+    notes += [*read_notes, *([f"files ignored: {ignored} ({why})"] if ignored else [])]
     return build(
         root.resolve().name,
         splits[0],
@@ -68,11 +70,18 @@ def class_folders(root: Path, settings: Data) -> tuple[Tensor, Tensor, list[str]
     return images, labels, names, notes
 
 
+def pictures_below(root: Path) -> bool:
+    """Whether folders hold pictures where class folders, or those below train/, would have them."""
+    return any(
+        path.suffix.lower() in SUFFIXES and path.is_file() for depth in ("*/*", "*/*/*") for path in root.glob(depth)
+    )
+
+
 def parts(root: Path, only: Sequence[str]) -> list[Path]:
     """What the pictures of `only` these classes depend on: their folders and all that is below."""
     roots, _ = _splits(root)
     chosen = [split / name for split in roots for name in only if (split / name).is_dir()]
-    return [path for folder in chosen for path in (folder, *sorted(folder.rglob("*")))]
+    return [path for folder in chosen for path in (folder, *map(Path, everything_below(folder)))]
 
 
 def _splits(root: Path) -> tuple[list[Path], list[str]]:
@@ -148,9 +157,9 @@ def _check_classes(roots: list[Path], names: list[str]) -> None:
 
 def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[int, Path]], int]:
     """Labels and paths of a split's pictures, and the number of files that are not taken for pictures."""
-    pictures, ignored = [], sum(entry.is_file() for entry in root.iterdir())
+    pictures, ignored = [], sum(entry.is_file() and entry.name not in OF_SYSTEMS for entry in root.iterdir())
     for label, name in enumerate(names):
-        below = sorted(path.relative_to(root).parts for path in (root / name).rglob("*") if path.is_file())
+        below = [(name, *parts) for parts in files_below(root / name)] if (root / name).is_dir() else []
         chosen = [parts for parts in below if _is_picture(parts)]
         if must_have and not chosen:
             raise InputError(
@@ -160,7 +169,9 @@ def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[
         pictures += [(label, root.joinpath(*parts)) for parts in chosen]
         ignored += len(below) - len(chosen)
     if not pictures:
-        raise InputError(f"'{root}' holds no pictures; expected class folders as in train/, or no such folder.")
+        raise InputError(
+            f"'{root}' holds no pictures in class folders; expected class folders as in train/, or no such folder."
+        )
     return pictures, ignored
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from accdd.config import Data, InputError
 from accdd.data.dataset import Dataset, build, choose_splits, has_labels
+from accdd.data.folders import pictures_below
 from accdd.data.pictures import Picture, Pictures, read
 
 IMAGE_COLUMNS = ("image", "img")
@@ -27,13 +28,16 @@ _BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
 def find_parquet(root: Path) -> list[Path]:
     """Parquet files of a folder: its own, else those of data/, else those of its only folder with any.
 
+    None where they hold no pictures and folders beside them do: then they are about those.
+
     Raises:
         InputError: several folders hold parquet files, as in a data set with several configurations.
     """
-    if files := sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet")):
-        return files
-    files = sorted(root.glob("*/*.parquet"))
-    if len(parents := sorted({str(path.parent) for path in files})) > 1:
+    own = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+    files = own or sorted(root.glob("*/*.parquet"))
+    if files and not any(map(_has_pictures, files)) and pictures_below(root):
+        return []
+    if not own and len(parents := sorted({str(path.parent) for path in files})) > 1:
         raise InputError(f"Several folders in '{root}' hold parquet files; name one of them: {', '.join(parents)}.")
     return files
 
@@ -84,6 +88,10 @@ def _schema(path: Path) -> pa.Schema:
     except _BROKEN as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' cannot be read as parquet ({reason}). Download or write it again.") from None
+
+
+def _has_pictures(path: Path) -> bool:
+    return not set(IMAGE_COLUMNS).isdisjoint(_schema(path).names)
 
 
 def _columns(path: Path) -> tuple[str, str]:

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from accdd.config import Data, InputError
 from accdd.data import mapped
-from accdd.data.dataset import Split
+from accdd.data.dataset import Split, listed
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 """Pillow's names of the formats that are opened; every other decoder stays shut."""
@@ -37,6 +37,13 @@ _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error)
 """What Pillow raises for damaged files, depending on the format and the place of the damage."""
 _ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What puts a picture upright, by its orientation. Pillow's `exif_transpose` writes the whole EXIF anew, too, and fails
+where that is damaged."""
 _BLOCK = 64
 """Pictures per task: enough to make the cost of handing over a task disappear."""
 
@@ -110,7 +117,7 @@ def read(splits: Sequence[Pictures], settings: Data) -> tuple[list[Split], list[
     reasons = [survey.unreadable[position] for survey in surveys for position in sorted(survey.unreadable)]
     notes += [f"grey pictures made RGB: {grey}"] if grey and channels == 3 else []
     notes += [f"pictures with transparency laid on white: {transparent}"] if transparent else []
-    notes += [f"unreadable pictures skipped: {len(reasons)}, the first {reasons[0]}"] if reasons else []
+    notes += [f"unreadable pictures skipped: {len(reasons)}, {listed(reasons)}"] if reasons else []
     return decoded, notes
 
 
@@ -156,9 +163,11 @@ def fit(image: Image.Image, size: int) -> Image.Image:
 
 def _refuse(unreadable: dict[int, str], settings: Data) -> None:
     if unreadable and not settings.skip_unreadable:
+        reasons = [unreadable[position] for position in sorted(unreadable)]
+        what = "Unreadable picture" if len(reasons) == 1 else f"{len(reasons)} unreadable pictures"
         raise InputError(
-            f"Unreadable picture: {unreadable[min(unreadable)]}. Replace or remove it, or leave such pictures out "
-            "with --set data.skip_unreadable=true."
+            f"{what}: {listed(reasons)}. Replace or remove {'it' if len(reasons) == 1 else 'them'}, or leave such "
+            "pictures out with --set data.skip_unreadable=true."
         )
 
 
@@ -211,7 +220,7 @@ def _orientation(image: Image.Image) -> int:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except _BROKEN:  # the pixels may be sound
         return 1
-    return orientation if orientation in range(1, 9) else 1
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def _decode(pictures: Pictures, survey: _Survey, size: int, channels: int) -> Split:
@@ -252,7 +261,8 @@ def _pixels(picture: Picture, size: int, channels: int) -> np.ndarray:
         # JPEG can decode at a half, quarter or eighth; twice the size leaves Lanczos something to filter.
         image.draft(image.mode, (2 * size, 2 * size))
         image.load()
-        upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+        turn = _UPRIGHT.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
         return to_array(fit(_in_colour(upright, channels), size))
 
 
