@@ -79,7 +79,7 @@ def test_a_grid_becomes_a_row_per_combination_with_seeds_as_replicates(source: s
     assert made == ["distill", "evaluate"] * 4
     told = [line.removeprefix("  learned on convnet: ") for line in notes.said if "  learned on" in line]
     assert [float(line.split()[0]) for line in told] == pytest.approx(
-        [v for row in found.rows for v in row.values], abs=0.06
+        [row.values[seed] for seed in range(2) for row in found.rows], abs=0.06
     )
     assert [dict(row.what) for row in found.rows] == [
         {"perturb.magnitude": m, "perturb.directions": 2} for m in (0, 0.1)
@@ -96,6 +96,8 @@ def test_a_grid_becomes_a_row_per_combination_with_seeds_as_replicates(source: s
         assert (settings["seed"], settings["perturb"]["magnitude"], settings["perturb"]["directions"]) == (
             seed, [0.1, 0.1], 2
         )  # fmt: skip
+        scored = json.loads((cell / f"seed-{seed}" / "scores.json").read_text())["scores"][0]
+        assert scored["seed"] == seed, "networks are drawn anew for every set, as deviations over sets should have it"
     for style, suffix in rows.SUFFIXES.items():
         assert (tmp_path / "out" / f"table.{suffix}").read_text() == STYLES[style](rows.lines(found.rows))
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == [row.to_dict() for row in found.rows]

@@ -231,8 +231,9 @@ class Study:
         def scored(networks: Sequence[str], **options: Any) -> Callable[[], list[Score]]:
             return lambda: scoring.evaluate(
                 folder / "run", test=self.source, data=self.source, networks=networks, seeds=given.seeds,
-                protocol=given.protocol, epochs=given.epochs, device=wanted.device, compile=wanted.compile,
-                precision=wanted.precision, max_memory=wanted.max_memory, reporter=self.reporter, **options,
+                protocol=given.protocol, seed=wanted.seed, epochs=given.epochs, device=wanted.device,
+                compile=wanted.compile, precision=wanted.precision, max_memory=wanted.max_memory,
+                reporter=self.reporter, **options,
             )  # fmt: skip
 
         scores = _found(folder / "scores.json", scored(named, baselines=cell.baselines))
