@@ -163,10 +163,14 @@ def compiles(test: Callable[..., None]) -> Callable[..., None]:
 
 
 class Notes(Quiet):
-    """Keeps what a run says."""
+    """Keeps what a run says and what its phases are called."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.phases: list[str] = []
 
     def note(self, text: str) -> None:
         self.said.append(text)
+
+    def phase(self, name: str) -> None:
+        self.phases.append(name)

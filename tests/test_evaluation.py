@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import operator
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from accdd import augment, execution, files, training
 from accdd.cli import options
-from accdd.config import InputError, Train
+from accdd.config import InputError, Notice, Train
 from accdd.data import Dataset
 from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, Way, network_keys, score, suited, trials
 from accdd.evaluation.protocols import IDC, no_exceptions, tenth_halfway
@@ -53,6 +54,16 @@ def test_the_test_split_is_only_tested_on(data: Dataset):
     # Networks that see one class alone answer with it: half of the test images.
     rows = data.class_index[0]
     assert scored(data, data.images[rows], data.labels[rows]).accuracies == (50.0, 50.0)
+
+
+def test_networks_that_diverge_count_and_it_is_said(data: Dataset):
+    recipe = dataclasses.replace(FEW_EPOCHS.recipe, lr=1e12)
+    with pytest.warns(Notice, match="2 of 2 networks diverged while they were trained by 'few'"):
+        found = scored(data, protocol=dataclasses.replace(FEW_EPOCHS, recipe=recipe))
+    assert found.n == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scored(data)
 
 
 def test_mean_and_deviation_are_those_of_the_accuracies():

@@ -137,6 +137,7 @@ def test_a_run_that_is_worth_it_says_what_it_will_take(data: Dataset, tmp_path: 
     page = (tmp_path / "run" / "report.html").read_text()
     assert '<th scope="col">foretold</th>' in page and "foretold&#34;" not in page
     assert any(line.startswith("About ") and "GB of memory" in line for line in reporter.said)
+    assert "probing" in reporter.phases
     monkeypatch.undo()
     assert torch.equal(first, accdd.distill(data, 1, settings=told).distilled.images), "probing changes nothing"
 

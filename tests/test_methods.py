@@ -17,9 +17,10 @@ from torch import Tensor, nn
 import accdd
 from accdd import defaults, engine, loop, methods, synthetic, training
 from accdd.augment import apply, at, draw
-from accdd.augmented_models import Fresh
+from accdd.augmented_models import Fresh, perturb, source
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
+from accdd.execution import PLAIN
 from accdd.keys import Key
 from accdd.matching import DISTANCES
 from accdd.methods import METHODS, Method, sweeps_and_epochs
@@ -211,6 +212,19 @@ def test_a_warm_up_trains_every_network_before_its_first_sweep():
         resolved(data, {"loop.warm_up": 0.5, "targets.count": 10, "loop.inner_steps": 1})
     barely = run(data, resolved(data, {"loop.steps": 1, "loop.warm_up": 1e-3}))  # of no whole image
     assert len(barely) == len(plain) and (plain[1] - barely[1]).abs().max() > 0
+
+
+def test_a_network_is_perturbed_after_its_warm_up():
+    data, key = stripes(), Key(3)
+    told = {"loop.steps": 1, "loop.warm_up": 0.5, "pool.use": False, "perturb.magnitude": [0.1, 0.1]}
+    ready: list[Parameters] = []
+    for use in (False, True):
+        given = resolved(data, {**told, "perturb.use": use})
+        problem = methods.problem(given, data, network(num_classes=data.num_classes))
+        drawn = source(problem.forward.architecture, CPU, given, None)
+        warm_up = loop.warming(data, problem, given, PLAIN)
+        ready += training.networks(warm_up(training.begin([drawn(key)]), key))
+    assert_same(perturb(ready[0], given.perturb, key.generator("perturbation")), ready[1])
 
 
 def test_the_rate_of_a_warm_up_does_not_fall(monkeypatch: pytest.MonkeyPatch):

@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import Command
 from helpers import CPU, Notes, assert_same, network, settings, stripes
 
 import accdd
-from accdd import config, defaults, evaluation, loop, methods
+from accdd import config, defaults, evaluation, execution, loop, methods
 from accdd.augmented_models import EarlyStage, EarlyStageModel, Perturbed
 from accdd.config import InputError, Perturb, Settings
 from accdd.data import Dataset
@@ -254,6 +255,34 @@ def test_data_that_was_given_as_arrays_is_asked_for(tmp_path: Path):
     (tmp_path / "run" / "evaluation.json").unlink()
     with pytest.raises(InputError, match="was given as arrays"):
         accdd.resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("asked", "used"), [("auto", "fp32"), ("bf16", "bf16")])
+def test_bf16_that_would_be_slow_here_is_not_kept_unless_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, used: str
+):
+    out, told = tmp_path / "run", {**TINY, **RUNS["idc"], "precision": asked}
+    distilled(out, **told)
+    for made in ("evaluation.json", "report.html"):
+        (out / made).unlink(missing_ok=True)
+    shutil.rmtree(out / "distilled")
+    env = json.loads((out / "env.json").read_text())
+    (out / "env.json").write_text(json.dumps(env | {"plan": env["plan"] | {"precision": "bf16"}}))
+    monkeypatch.setattr(execution, "precision", lambda name, where: "fp32" if name == "auto" else name)
+    notes = Notes()
+    accdd.resume(out, arrays(), reporter=notes)
+    assert any(f": {used}, " in line for line in notes.said if line.startswith("On "))
+
+
+def test_data_that_has_moved_is_asked_for(tmp_path: Path):
+    path, out = tmp_path / "mine.npz", tmp_path / "run"
+    np.savez(path, images=arrays()[0], labels=arrays()[1])
+    accdd.distill(path, 2, out=out, settings={**TINY, **RUNS["idc"]})
+    (out / "evaluation.json").unlink()
+    path.rename(tmp_path / "moved.npz")
+    with pytest.raises(InputError, match=r"no longer at '.*mine.npz'.*accdd distill DATA --resume"):
+        accdd.resume(out)
+    assert accdd.resume(out, tmp_path / "moved.npz").out == out
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

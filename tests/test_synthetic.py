@@ -69,6 +69,11 @@ def test_normalised_gradients_have_one_size_per_class_and_their_own_direction():
     assert_same(normalised(torch.zeros(2, 1, 3, 8, 8)), torch.zeros(2, 1, 3, 8, 8))
 
 
+@pytest.mark.parametrize("size", [1e-15, 1e-20, 1e-25, 1e-40])
+def test_gradients_too_small_to_be_squared_move_images_no_further_than_others(size: float):
+    assert normalised(noise(2, 2, 3, 8, 8) * size).square().mean().sqrt() <= 1.001
+
+
 @pytest.mark.parametrize(("schedule", "factors"), [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.5, 0, 0])])
 def test_a_schedule_is_a_factor_by_the_share_that_is_over(schedule: str, factors: list[float]):
     assert [scheduled(schedule, share) for share in (0.0, 0.5, 1.0, 1.5)] == pytest.approx(factors)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from accdd import artifact, config, execution, parallel, presets, report, run, scoring
+from accdd import artifact, config, data, execution, parallel, presets, report, run, scoring
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
@@ -90,7 +90,7 @@ def distill(
         course.announce(work, reporter, ranks)
         for unused in run.unused(told, resolved):
             reporter.note(unused)
-        expected = run.foretell(work, ranks)
+        expected = run.foretell(work, reporter, ranks)
         if expected:
             reporter.note(f"About {expected}.")
 
@@ -147,14 +147,14 @@ def resume(
 
     Args:
         out: the run's folder.
-        source: the data, where it was given as arrays and cannot be found again.
+        source: the data, where it was given as arrays or has moved, and cannot be found again.
         network: the user's own networks, matched or scored, if the run has any: what a folder says is not reason
             enough to run code.
         track: as for `distill`.
         reporter: told of progress.
 
     Raises:
-        InputError: there is no such run, or its data has changed.
+        InputError: there is no such run, or its data has changed or is not where it was.
         ArithmeticError: the images diverged.
     """
     reporter = reporter or Quiet()
@@ -173,6 +173,11 @@ def resume(
                 raise InputError(
                     f"The data of '{out}' was given as arrays. Expected it again: accdd.resume({str(out)!r}, data)."
                 )
+            if source is None and data.is_gone(given):
+                raise InputError(
+                    f"The data of '{out}' is no longer at '{given}'. Expected its place, too: "
+                    f"accdd distill DATA --resume {out}, or accdd.resume({str(out)!r}, DATA)."
+                )
             found = course.read(given, resolved, reporter)
             if found[0].fingerprint != record.fingerprint:
                 raise InputError(
@@ -183,7 +188,9 @@ def resume(
         real, resolved = ranks.together(read)
         where = real.device
         ranks = _shard(ranks, resolved)
-        work = ranks.together(lambda: course.prepare(given, real, resolved, reporter, plan=record.plan))
+        plan = record.plan if execution.suits(record.plan, resolved.precision, where) else None
+        work = ranks.together(lambda: course.prepare(given, real, resolved, reporter, plan=plan))
+        work = work._replace(plan=ranks.leader(lambda: work.plan))  # that of another machine may be another
         _agree(ranks, work)
         ranks.together(lambda: work.bank.check_room(resolved.targets.count or 0))
         course.announce(work, reporter, ranks)

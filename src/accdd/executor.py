@@ -171,8 +171,8 @@ def _local(tasks: Sequence[Task], workers: int) -> Ended:
                 else:
                     running[mine] = task, process, place
                 its.close()
-            for mine in wait(list(running)) if running else ():  # of none it would wait for ever
-                assert isinstance(mine, Connection)
+            ready = wait(list(running)) if running else ()  # of none it would wait for ever
+            for mine in [each for each in running if each in ready]:
                 task, process, place = running.pop(mine)
                 try:
                     error = mine.recv()

@@ -79,11 +79,13 @@ def encode(images: Tensor, factor: int, mode: str = "area") -> Tensor:
         return images
     h, w = images.shape[-2:]
     tile = (math.ceil(h / factor), math.ceil(w / factor))
+    where = images.device
+    images = images.cpu() if where.type == "mps" else images  # which cannot shrink to sizes that do not divide these
     if mode == "bilinear":
         tiles = F.interpolate(images, size=tile, mode="bilinear", antialias=True)
     else:
         tiles = F.interpolate(images, size=tile, mode=mode)
-    return join(tiles, factor, (h, w))
+    return join(tiles.to(where), factor, (h, w))
 
 
 Formation = Callable[[Tensor, int, int], Tensor]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from accdd import augment, engine, methods, selection, synthetic, targets, training
-from accdd.augmented_models import Source
+from accdd.augmented_models import Source, perturb
 from accdd.config import Settings, Train
 from accdd.data import Dataset
 from accdd.engine import Problem
@@ -188,7 +188,7 @@ TrainingBetween = Callable[[Trained, Tensor, Key], Trained]
 
 
 def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, ranks: Ranks = ALONE) -> Training:
-    """What `loop.warm_up` epochs on the real data make of a network that was just drawn."""
+    """What `loop.warm_up` epochs on the real data make of a network that was just drawn; it is perturbed then."""
     recipe, epochs = settings.train, settings.loop.warm_up
     if not epochs:
         return lambda trained, key: trained
@@ -200,7 +200,11 @@ def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, ran
             count = max(1, round(min(1.0, epochs - epoch) * len(data.images)))
             order = torch.randperm(len(data.images), generator=own.generator("order"))[:count]
             trained = _train(step, trained, data.images, data.labels, order, data, recipe, own)
-        return trained
+        if not settings.perturb.use:
+            return trained
+        (parameters,) = training.networks(trained)
+        moved = training.begin([perturb(parameters, settings.perturb, key.generator("perturbation"))])
+        return trained._replace(parameters=moved.parameters)
 
     return warm_up
 

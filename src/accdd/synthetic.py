@@ -94,7 +94,8 @@ def normalised(slopes: Tensor) -> Tensor:
     have to go; without this, the networks with the largest gradients decide.
     """
     square = slopes.square().mean((1, 2, 3, 4), keepdim=True)
-    return slopes / square.sqrt().clamp(min=torch.finfo(slopes.dtype).tiny)
+    # Below the root of the smallest number squares are lost: such images are nearly where they should be, and stay.
+    return slopes / square.sqrt().clamp(min=torch.finfo(slopes.dtype).tiny ** 0.5)
 
 
 def scheduled(schedule: str, share: float) -> float:

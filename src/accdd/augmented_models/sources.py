@@ -52,9 +52,13 @@ class Perturbed:
 
 
 def source(architecture: Architecture, device: torch.device, settings: Settings, pool: ModelPool | None) -> Source:
-    """What the settings ask for: the pool, or fresh networks without one; perturbed or not."""
+    """What the settings ask for: the pool, or fresh networks without one; perturbed or not.
+
+    Networks with a warm-up are perturbed after it (`loop.warming`), since training would undo it.
+    """
     networks = EarlyStage(drawn(pool, settings)) if pool else Fresh(architecture, device)
-    return Perturbed(networks, settings.perturb) if settings.perturb.use else networks
+    at_once = settings.perturb.use and not settings.loop.warm_up
+    return Perturbed(networks, settings.perturb) if at_once else networks
 
 
 def drawn(pool: ModelPool, settings: Settings) -> tuple[EarlyStageModel, ...]:

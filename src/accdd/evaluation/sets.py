@@ -44,6 +44,11 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
     own = origin(distilled)
     if test is None and not own.get("path"):
         raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
+    if test is None and data.is_gone(own["path"]):
+        raise InputError(
+            f"The data that the set was made from is no longer at '{own['path']}'. Expected its place now: --test DATA "
+            "(test=... in Python)."
+        )
     real = _load(distilled, own["path"] if test is None else test)
     same = _is_own(distilled, real)
     elsewhere = test is not None and not _is_origin(test, own)
@@ -86,6 +91,11 @@ def training_data(distilled: Distilled, source: Any) -> Dataset:
         raise InputError(
             "The set does not say where its data is, so there are no real images to choose from. "
             "Expected --data DATA (data=... in Python)."
+        )
+    if source is None and data.is_gone(path):
+        raise InputError(
+            f"The data that the set was made from is no longer at '{path}'. Expected its place now: --data DATA "
+            "(data=... in Python)."
         )
     real = _load(distilled, path)
     if source is None and not _is_own(distilled, real):

@@ -45,7 +45,7 @@ class Owner:
         try:
             about = {"token": token, "host": socket.gethostname(), "process": os.getpid()}
             os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(about).encode(), 0)
+            os.write(handle, json.dumps(about).encode())
             os.fsync(handle)
             yield
         finally:

@@ -29,6 +29,7 @@ from accdd.networks import Architecture, Forward
 from accdd.parallel import ALONE, Ranks
 from accdd.run import checkpoints, choosing, course
 from accdd.run.course import Work
+from accdd.run.progress import Reporter
 from accdd.targets import BLOCK, Bank, Target
 
 PROBED = 3
@@ -63,7 +64,7 @@ class Forecast(NamedTuple):
         return f"{total:.1f} min ({parts}), {self.memory / 1e9:.2f} GB of memory, {self.disk / 1e9:.2f} GB of disk"
 
 
-def foretell(work: Work, ranks: Ranks = ALONE) -> Forecast | None:
+def foretell(work: Work, reporter: Reporter, ranks: Ranks = ALONE) -> Forecast | None:
     """What a run that is about to begin will take; None of several ranks, and where finding out takes as long or is not
     worth it.
 
@@ -75,6 +76,7 @@ def foretell(work: Work, ranks: Ranks = ALONE) -> Forecast | None:
     as_long = of_loop.steps is not None and of_loop.steps * of_loop.inner_steps <= _probed(of_loop) and not others
     if not ranks.alone or (limit is None and (as_long or _guessed(work) < SHORT)):
         return None
+    reporter.phase("probing")
     try:
         return forecast(work, ranks)
     except torch.OutOfMemoryError:
