@@ -309,7 +309,7 @@ FACTS = {
     "accdd-cifar10": {"images.lr": 1e-2, "pool.networks": 5, "pool.epochs": [2.0], "loop.steps": 400,
                       "perturb.magnitude": [0.01, 0.09]},
     "accdd-cifar100-20x": {"loop.steps": 100},
-    "accdd-imagenet-10-10x": {"loop.steps": 50, "pool.epochs": [10.0], "loop.warm_up": 0.0, "images.lr": 3e-3},
+    "accdd-imagenet-10-10x": {"loop.steps": 50, "pool.epochs": [10.0], "images.lr": 3e-3},
     "accdd-imagenet-100-20x": {"loop.steps": 25, "pool.schedule": "falling", "images.lr": 1e-3, "train.lr": 0.1},
     "dc-cifar10": {"method": "dc", "images.lr": 0.1, "loop.steps": 1000, "loop.inner_steps": 10,
                    "loop.train_epochs": 50, "network.width": 128},
@@ -351,9 +351,21 @@ def test_every_preset_is_valid_and_resolves_to_what_it_says(name: str):
     changes = PRESETS[name].changes(10)
     settings = resolve(override(Settings(), {"ipc": 10, **changes}), sized(changes.get("data.size", 32)))
     flat = flatten(to_dict(settings))
-    for key, value in changes.items():
+    own = {"loop.warm_up": 0.0} if flat["pool.use"] else {}  # early-stage models need none
+    for key, value in (changes | own).items():
         assert flat[key] == value, key
     assert config.override(settings, {}) == settings
+
+
+def test_without_early_stage_models_accdd_on_imagenet_is_its_host_but_for_what_it_states():
+    given = {key: value for key, value in PRESETS["accdd-imagenet-10"].changes(10).items() if "pool." not in key}
+    host = PRESETS["idc-imagenet-10"].changes(10)
+    fresh = [
+        resolve(override(Settings(), {"ipc": 10, **each, "pool.use": False, "perturb.use": False}), sized(224))
+        for each in (given, host)
+    ]
+    differing = {key for key, value in flatten(to_dict(fresh[0])).items() if value != flatten(to_dict(fresh[1]))[key]}
+    assert fresh[0].loop.warm_up == 10 and differing <= {"loop.steps", "images.lr", "perturb.magnitude"}
 
 
 @pytest.mark.parametrize("name", PRESETS)

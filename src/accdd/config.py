@@ -256,7 +256,8 @@ class Loop:
     inner_steps: int = Field(default=1, ge=1)
     """Sweeps over all classes with one network."""
     warm_up: float = Field(default=0, ge=0)
-    """Epochs on the real data, at `train.lr`, behind every network before its first sweep (IDC on ImageNet-10: 10)."""
+    """Epochs on the real data, at `train.lr`, behind every fresh network before its first sweep (IDC on ImageNet-10:
+    10); early-stage models have had theirs."""
     train_images: int | None = Field(default=None, ge=0)
     """Real images the network is trained on between two sweeps (whole batches); None takes the method's."""
     train_epochs: int | None = Field(default=None, ge=0)

@@ -131,7 +131,10 @@ def _loop(settings: Settings, method: Method) -> Loop:
         _, published = methods.sweeps_and_epochs(settings.ipc)
         usual = published or round(500 / settings.ipc)  # at IPC 1 the published loop is a single sweep
         epochs = usual if again and method.trains_on == "synthetic" and not images else 0
-    return dataclasses.replace(loop, steps=steps, budget=budget, train_images=images, train_epochs=epochs)
+    warm_up = 0.0 if early_stage(settings) else loop.warm_up
+    return dataclasses.replace(
+        loop, steps=steps, budget=budget, warm_up=warm_up, train_images=images, train_epochs=epochs
+    )
 
 
 def _fits(factor: int, size: int) -> bool:

@@ -116,7 +116,6 @@ def accdd(ipc: int, host: Callable[[int], Changes], *, steps: int, epochs: float
         "perturb.use": True,
         "perturb.magnitude": [0.01, 0.09],
         "images.lr": lr,
-        "loop.warm_up": 0.0,
         "loop.steps": steps,
     }
 
