@@ -302,7 +302,7 @@ def test_a_set_remembers_the_path_of_its_data(arrays: tuple[np.ndarray, np.ndarr
     (expected,) = accdd.evaluate(result.distilled, test=tmp_path / "stripes.npz", seeds=1, epochs=1)
     assert score.accuracies == expected.accuracies
     (tmp_path / "stripes.npz").unlink()
-    with pytest.raises(accdd.InputError, match=r"no longer at '.*stripes.npz'"):
+    with pytest.raises(accdd.InputError, match=r"is not at '.*stripes.npz'"):
         accdd.evaluate(result.distilled, seeds=1, epochs=1)
 
 
@@ -323,9 +323,9 @@ def test_data_that_changed_since_the_set_was_made_is_not_tested_on(
         evaluation.training_data(result.distilled, None)
     assert len(evaluation.training_data(result.distilled, path).images) > 0  # said to be the ones to choose from
     path.rename(tmp_path / "moved.npz")
-    with pytest.raises(accdd.InputError, match=r"no longer at '.*stripes.npz'. Expected its place now: --test DATA"):
+    with pytest.raises(accdd.InputError, match=r"is not at '.*stripes.npz' here. Expected its place: --test DATA"):
         accdd.evaluate(result.distilled, seeds=1, epochs=1)
-    with pytest.raises(accdd.InputError, match=r"no longer at '.*stripes.npz'. Expected its place now: --data DATA"):
+    with pytest.raises(accdd.InputError, match=r"is not at '.*stripes.npz' here. Expected its place: --data DATA"):
         evaluation.training_data(result.distilled, None)
 
 

@@ -564,7 +564,7 @@ def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ant").mkdir()
     assert_refused(tmp_path, "Only one class folder \\('ant'\\)")
     (tmp_path / "bee").mkdir()
-    assert_refused(tmp_path, r"Class folder '.*ant' holds no pictures \(0 other files\)")
+    assert_refused(tmp_path, r"Class folder '.*ant' holds no pictures \(0 other files; linked")
 
 
 def test_folders_of_splits_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -574,25 +574,38 @@ def test_folders_of_splits_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path, "has the class folders dog, which .* has not")
 
 
-def test_pictures_in_linked_folders_are_read_like_others(tmp_path: Path) -> None:
-    root, elsewhere = class_folders(tmp_path / "photos"), class_folders(tmp_path / "elsewhere", names=("more", "x"))
-    before = load(root, Data(size=8))
-    (root / "ant" / "session").symlink_to(elsewhere / "more")
-    (root / "ant" / "back").symlink_to(root)  # a circle
-    after = load(root, Data(size=8))
-    count = len(list((elsewhere / "more").iterdir()))
-    assert len(after.images) + len(after.test_images) == len(before.images) + len(before.test_images) + count
+def test_linked_folders_inside_of_class_folders_are_named_and_not_read(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "photos")
+    (root / "ant" / "latest").symlink_to(root / "ant")
+    data = load(root, Data(size=8))
+    assert len(data.images) + len(data.test_images) == 18
+    assert any(note.startswith("linked folders inside of class folders, not read: ") for note in data.notes)
+    (root / "cat").rename(tmp_path / "cat")
+    (root / "cat").mkdir()
+    (root / "cat" / "all").symlink_to(tmp_path / "cat")
+    assert_refused(root, "0 other files; linked folders inside of it are not read")
+
+
+def test_the_folder_above_is_data_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(class_folders(tmp_path / "photos") / "cat")
+    assert load("..", Data(size=8)).num_classes == 3
 
 
 def test_parquet_files_about_pictures_in_folders_are_not_taken_for_the_data(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "photos")
-    for where in ("labels", "ant/embeddings", "bee/embeddings"):
-        pq.write_table(pa.table({"file_name": ["a"], "label": [0]}), root / f"{where}.parquet")
+    for where, column in (("labels", "image"), ("ant/embeddings", "file_name"), ("bee/embeddings", "file_name")):
+        pq.write_table(pa.table({column: ["a.jpg"], "label": [0]}), root / f"{where}.parquet")
     data = load(root, Data())
     assert data.class_names == ("ant", "bee", "cat") and any(note.startswith("files ignored: 3") for note in data.notes)
     only = tmp_path / "only"
     only.mkdir()
     (root / "labels.parquet").rename(only / "labels.parquet")
+    assert_refused(only, "Column 'image' of .*labels.parquet' is string; expected struct")
+    (root / "ant" / "embeddings.parquet").rename(only / "labels.parquet")
+    (only / "assets").mkdir()
+    Image.fromarray(pixels(8, 8)).save(only / "assets" / "banner.png")
+    (only / "data").mkdir()
+    (only / "labels.parquet").rename(only / "data" / "train-0.parquet")
     assert_refused(only, "has the columns file_name, label; expected a picture")
 
 

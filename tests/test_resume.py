@@ -27,7 +27,9 @@ from accdd.run import Checkpoint, Quiet, RunFolder, checkpoints, learning
 
 IDC = {"loop.steps": 3, "loop.inner_steps": 3, "loop.train_images": 16}
 DC = {"method": "dc", "loop.steps": 2, "loop.inner_steps": 3, "loop.train_epochs": 2, "loop.train_images": 0}
-WARM = {"loop.steps": 2, "loop.inner_steps": 2, "loop.warm_up": 0.5, "images.step": "normalised"}
+WARM = {
+    "loop.steps": 2, "loop.inner_steps": 2, "loop.warm_up": 0.5, "images.step": "normalised", "pool.use": False,
+}  # fmt: skip
 
 
 def trip(state: State, folder: Path) -> State:
@@ -43,6 +45,7 @@ def test_a_run_that_goes_on_after_any_sweep_ends_with_the_same_bits(
     data: Dataset, early_models: tuple[EarlyStageModel, ...], tmp_path: Path, changes: dict[str, Any]
 ):
     given = defaults.resolve(settings({"targets.count": 0, **changes}), data)
+    assert given.loop.warm_up == changes.get("loop.warm_up", 0)
     problem, source = methods.problem(given, data, network()), Perturbed(EarlyStage(early_models), Perturb())
     whole = list(loop.distill(data, problem, source, given))
     for state in whole[:-1]:
@@ -280,7 +283,7 @@ def test_data_that_has_moved_is_asked_for(tmp_path: Path):
     accdd.distill(path, 2, out=out, settings={**TINY, **RUNS["idc"]})
     (out / "evaluation.json").unlink()
     path.rename(tmp_path / "moved.npz")
-    with pytest.raises(InputError, match=r"no longer at '.*mine.npz'.*accdd distill DATA --resume"):
+    with pytest.raises(InputError, match=r"is not at '.*mine.npz'.*accdd distill DATA --resume"):
         accdd.resume(out)
     assert accdd.resume(out, tmp_path / "moved.npz").out == out
 

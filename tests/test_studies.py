@@ -160,7 +160,8 @@ def test_a_study_goes_on_where_it_was_stopped_and_makes_damaged_cells_again(
 
     cell = tmp_path / "out" / "perturb.magnitude=0.1" / "seed-0"
     whole = (cell / "scores.json").read_text()
-    for damaged in (whole[:40], whole.replace('"version": ', '"version": 9')):  # half-written, and scored otherwise
+    # Half-written, and scored otherwise.
+    for damaged in (whole[:40], whole.replace('"version": ', '"version": 9'), whole.replace('"seed": 0', '"seed": 7')):
         (cell / "scores.json").write_text(damaged)
         assert study([0, 0.1]) == first and made == ["evaluate"]
     images = cell / "run" / "distilled" / "images.safetensors"

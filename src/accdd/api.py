@@ -128,8 +128,7 @@ def forecast(
     course.announce(work, reporter)
     for unused in run.unused(told, resolved):
         reporter.note(unused)
-    reporter.phase("probing")
-    return run.forecast(work, _shard(ALONE, resolved))
+    return run.forecast(work, reporter, _shard(ALONE, resolved))
 
 
 def resume(
@@ -175,8 +174,8 @@ def resume(
                 )
             if source is None and data.is_gone(given):
                 raise InputError(
-                    f"The data of '{out}' is no longer at '{given}'. Expected its place, too: "
-                    f"accdd distill DATA --resume {out}, or accdd.resume({str(out)!r}, DATA)."
+                    f"The data of '{out}' is not at '{given}' here. Expected its place, too: "
+                    f"accdd distill DATA --resume {shlex.quote(str(out))}, or accdd.resume({str(out)!r}, DATA)."
                 )
             found = course.read(given, resolved, reporter)
             if found[0].fingerprint != record.fingerprint:
@@ -202,6 +201,8 @@ def resume(
         here = f"{execution.machine(where)}, torch {torch.__version__}"
         if here != record.machine:
             reporter.note(f"Begun on {record.machine}, going on with {here}: the last bits will differ.")
+        if plan is None:
+            reporter.note(f"In {work.plan.precision} instead of {record.plan.precision}, which is slow here.")
         for problem in problems:
             reporter.note(f"Not used, because it is damaged: {problem}.")
         if learned:

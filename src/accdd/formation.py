@@ -80,7 +80,8 @@ def encode(images: Tensor, factor: int, mode: str = "area") -> Tensor:
     h, w = images.shape[-2:]
     tile = (math.ceil(h / factor), math.ceil(w / factor))
     where = images.device
-    images = images.cpu() if where.type == "mps" else images  # which cannot shrink to sizes that do not divide these
+    if mode == "area" and where.type == "mps":  # which has it for sizes alone that divide these
+        images = images.cpu()
     if mode == "bilinear":
         tiles = F.interpolate(images, size=tile, mode="bilinear", antialias=True)
     else:

@@ -78,7 +78,7 @@ def distill(
         drawn = draw(data, problem, settings, key, ranks)
         for inner in range(skipped, loop.inner_steps):
             if inner == 0:
-                trained = warm_up(training.begin([source(key)]), key)  # early-stage, perturbed
+                trained = warm_up(training.begin([source(key)]), key)  # early-stage or warm, perturbed
                 images = kept(images)
             else:
                 assert trained is not None
@@ -203,8 +203,8 @@ def warming(data: Dataset, problem: Problem, settings: Settings, plan: Plan, ran
         if not settings.perturb.use:
             return trained
         (parameters,) = training.networks(trained)
-        moved = training.begin([perturb(parameters, settings.perturb, key.generator("perturbation"))])
-        return trained._replace(parameters=moved.parameters)
+        moved = perturb(parameters, settings.perturb, key.generator("perturbation"))
+        return trained._replace(parameters={name: value[None] for name, value in moved.items()})
 
     return warm_up
 

@@ -155,6 +155,7 @@ def _in_cache(entry: str | Path | Distilled, chosen: Chosen, asked: _Asked, numb
     """Train one network of each score of a set, which is then found in the cache; a worker's task."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Scores cannot be kept")  # then they would be made in vain
+        warnings.filterwarnings("ignore", message=".* networks diverged")  # said of all of them together
         _scores([entry], _opened([entry], asked), asked, range(number, number + 1), Quiet(), [chosen])
 
 

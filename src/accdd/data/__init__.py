@@ -10,7 +10,18 @@ from accdd.data.folders import class_folders
 from accdd.data.named import NAMED, Named, mirrors
 from accdd.data.paths import holds_all_below
 
-__all__ = ["NAMED", "Dataset", "Named", "build", "class_folders", "holds_all_below", "is_name", "load", "mirrors"]
+__all__ = [
+    "NAMED",
+    "Dataset",
+    "Named",
+    "build",
+    "class_folders",
+    "holds_all_below",
+    "is_gone",
+    "is_name",
+    "load",
+    "mirrors",
+]
 
 
 def load(source: Any, settings: Data | None = None) -> Dataset:

@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,16 @@ from accdd import files, keys
 from accdd.config import Data, Notice
 from accdd.data import mapped
 from accdd.data.dataset import Dataset
-from accdd.data.walking import Part, everything_below, status_of
+from accdd.data.folders import OF_SYSTEMS
 
 VERSION = 4
 """Part of the key; rises whenever the same files would become other tensors, notes or names."""
 
 HASHED_UP_TO = 256 * 2**20
 """Bytes. Of larger files only the size is verified: hashing reads about 1 GB a second, and all of the file."""
+
+_Part = Path | os.DirEntry[str]
+"""A file or folder. Of tens of thousands, making a `Path` of each takes longer than all that is asked of it."""
 
 _TENSORS = ("images", "labels", "test_images", "test_labels")
 
@@ -91,7 +94,7 @@ def _of_chosen_size(key: Mapping[str, object]) -> Dataset | None:
 
 def _key_parts(path: Path, parts: Iterable[Path] | None) -> dict[str, object]:
     root = path.absolute()
-    found = everything_below(root) if parts is None else [part.absolute() for part in parts]
+    found = _everything_below(root) if parts is None else [part.absolute() for part in parts]
     stamps = [(os.fspath(part)[len(str(root)) :], _stamp(part)) for part in found]
     return {
         "path": str(path.resolve()),
@@ -113,10 +116,39 @@ def _how(settings: Data) -> dict[str, object]:
     }
 
 
-def _stamp(part: Part) -> tuple[int, int] | None:
+def _everything_below(folder: _Part, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[_Part]:
+    """All files and folders below a folder, through links too, in order of their names.
+
+    Args:
+        folder: where to begin; one that may not be read has nothing below it.
+        above: device and inode of the folders that led here, so that a link back to one of them ends.
+    """
+    status = Path(folder).stat()  # an entry's own stat() has no inode on Windows
+    if (identity := (status.st_dev, status.st_ino)) in above:
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except PermissionError:
+        return
+    for entry in entries:
+        if entry.name in OF_SYSTEMS:
+            continue
+        yield entry
+        if (found := _status(entry)) and stat.S_ISDIR(found.st_mode):
+            yield from _everything_below(entry, above | {identity})
+
+
+def _stamp(part: _Part) -> tuple[int, int] | None:
     """Size in bytes and time of the last change in nanoseconds; None for a folder or a link that leads nowhere."""
-    status = status_of(part)
+    status = _status(part)
     return (status.st_size, status.st_mtime_ns) if status and stat.S_ISREG(status.st_mode) else None
+
+
+def _status(part: _Part) -> os.stat_result | None:
+    try:
+        return part.stat()
+    except OSError:  # among others a link that leads nowhere, or to itself
+        return None
 
 
 def _write(data: Dataset, folder: Path) -> None:

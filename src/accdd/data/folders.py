@@ -1,5 +1,6 @@
 """A folder of class folders, optionally below train/ and test/."""
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,13 @@ from torch import Tensor
 from accdd.config import Data, InputError
 from accdd.data.dataset import TEST_SPLITS, Dataset, build, choose_splits, listed
 from accdd.data.pictures import of_files, read
-from accdd.data.walking import OF_SYSTEMS, everything_below, files_below
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings, in any case, of files taken for pictures; other files are counted and left alone."""
+
+OF_SYSTEMS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that macOS and Windows put into every folder that is looked at, and write again. It is as if they were not
+there."""
 
 SPLITS = {name: name for name in ("train", *TEST_SPLITS)} | {"training": "train", "testing": "test"}
 """What folders of splits are called, in any case, and the splits that they are."""
@@ -39,10 +43,11 @@ def load_folder(root: Path, settings: Data, only: Sequence[str] = ()) -> Dataset
     else:
         _check_classes(roots, names)
     found = [_find(split, names, must_have=split == roots[0]) for split in roots]
-    splits, read_notes = read([of_files(files) for files, _ in found], settings)
-    ignored = sum(count for _, count in found)
+    splits, read_notes = read([of_files(files) for files, _, _ in found], settings)
+    ignored, links = sum(count for _, count, _ in found), [link for _, _, links in found for link in links]
     why = "in no class folder, hidden, or not PNG, JPEG, WebP or BMP"
     notes += [*read_notes, *([f"files ignored: {ignored} ({why})"] if ignored else [])]
+    notes += [f"linked folders inside of class folders, not read: {listed(links)}"] if links else []
     return build(
         root.resolve().name,
         splits[0],
@@ -65,23 +70,26 @@ def class_folders(root: Path, settings: Data) -> tuple[Tensor, Tensor, list[str]
     names = list(_folders(root))
     check_text("name of the class folder", *names)
     _check_classes([root], names)
-    found, _ = _find(root, names, must_have=True)
+    found, _, _ = _find(root, names, must_have=True)
     ((images, labels),), notes = read([of_files(found)], settings)
     return images, labels, names, notes
 
 
-def pictures_below(root: Path) -> bool:
-    """Whether folders hold pictures where class folders, or those below train/, would have them."""
-    return any(
-        path.suffix.lower() in SUFFIXES and path.is_file() for depth in ("*/*", "*/*/*") for path in root.glob(depth)
-    )
+def hold_pictures(root: Path) -> bool:
+    """Whether a folder has class folders, perhaps below train/, each of them with a picture."""
+    with contextlib.suppress(InputError):  # no folder to train on
+        classes = _folders(_splits(root)[0][0]).values()
+        return bool(classes) and all(
+            any(_is_picture(path.relative_to(folder).parts) for path in folder.rglob("*")) for folder in classes
+        )
+    return False
 
 
 def parts(root: Path, only: Sequence[str]) -> list[Path]:
     """What the pictures of `only` these classes depend on: their folders and all that is below."""
     roots, _ = _splits(root)
     chosen = [split / name for split in roots for name in only if (split / name).is_dir()]
-    return [path for folder in chosen for path in (folder, *map(Path, everything_below(folder)))]
+    return [path for folder in chosen for path in (folder, *sorted(folder.rglob("*")))]
 
 
 def _splits(root: Path) -> tuple[list[Path], list[str]]:
@@ -155,16 +163,24 @@ def _check_classes(roots: list[Path], names: list[str]) -> None:
             )
 
 
-def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[int, Path]], int]:
-    """Labels and paths of a split's pictures, and the number of files that are not taken for pictures."""
-    pictures, ignored = [], sum(entry.is_file() and entry.name not in OF_SYSTEMS for entry in root.iterdir())
+def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[int, Path]], int, list[Path]]:
+    """Labels and paths of a split's pictures, the number of files that are not taken for pictures, and linked folders,
+    which are not followed: they may lead to pictures that are there already."""
+    pictures, links = [], list[Path]()
+    ignored = sum(entry.is_file() and entry.name not in OF_SYSTEMS for entry in root.iterdir())
     for label, name in enumerate(names):
-        below = [(name, *parts) for parts in files_below(root / name)] if (root / name).is_dir() else []
+        below = []
+        for path in (root / name).rglob("*"):
+            if path.is_file():
+                below += [path.relative_to(root).parts] if path.name not in OF_SYSTEMS else []
+            elif path.is_symlink() and path.is_dir():
+                links.append(path)
+        below.sort()
         chosen = [parts for parts in below if _is_picture(parts)]
         if must_have and not chosen:
             raise InputError(
-                f"Class folder '{root / name}' holds no pictures ({len(below)} other files); expected PNG, JPEG, "
-                "WebP or BMP files. Remove the folder or fill it."
+                f"Class folder '{root / name}' holds no pictures ({len(below)} other files; linked folders inside of "
+                "it are not read); expected PNG, JPEG, WebP or BMP files. Remove the folder or fill it."
             )
         pictures += [(label, root.joinpath(*parts)) for parts in chosen]
         ignored += len(below) - len(chosen)
@@ -172,7 +188,7 @@ def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[
         raise InputError(
             f"'{root}' holds no pictures in class folders; expected class folders as in train/, or no such folder."
         )
-    return pictures, ignored
+    return pictures, ignored, links
 
 
 def _is_picture(parts: tuple[str, ...]) -> bool:

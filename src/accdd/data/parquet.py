@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from accdd.config import Data, InputError
 from accdd.data.dataset import Dataset, build, choose_splits, has_labels
-from accdd.data.folders import pictures_below
+from accdd.data.folders import hold_pictures
 from accdd.data.pictures import Picture, Pictures, read
 
 IMAGE_COLUMNS = ("image", "img")
@@ -28,16 +28,16 @@ _BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
 def find_parquet(root: Path) -> list[Path]:
     """Parquet files of a folder: its own, else those of data/, else those of its only folder with any.
 
-    None where they hold no pictures and folders beside them do: then they are about those.
+    Files without pictures, in or below a folder of class folders with some, are about these and not among them.
 
     Raises:
         InputError: several folders hold parquet files, as in a data set with several configurations.
     """
-    own = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
-    files = own or sorted(root.glob("*/*.parquet"))
-    if files and not any(map(_has_pictures, files)) and pictures_below(root):
+    own, of_data = sorted(root.glob("*.parquet")), sorted(root.glob("data/*.parquet"))
+    files = own or of_data or sorted(root.glob("*/*.parquet"))
+    if files and files != of_data and not any(map(_has_pictures, files)) and hold_pictures(root):
         return []
-    if not own and len(parents := sorted({str(path.parent) for path in files})) > 1:
+    if not (own or of_data) and len(parents := sorted({str(path.parent) for path in files})) > 1:
         raise InputError(f"Several folders in '{root}' hold parquet files; name one of them: {', '.join(parents)}.")
     return files
 
@@ -91,7 +91,12 @@ def _schema(path: Path) -> pa.Schema:
 
 
 def _has_pictures(path: Path) -> bool:
-    return not set(IMAGE_COLUMNS).isdisjoint(_schema(path).names)
+    schema = _schema(path)
+    return any(_are_pictures(schema.field(name).type) for name in IMAGE_COLUMNS if name in schema.names)
+
+
+def _are_pictures(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
 
 
 def _columns(path: Path) -> tuple[str, str]:
@@ -105,7 +110,7 @@ def _columns(path: Path) -> tuple[str, str]:
             f"{' or '.join(IMAGE_COLUMNS)} and a class in one called {', '.join(LABEL_COLUMNS[:-1])} or labels."
         )
     kind = schema.field(image).type
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+    if not _are_pictures(kind):
         raise InputError(f"Column '{image}' of '{path}' is {kind}; expected struct<bytes: binary, path: string>.")
     if not pa.types.is_integer(schema.field(label).type):
         raise InputError(f"Column '{label}' of '{path}' is {schema.field(label).type}; expected integer labels.")

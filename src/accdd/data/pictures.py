@@ -101,8 +101,7 @@ def read(splits: Sequence[Pictures], settings: Data) -> tuple[list[Split], list[
         InputError: an unreadable, truncated or oversized picture, named, unless such are left out.
     """
     surveys = [_survey(pictures) for pictures in splits]
-    for survey in surveys:
-        _refuse(survey.unreadable, settings)
+    _refuse(surveys, settings)
     sizes = sum((survey.sizes for survey in surveys), Counter())
     if not sizes:
         raise InputError(f"None of the {sum(len(survey.labels) for survey in surveys)} pictures can be read.")
@@ -110,11 +109,10 @@ def read(splits: Sequence[Pictures], settings: Data) -> tuple[list[Split], list[
     grey = sum(survey.grey for survey in surveys)
     channels = 1 if grey == sizes.total() else 3
     decoded = [_decode(pictures, survey, size, channels) for pictures, survey in zip(splits, surveys, strict=True)]
-    for survey in surveys:
-        _refuse(survey.unreadable, settings)
+    _refuse(surveys, settings)
     notes = [describe(sum(len(labels) for _, labels in decoded), sizes, size, channels)]
     transparent = sum(survey.transparent for survey in surveys)
-    reasons = [survey.unreadable[position] for survey in surveys for position in sorted(survey.unreadable)]
+    reasons = _reasons(surveys)
     notes += [f"grey pictures made RGB: {grey}"] if grey and channels == 3 else []
     notes += [f"pictures with transparency laid on white: {transparent}"] if transparent else []
     notes += [f"unreadable pictures skipped: {len(reasons)}, {listed(reasons)}"] if reasons else []
@@ -161,9 +159,13 @@ def fit(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + short, top + short))
 
 
-def _refuse(unreadable: dict[int, str], settings: Data) -> None:
-    if unreadable and not settings.skip_unreadable:
-        reasons = [unreadable[position] for position in sorted(unreadable)]
+def _reasons(surveys: Sequence[_Survey]) -> list[str]:
+    return [survey.unreadable[position] for survey in surveys for position in sorted(survey.unreadable)]
+
+
+def _refuse(surveys: Sequence[_Survey], settings: Data) -> None:
+    reasons = _reasons(surveys)
+    if reasons and not settings.skip_unreadable:
         what = "Unreadable picture" if len(reasons) == 1 else f"{len(reasons)} unreadable pictures"
         raise InputError(
             f"{what}: {listed(reasons)}. Replace or remove {'it' if len(reasons) == 1 else 'them'}, or leave such "

@@ -34,6 +34,8 @@ class Trial(NamedTuple):
     """Its share of the wall-clock time."""
     right: tuple[int, ...]
     """Test images of each class that it tells after the last epoch."""
+    diverged: bool = False
+    """Whether a weight is no number by then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,5 +76,8 @@ class KeptTrials:
 
 def _record(parts: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     """What a file holds: with a checksum, because a changed digit is as good JSON as the right one."""
-    text = files.key_text({"parts": parts, "trial": trial._asdict()})
+    found = trial._asdict()
+    if not trial.diverged:  # records from before have none, and are as good
+        del found["diverged"]
+    text = files.key_text({"parts": parts, "trial": found})
     return json.loads(text) | {"sha256": hashlib.sha256(text.encode()).hexdigest()}

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from accdd import config, execution, executor
-from accdd.config import InputError
+from accdd.config import InputError, Notice
 from accdd.data import Dataset
 from accdd.evaluation import trials
 from accdd.evaluation.kept import KeptTrials, Trial
@@ -204,7 +205,14 @@ def score(
                 kept.keep(keys[position], chosen[position], trial)
     else:
         report(1.0)
-    accuracies, highest, seconds, right = zip(*(done[position] for position in range(len(keys))), strict=True)
+    accuracies, highest, seconds, right, diverged = zip(*(done[position] for position in range(len(keys))), strict=True)
+    if lost := sum(diverged):
+        warnings.warn(
+            f"{lost} of {len(keys)} networks diverged while they were trained on '{name}' by {protocol.name}. Their "
+            "accuracies, those of guessing, are among the scores.",
+            Notice,
+            stacklevel=2,
+        )
     label = protocol.name if total == usual else f"{protocol.name}, {total} epochs"
     label += ", held out" if data.tests_on_held_out else ""
     seed = keys[0].seed if list(keys) == network_keys(Key(keys[0].seed), len(keys)) else None

@@ -46,7 +46,7 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
         raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
     if test is None and data.is_gone(own["path"]):
         raise InputError(
-            f"The data that the set was made from is no longer at '{own['path']}'. Expected its place now: --test DATA "
+            f"The data that the set was made from is not at '{own['path']}' here. Expected its place: --test DATA "
             "(test=... in Python)."
         )
     real = _load(distilled, own["path"] if test is None else test)
@@ -94,7 +94,7 @@ def training_data(distilled: Distilled, source: Any) -> Dataset:
         )
     if source is None and data.is_gone(path):
         raise InputError(
-            f"The data that the set was made from is no longer at '{path}'. Expected its place now: --data DATA "
+            f"The data that the set was made from is not at '{path}' here. Expected its place: --data DATA "
             "(data=... in Python)."
         )
     real = _load(distilled, path)

@@ -1,7 +1,6 @@
 """Trials: fresh networks trained on a set, each tested after its last epoch."""
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from accdd import augment, execution, training
-from accdd.config import Notice, Settings
+from accdd.config import Settings
 from accdd.data import Dataset
 from accdd.evaluation.kept import Trial
 from accdd.evaluation.protocols import Protocol
@@ -106,24 +105,17 @@ def run(
             if epoch + 1 == total or (way.best_on_test and (epoch + 1) % between == 0):
                 right = [each.cpu() for each in tested(trained, together, own)]
                 looks.append([100 * int(each.sum()) / len(each) for each in right])
-            if epoch + 1 == total and (lost := _diverged(trained)):
-                warnings.warn(
-                    f"{lost} of {len(together)} networks diverged while they were trained by '{protocol.name}'; their "
-                    "accuracies, those of guessing, are among the scores.",
-                    Notice,
-                    stacklevel=3,  # the caller of `score`
-                )
             report((first + len(together) * (epoch + 1) / total) / len(keys))
         seconds = (time.perf_counter() - began) / len(together)
-        for each, told in zip(zip(*looks, strict=True), right, strict=True):
+        for each, told, lost in zip(zip(*looks, strict=True), right, _diverged(trained), strict=True):
             by_class = truth[told].bincount(minlength=data.num_classes)
-            yield Trial(each[-1], max(each), round(seconds, 3), tuple(by_class.tolist()))
+            yield Trial(each[-1], max(each), round(seconds, 3), tuple(by_class.tolist()), lost)
 
 
-def _diverged(trained: Trained) -> int:
-    """How many networks have a weight that is no number."""
+def _diverged(trained: Trained) -> list[bool]:
+    """Which networks have a weight that is no number."""
     finite = [torch.stack([value.isfinite().all() for value in each.values()]) for each in training.networks(trained)]
-    return sum(not bool(each.all()) for each in finite)
+    return [not bool(each.all()) for each in finite]
 
 
 def _batches(

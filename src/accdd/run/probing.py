@@ -76,18 +76,18 @@ def foretell(work: Work, reporter: Reporter, ranks: Ranks = ALONE) -> Forecast |
     as_long = of_loop.steps is not None and of_loop.steps * of_loop.inner_steps <= _probed(of_loop) and not others
     if not ranks.alone or (limit is None and (as_long or _guessed(work) < SHORT)):
         return None
-    reporter.phase("probing")
     try:
-        return forecast(work, ranks)
+        return forecast(work, reporter, ranks)
     except torch.OutOfMemoryError:
         return None  # the run may get by with fewer classes, or parts, at once; it is saved before it is scored
 
 
-def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
+def forecast(work: Work, reporter: Reporter, ranks: Ranks = ALONE) -> Forecast:
     """Probe the steps that a run is made of; its target bank is only asked what is missing.
 
     Args:
         work: the run.
+        reporter: told that it is probed.
         ranks: a shard learns its own classes alone.
 
     Raises:
@@ -95,12 +95,15 @@ def forecast(work: Work, ranks: Ranks = ALONE) -> Forecast:
         OutOfMemoryError: more than the GPU has, where there is no such limit.
     """
     limit = work.settings.max_memory
+    reporter.phase("probing")
     try:
         expected = _probe(work, ranks)
     except torch.OutOfMemoryError:
         if limit is None:
             raise
         raise InputError(f"This run takes more GPU memory than --max-memory {limit:g}. {SMALLER}") from None
+    finally:
+        reporter.update(1.0)
     if limit is not None and expected.memory > limit * 1e9:
         raise InputError(
             f"This run takes {expected.memory / 1e9:.2f} GB at its peak, more than --max-memory {limit:g}. {SMALLER}"

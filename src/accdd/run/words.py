@@ -17,12 +17,14 @@ from accdd.text import printable
 
 
 def unused(told: Mapping[str, Any], settings: Settings) -> list[str]:
-    """What was given, as dotted settings, and comes to nothing: early-stage models of a run that draws none, training
-    of networks that take part in one sweep alone."""
+    """What was given, as dotted settings, and comes to nothing: early-stage models of a run that draws none, a warm-up
+    of one that does, training of networks that take part in one sweep alone."""
     notes = []
     of_models = [key for key in told if key.startswith("pool.") and key != "pool.seed"]
     if of_models and not settings.pool.use and "pool.use" not in told:
         notes.append(f"{', '.join(of_models)}: but {settings.method} draws fresh networks unless told --early-stage.")
+    if told.get("loop.warm_up") and settings.pool.use and "pool.use" not in told:
+        notes.append(f"loop.warm_up: but {settings.method} draws early-stage models unless told --no-early-stage.")
     between = [key for key in ("loop.train_images", "loop.train_epochs") if told.get(key)]
     if between and settings.loop.inner_steps == 1:
         notes.append(f"{', '.join(between)}: but networks are trained between sweeps with --inner-steps of 2 or more.")

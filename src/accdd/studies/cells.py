@@ -177,9 +177,9 @@ class Study:
     def _hand_out(self, cells: Sequence[Cell]) -> None:
         """Have the executor make what is missing, which is then found."""
         alone = dataclasses.replace(self, folder=self.folder.absolute(), reporter=Quiet(), executor="inline")
-        for folder in (self.folder / cell.name for cell in cells):
+        for folder, seed in ((self.folder / cell.name, self._wanted(cell.settings).seed) for cell in cells):
             there = [folder / name for name in SCORES if (folder / name).exists()]
-            if any(_read(file) is None for file in there):
+            if any(_read(file, seed) is None for file in there):
                 for file in there:  # or the cell would count as done
                     file.unlink()
         last = ["curve.json" if cell.curve else "scores.json" for cell in cells]
@@ -236,8 +236,8 @@ class Study:
                 reporter=self.reporter, **options,
             )  # fmt: skip
 
-        scores = _found(folder / "scores.json", scored(named, baselines=cell.baselines))
-        curve = _found(folder / "curve.json", scored(named[:1], snapshots=True)) if cell.curve else []
+        scores = _found(folder / "scores.json", wanted.seed, scored(named, baselines=cell.baselines))
+        curve = _found(folder / "curve.json", wanted.seed, scored(named[:1], snapshots=True)) if cell.curve else []
         seconds = {phase: value for phase, value in distilled.info["seconds"].items() if phase != "scoring"}
         made_with = distilled.info["settings"]
         prepared = bool(made_with["pool"]["use"] or made_with["targets"]["count"])
@@ -251,7 +251,7 @@ class Study:
             if finished or (out / "distilled").exists():
                 api.load(out)
             if finished:
-                if cell.curve and _read(folder / "curve.json") is None:
+                if cell.curve and _read(folder / "curve.json", self._wanted(cell.settings).seed) is None:
                     for snapshot in run.snapshots(out):
                         run.read_snapshot(snapshot)
                 return
@@ -350,9 +350,9 @@ def _agree(file: Path, wanted: Mapping[str, Any], what: str, instead: str) -> No
         )
 
 
-def _found(file: Path, make: Callable[[], list[Score]]) -> list[Score]:
+def _found(file: Path, seed: int, make: Callable[[], list[Score]]) -> list[Score]:
     """The scores in a file, or made and written there."""
-    scores = _read(file)
+    scores = _read(file, seed)
     if scores is None:
         scores = make()
         kept = _Kept(evaluation.VERSION, scores)
@@ -368,10 +368,12 @@ class _Kept:
     scores: list[Score]
 
 
-def _read(file: Path) -> list[Score] | None:
-    """The scores in a file; None where it is not there, half-written or damaged, or older than `evaluation.VERSION`."""
+def _read(file: Path, seed: int) -> list[Score] | None:
+    """The scores in a file; None where it is not there, half-written or damaged, older than `evaluation.VERSION`, or of
+    networks of another seed."""
     try:
         kept = TypeAdapter(_Kept).validate_json(file.read_bytes())
     except (OSError, ValueError):
         return None
-    return kept.scores if kept.version == evaluation.VERSION else None
+    own = kept.version == evaluation.VERSION and all(score.seed == seed for score in kept.scores)
+    return kept.scores if own else None

@@ -38,7 +38,8 @@ class Row(NamedTuple):
     tested: str | None = None
     """The test images, as `Score.tested`."""
     shared: bool = False
-    """Whether several sets share early-stage models or targets, so that deviation and interval are over starts."""
+    """Whether several sets share early-stage models or targets, so that deviation and interval are over starts and
+    the networks that score."""
 
     @property
     def replicates(self) -> str:
