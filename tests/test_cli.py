@@ -347,6 +347,8 @@ def test_settings_of_early_stage_models_that_are_not_drawn_are_named(place: Path
     assert "pool.networks, pool.epochs: but dsa draws fresh networks unless told --early-stage." in told.stderr
     told = accdd(f"distill {place}/good.npz --out {tmp_path}/early --method dsa --early-stage {TINY}")
     assert told.exit_code == 0 and "draws fresh" not in told.stderr
+    told = accdd(f"distill {place}/good.npz --out {tmp_path}/warm --early-stage {TINY} --set loop.warm_up=0.1")
+    assert told.exit_code == 0 and "loop.warm_up: but early-stage models are drawn, which have none" in told.stderr
     told = accdd(f"distill {place}/good.npz --out {tmp_path}/once {TINY} --set loop.train_images=8 --inner-steps 1")
     assert "loop.train_images: but networks are trained between sweeps with --inner-steps of 2 or more" in told.stderr
 

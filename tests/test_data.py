@@ -564,7 +564,7 @@ def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ant").mkdir()
     assert_refused(tmp_path, "Only one class folder \\('ant'\\)")
     (tmp_path / "bee").mkdir()
-    assert_refused(tmp_path, r"Class folder '.*ant' holds no pictures \(0 other files; linked")
+    assert_refused(tmp_path, r"Class folder '.*ant' holds no pictures \(0 other files\)")
 
 
 def test_folders_of_splits_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -607,6 +607,9 @@ def test_parquet_files_about_pictures_in_folders_are_not_taken_for_the_data(tmp_
     (only / "data").mkdir()
     (only / "labels.parquet").rename(only / "data" / "train-0.parquet")
     assert_refused(only, "has the columns file_name, label; expected a picture")
+    (root / "data").mkdir()
+    (only / "data" / "train-0.parquet").rename(root / "data" / "train-0.parquet")
+    assert_refused(root, r"Class folder '.*data' holds no pictures \(1 other files\)")
 
 
 def test_all_unreadable_pictures_are_named_at_once(tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def test_what_a_system_writes_when_a_folder_is_looked_at_changes_nothing(root, d
         (root / "bee" / name).touch()
     load(root)
     assert len(decoded) == 1
+    assert not any(part.name == ".DS_Store" for part in folders.parts(root, ["ant", "bee"]))
 
 
 def test_an_empty_class_folder_is_noticed(root) -> None:

@@ -60,9 +60,10 @@ def test_networks_that_diverge_count_and_it_is_said(data: Dataset, monkeypatch: 
     recipe = dataclasses.replace(FEW_EPOCHS.recipe, lr=1e12)
     monkeypatch.setattr(execution, "at_once", lambda networks, cost, where: 1)
     for found in (None, 2):  # in the cache
-        with pytest.warns(Notice, match="2 of 2 networks diverged while they were trained on 'random' by few") as told:
+        with pytest.warns(Notice, match=r"2 of 2 networks \(convnet.*\) diverged .* on 'random' by few") as told:
             again = scored(data, protocol=dataclasses.replace(FEW_EPOCHS, recipe=recipe), content="few")
-        assert (again.n, again.found) == (2, found) and len(told) == 1
+        assert (again.n, again.found, again.diverged) == (2, found, 2) and len(told) == 1
+        assert "(n = 2, 2 diverged, protocol few)" in str(again)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scored(data)

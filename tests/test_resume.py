@@ -275,6 +275,7 @@ def test_bf16_that_would_be_slow_here_is_not_kept_unless_it_was_asked_for(
     notes = Notes()
     accdd.resume(out, arrays(), reporter=notes)
     assert any(f": {used}, " in line for line in notes.said if line.startswith("On "))
+    assert ("In fp32 instead of bf16, which is slow here." in notes.said) == (used == "fp32")
 
 
 def test_data_that_has_moved_is_asked_for(tmp_path: Path):

@@ -80,7 +80,7 @@ def encode(images: Tensor, factor: int, mode: str = "area") -> Tensor:
     h, w = images.shape[-2:]
     tile = (math.ceil(h / factor), math.ceil(w / factor))
     where = images.device
-    if mode == "area" and where.type == "mps":  # which has it for sizes alone that divide these
+    if mode == "area" and where.type == "mps":  # which has it only for sizes that divide these
         images = images.cpu()
     if mode == "bilinear":
         tiles = F.interpolate(images, size=tile, mode="bilinear", antialias=True)

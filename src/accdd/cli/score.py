@@ -280,8 +280,8 @@ def _tell_study(found: Any, out: Path, as_json: bool) -> None:
         typer.echo(f"\nDifferences are from the first row of the network, {each} by {each}.")
     if any(row.shared for row in found.rows):
         typer.echo(
-            "\nSets share early-stage models or targets, so deviations and intervals are over what sets start from and "
-            "the networks that score them alone. Expected --independent where they are to be of the whole method."
+            "\nSets share early-stage models or targets, so deviations and intervals are over starts and scoring "
+            "networks alone. Expected --independent where they are to be of the whole method."
         )
     kept = ", ".join([f"{out}/table.csv (and .md, .tex, .json)", *pictures])
     typer.echo(f"\nKept in {kept}.")

@@ -47,7 +47,7 @@ def load_folder(root: Path, settings: Data, only: Sequence[str] = ()) -> Dataset
     ignored, links = sum(count for _, count, _ in found), [link for _, _, links in found for link in links]
     why = "in no class folder, hidden, or not PNG, JPEG, WebP or BMP"
     notes += [*read_notes, *([f"files ignored: {ignored} ({why})"] if ignored else [])]
-    notes += [f"linked folders inside of class folders, not read: {listed(links)}"] if links else []
+    notes += _unread(links)
     return build(
         root.resolve().name,
         splits[0],
@@ -70,26 +70,25 @@ def class_folders(root: Path, settings: Data) -> tuple[Tensor, Tensor, list[str]
     names = list(_folders(root))
     check_text("name of the class folder", *names)
     _check_classes([root], names)
-    found, _, _ = _find(root, names, must_have=True)
+    found, _, links = _find(root, names, must_have=True)
     ((images, labels),), notes = read([of_files(found)], settings)
-    return images, labels, names, notes
+    return images, labels, names, [*notes, *_unread(links)]
 
 
 def hold_pictures(root: Path) -> bool:
-    """Whether a folder has class folders, perhaps below train/, each of them with a picture."""
+    """Whether a folder has class folders, perhaps below train/, at least two of them with a picture."""
+    classes = list[Path]()
     with contextlib.suppress(InputError):  # no folder to train on
-        classes = _folders(_splits(root)[0][0]).values()
-        return bool(classes) and all(
-            any(_is_picture(path.relative_to(folder).parts) for path in folder.rglob("*")) for folder in classes
-        )
-    return False
+        classes += _folders(_splits(root)[0][0]).values()
+    return sum(any(_is_picture(path.relative_to(each).parts) for path in each.rglob("*")) for each in classes) > 1
 
 
 def parts(root: Path, only: Sequence[str]) -> list[Path]:
     """What the pictures of `only` these classes depend on: their folders and all that is below."""
     roots, _ = _splits(root)
     chosen = [split / name for split in roots for name in only if (split / name).is_dir()]
-    return [path for folder in chosen for path in (folder, *sorted(folder.rglob("*")))]
+    below = [path for folder in chosen for path in (folder, *sorted(folder.rglob("*")))]
+    return [path for path in below if path.name not in OF_SYSTEMS]
 
 
 def _splits(root: Path) -> tuple[list[Path], list[str]]:
@@ -169,7 +168,7 @@ def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[
     pictures, links = [], list[Path]()
     ignored = sum(entry.is_file() and entry.name not in OF_SYSTEMS for entry in root.iterdir())
     for label, name in enumerate(names):
-        below = []
+        below, first = [], len(links)
         for path in (root / name).rglob("*"):
             if path.is_file():
                 below += [path.relative_to(root).parts] if path.name not in OF_SYSTEMS else []
@@ -178,9 +177,10 @@ def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[
         below.sort()
         chosen = [parts for parts in below if _is_picture(parts)]
         if must_have and not chosen:
+            linked = "; linked folders inside of it are not read" if links[first:] else ""
             raise InputError(
-                f"Class folder '{root / name}' holds no pictures ({len(below)} other files; linked folders inside of "
-                "it are not read); expected PNG, JPEG, WebP or BMP files. Remove the folder or fill it."
+                f"Class folder '{root / name}' holds no pictures ({len(below)} other files{linked}); expected PNG, "
+                "JPEG, WebP or BMP files. Remove the folder or fill it."
             )
         pictures += [(label, root.joinpath(*parts)) for parts in chosen]
         ignored += len(below) - len(chosen)
@@ -189,6 +189,10 @@ def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[
             f"'{root}' holds no pictures in class folders; expected class folders as in train/, or no such folder."
         )
     return pictures, ignored, links
+
+
+def _unread(links: list[Path]) -> list[str]:
+    return [f"linked folders inside of class folders, not read: {listed(links)}"] if links else []
 
 
 def _is_picture(parts: tuple[str, ...]) -> bool:

@@ -33,11 +33,11 @@ def find_parquet(root: Path) -> list[Path]:
     Raises:
         InputError: several folders hold parquet files, as in a data set with several configurations.
     """
-    own, of_data = sorted(root.glob("*.parquet")), sorted(root.glob("data/*.parquet"))
-    files = own or of_data or sorted(root.glob("*/*.parquet"))
-    if files and files != of_data and not any(map(_has_pictures, files)) and hold_pictures(root):
+    own = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+    files = own or sorted(root.glob("*/*.parquet"))
+    if files and not any(map(_has_pictures, files)) and hold_pictures(root):
         return []
-    if not (own or of_data) and len(parents := sorted({str(path.parent) for path in files})) > 1:
+    if not own and len(parents := sorted({str(path.parent) for path in files})) > 1:
         raise InputError(f"Several folders in '{root}' hold parquet files; name one of them: {', '.join(parents)}.")
     return files
 

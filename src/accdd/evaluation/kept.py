@@ -77,7 +77,7 @@ class KeptTrials:
 def _record(parts: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     """What a file holds: with a checksum, because a changed digit is as good JSON as the right one."""
     found = trial._asdict()
-    if not trial.diverged:  # records from before have none, and are as good
+    if not trial.diverged:  # as in records from before, which do not tell it
         del found["diverged"]
     text = files.key_text({"parts": parts, "trial": found})
     return json.loads(text) | {"sha256": hashlib.sha256(text.encode()).hexdigest()}

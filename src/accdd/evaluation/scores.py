@@ -61,6 +61,8 @@ class Score:
     shape: str | None = None
     """What is special about the network, as in 'depth=3/width=128': those of unlike shapes are not paired. None in
     older scores."""
+    diverged: int | None = None
+    """How many of the n networks ended with a weight that is no number, and guess; None where none did."""
     found: int | None = dataclasses.field(default=None, compare=False)
     """How many of the n networks were found in the cache; None where all were trained now."""
 
@@ -90,7 +92,8 @@ class Score:
     def __str__(self) -> str:
         """As in '67.1 ± 0.4 % (n = 5, protocol idc)'; the best on test after the last epoch's."""
         best = "" if self.best_on_test is None else f"; best on test {_spread(self.best_on_test)} %"
-        return f"{_spread(self.accuracies)} % (n = {self.n}, protocol {self.protocol}){best}"
+        lost = f", {self.diverged} diverged" if self.diverged else ""
+        return f"{_spread(self.accuracies)} % (n = {self.n}{lost}, protocol {self.protocol}){best}"
 
     def to_dict(self) -> dict[str, object]:
         """Fields and statistics, ready for JSON; without fields that do not apply."""
@@ -208,8 +211,8 @@ def score(
     accuracies, highest, seconds, right, diverged = zip(*(done[position] for position in range(len(keys))), strict=True)
     if lost := sum(diverged):
         warnings.warn(
-            f"{lost} of {len(keys)} networks diverged while they were trained on '{name}' by {protocol.name}. Their "
-            "accuracies, those of guessing, are among the scores.",
+            f"{lost} of {len(keys)} networks ({architecture}) diverged while they were trained on '{name}' by "
+            f"{protocol.name}. Their accuracies, those of guessing, are among the scores.",
             Notice,
             stacklevel=2,
         )
@@ -222,7 +225,7 @@ def score(
     return Score(
         name, architecture.name, label, total, accuracies, round(sum(seconds), 2),
         highest if way.best_on_test else None, tuple(per_class), seed=seed, tested=tested_on, precision=resolved,
-        shape=_shape(architecture), found=found or None,
+        shape=_shape(architecture), diverged=lost or None, found=found or None,
     )  # fmt: skip
 
 

@@ -23,8 +23,8 @@ def unused(told: Mapping[str, Any], settings: Settings) -> list[str]:
     of_models = [key for key in told if key.startswith("pool.") and key != "pool.seed"]
     if of_models and not settings.pool.use and "pool.use" not in told:
         notes.append(f"{', '.join(of_models)}: but {settings.method} draws fresh networks unless told --early-stage.")
-    if told.get("loop.warm_up") and settings.pool.use and "pool.use" not in told:
-        notes.append(f"loop.warm_up: but {settings.method} draws early-stage models unless told --no-early-stage.")
+    if told.get("loop.warm_up") and settings.pool.use:
+        notes.append("loop.warm_up: but early-stage models are drawn, which have none; --no-early-stage has.")
     between = [key for key in ("loop.train_images", "loop.train_epochs") if told.get(key)]
     if between and settings.loop.inner_steps == 1:
         notes.append(f"{', '.join(between)}: but networks are trained between sweeps with --inner-steps of 2 or more.")

@@ -44,7 +44,7 @@ def ablate(
         study: a name from `accdd.studies.NAMED`; its grid is joined with `over`.
         seeds: sets distilled with every combination, from the seeds 0, 1 and so on.
         independent: every seed has early-stage models and targets of its own, too, which all share otherwise: their
-            deviation is then that of the whole method, and not of its start and the networks that score it alone.
+            deviation is then that of the whole method, and not only of its start and the networks that score it.
         preset: a name from `accdd.presets.PRESETS`.
         settings: dotted, of all cells; those of `score` say how sets are scored.
         executor: what carries cells out: `inline`, `local:K`, `slurm` or `ray` (see `accdd.executor`).
