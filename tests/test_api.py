@@ -322,7 +322,12 @@ def test_data_that_changed_since_the_set_was_made_is_not_tested_on(
     with pytest.raises(accdd.InputError, match=r"has changed since the set was made.*--data DATA"):
         evaluation.training_data(result.distilled, None)
     assert len(evaluation.training_data(result.distilled, path).images) > 0  # said to be the ones to choose from
-    path.rename(tmp_path / "moved.npz")
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere" / "stripes.npz")
+    with pytest.raises(accdd.InputError, match=r"has the name and the classes of the data .* images that were learned"):
+        accdd.evaluate(result.distilled, test=moved, seeds=1, epochs=1)
+    other = moved.rename(tmp_path / "elsewhere" / "others.npz")
+    assert accdd.evaluate(result.distilled, test=other, seeds=1, epochs=1)
     with pytest.raises(accdd.InputError, match=r"is not at '.*stripes.npz' here. Expected its place: --test DATA"):
         accdd.evaluate(result.distilled, seeds=1, epochs=1)
     with pytest.raises(accdd.InputError, match=r"is not at '.*stripes.npz' here. Expected its place: --data DATA"):

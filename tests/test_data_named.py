@@ -172,6 +172,7 @@ def test_a_run_by_name_is_scored_on_the_data_of_that_name(root: Path, tmp_path: 
     result = accdd.distill("mnist", out=tmp_path / "run", settings=changes)
     assert result.distilled.info["source"]["path"] == result.distilled.info["source"]["name"] == "mnist"
     assert "flip" not in result.distilled.info["recipe"]["augment"]
+    assert "a fifth of lr from 2/3" in result.distilled.info["recipe"]["schedule"]
     monkeypatch.chdir(tmp_path)
     (score,) = accdd.evaluate(tmp_path / "run", seeds=1, epochs=1)
     assert "no flip" in score.protocol

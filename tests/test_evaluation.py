@@ -17,7 +17,7 @@ from accdd import augment, execution, files, training
 from accdd.cli import options
 from accdd.config import InputError, Notice, Train
 from accdd.data import Dataset
-from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, Way, network_keys, score, suited, trials
+from accdd.evaluation import PROTOCOLS, Case, Protocol, Score, Way, network_keys, score, suited, tables, trials
 from accdd.evaluation.protocols import IDC, no_exceptions, tenth_halfway
 from accdd.keys import Key
 from accdd.networks import Forward, Parameters
@@ -64,6 +64,8 @@ def test_networks_that_diverge_count_and_it_is_said(data: Dataset, monkeypatch: 
             again = scored(data, protocol=dataclasses.replace(FEW_EPOCHS, recipe=recipe), content="few")
         assert (again.n, again.found, again.diverged) == (2, found, 2) and len(told) == 1
         assert "(n = 2, 2 diverged, protocol few)" in str(again)
+        head, row = tables.rows([again])
+        assert row[head.index("diverged")] == "2" and "diverged" not in tables.rows([scored(data, epochs=1)])[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scored(data)

@@ -83,6 +83,7 @@ def test_no_path_of_this_machine_is_published(hub: Hub):
         "source": {"name": "mine", "path": "/home/me/pictures"},
         "settings": {"data": {"root": "C:\\Users\\me\\data"}, "targets": {"folder": "/scratch/me/bank"}},
         "list": ["/a/b", "a/b", 3],
+        "notes": ["linked folders, not read: '/home/me/cat/link', '/home/me/its own/x y'", "it's all"],
     }
     accdd.push(a_set(**info), "me/ants", licence="other")
     everything = b"".join(hub.repositories["me/ants"].values())
@@ -91,6 +92,7 @@ def test_no_path_of_this_machine_is_published(hub: Hub):
     theirs = accdd.load("hf:me/ants").info
     assert "path" not in theirs["source"] and theirs["settings"]["data"]["root"] == "data"
     assert theirs["list"] == ["b", "a/b", 3]
+    assert theirs["notes"] == ["linked folders, not read: 'link', 'x y'", "it's all"]
 
 
 def test_a_second_push_replaces_the_set_and_an_unknown_repository_is_left_alone(hub: Hub):

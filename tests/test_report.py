@@ -727,6 +727,9 @@ def test_a_copy_is_at_no_distance_and_counted():
     found = nearest.find(distilled, real)
     assert found.distances[0] == 0 and found.rows[0] == rows[0] and found.copies >= 1
     assert found.distances[1] > 0
+    twins = dataclasses.replace(real, images=torch.cat([real.images] * 2), labels=torch.cat([real.labels] * 2))
+    found = nearest.find(distilled, twins)
+    assert found.usual == 0 and found.copies == 1, "an exact copy is one, also where every real image has a twin"
 
 
 def test_a_class_of_one_image_has_a_nearest_and_no_reference():
@@ -737,6 +740,9 @@ def test_a_class_of_one_image_has_a_nearest_and_no_reference():
     )
     found = nearest.find(distilled, real)
     assert found.rows[1] == 2 and len(found.reference) == 2
+    alone = dataclasses.replace(real, images=real.images[1:], labels=torch.tensor([0, 1]))
+    found = nearest.find(dataclasses.replace(distilled, images=alone.images / 255), alone)
+    assert len(found.reference) == 0 and found.copies == 2
 
 
 # Pictures and charts ------------------------------------------------------------------------------------------

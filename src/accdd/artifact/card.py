@@ -266,6 +266,7 @@ def _scores(info: Mapping[str, Any]) -> str:
     lines = ["| trained on | network | protocol | n | accuracy |", "|---|---|---|---|---|"]
     for score in scores:
         named = " | ".join(escape(score.get(name, "?")) for name in ("set", "network", "protocol", "n"))
+        named += f", {escape(score['diverged'])} diverged" if score.get("diverged") else ""
         spread = "" if score.get("std") is None else f" ± {_number(score['std'])}"  # one network has none
         lines.append(f"| {named} | {_number(score.get('mean'))}{spread} |")
     return head + "\n".join(lines)

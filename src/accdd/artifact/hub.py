@@ -118,10 +118,17 @@ def _named(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_named(each) for each in value]
     if isinstance(value, str):
-        for kind in (PurePosixPath, PureWindowsPath):
-            if kind(value).is_absolute() or value.startswith("~") or kind(value).parts[:1] == ("..",):
-                return kind(value).name
+        quoted = re.sub(r"'([^']+)'", lambda found: f"'{_last(found[1])}'", value)  # as notes name files
+        return _last(quoted)
     return value
+
+
+def _last(text: str) -> str:
+    """The name at the end of a path; other text as it is."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        if kind(text).is_absolute() or text.startswith("~") or kind(text).parts[:1] == ("..",):
+            return kind(text).name
+    return text
 
 
 def _check_name(repository: str) -> None:

@@ -192,7 +192,8 @@ def _find(root: Path, names: list[str], *, must_have: bool) -> tuple[list[tuple[
 
 
 def _unread(links: list[Path]) -> list[str]:
-    return [f"linked folders inside of class folders, not read: {listed(links)}"] if links else []
+    quoted = listed([f"'{link}'" for link in links])
+    return [f"linked folders inside of class folders, not read: {quoted}"] if links else []
 
 
 def _is_picture(parts: tuple[str, ...]) -> bool:

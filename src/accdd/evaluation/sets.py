@@ -53,6 +53,7 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
     same = _is_own(distilled, real)
     elsewhere = test is not None and not _is_origin(test, own)
     if elsewhere and not same:
+        _check_not_moved(real, test, distilled)
         real = real.all_for_testing()
     elif not same:
         where = own.get("path") or own.get("name")
@@ -62,6 +63,19 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
         )
     _check_same_classes(distilled, real)
     return real
+
+
+def _check_not_moved(real: Dataset, test: Any, distilled: Distilled) -> None:
+    """Refuse what looks like the set's own data, moved and changed: all of it would be tested on, though most of it was
+    learned from."""
+    own = origin(distilled)
+    alike = own.get("name") == real.name and tuple(distilled.class_names) == tuple(real.class_names)
+    if own.get("fingerprint") and real.kept_aside and alike:
+        raise InputError(
+            f"The data at '{test}' has the name and the classes of the data that the set was made from, and is not the "
+            "same. It has no test split, so images that were learned from would be tested on. Expected the same data, "
+            "or other images under another name or in a test split."
+        )
 
 
 def _is_origin(test: Any, own: Mapping[str, Any]) -> bool:

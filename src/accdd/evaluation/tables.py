@@ -40,6 +40,7 @@ def rows(scores: Sequence[Score]) -> Rows:
         "protocol": lambda score: score.protocol,
         "epochs": lambda score: score.epochs,
         "n": lambda score: score.n,
+        "diverged": lambda score: score.diverged,
         "accuracy, last epoch": lambda score: _mean(score.accuracies),
         "deviation": lambda score: _deviation(score.accuracies),
         "95 % interval": _interval,

@@ -107,7 +107,7 @@ def pairs(seen: Seen) -> list[Pairs]:
     made = pictures.view(len(names), images_of, most, ROOM["nearest"], columns=None)
     for label, sheet in enumerate(made.sheets):
         found = near.distances[ranked[label][: made.shown]].tolist()
-        sheets.append(Pairs(names[label], sheet, tuple((each, each < near.limit) for each in found)))
+        sheets.append(Pairs(names[label], sheet, tuple((each, each <= near.limit) for each in found)))
     return sheets
 
 

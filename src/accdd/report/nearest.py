@@ -22,6 +22,8 @@ from accdd.data import Dataset, mapped
 FILE = "nearest.safetensors"
 REFERENCE = 50
 """Real images per class, at most, whose distance to the nearest other real one is measured."""
+ROUNDED = 0.5 / 255
+"""How far rounding to 8 bits moves a pixel at most."""
 SUSPICIOUS = 0.05
 """A learned image is as near as a copy where this share of real images, or less, has a nearer other real one."""
 
@@ -41,14 +43,20 @@ class Nearest(NamedTuple):
     """The same distance from real images, evenly chosen of each class, to the nearest other of it, float32 (k,)."""
 
     @property
+    def usual(self) -> float:
+        """Within this, few real images have another one; 0 without a reference."""
+        return self.reference.quantile(SUSPICIOUS).item() if len(self.reference) else 0.0
+
+    @property
     def limit(self) -> float:
-        """Below it, a learned image is as near to a real one as a copy; NaN without a reference."""
-        return self.reference.quantile(SUSPICIOUS).item() if len(self.reference) else math.nan
+        """Up to it, a learned image is as near to a real one as a copy. A copy that was rounded to 8 bits is one even
+        where real images have twins."""
+        return max(self.usual, ROUNDED)
 
     @property
     def copies(self) -> int:
-        """Learned images nearer than `limit`."""
-        return int((self.distances < self.limit).sum())
+        """Learned images no farther than `limit`."""
+        return int((self.distances <= self.limit).sum())
 
 
 @torch.no_grad()

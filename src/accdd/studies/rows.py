@@ -40,6 +40,8 @@ class Row(NamedTuple):
     shared: bool = False
     """Whether several sets share early-stage models or targets, so that deviation and interval are over starts and
     the networks that score."""
+    diverged: int = 0
+    """Networks, of all sets, that ended with a weight that is no number, and guess."""
 
     @property
     def replicates(self) -> str:
@@ -92,6 +94,7 @@ def summary(what: Mapping[str, Any], outcomes: Sequence[Outcome], independent: b
         row = Row(
             what, first.network, first.protocol, len(scores), first.n, values, seconds, tested=first.tested,
             shared=len(scores) > 1 and not independent and any(outcome.prepared for outcome in outcomes),
+            diverged=sum(score.diverged or 0 for score in scores),
         )  # fmt: skip
         rows.append(row)
     return rows
@@ -116,7 +119,9 @@ def with_differences(rows: Sequence[Row]) -> list[Row]:
 def beside(column: str, scores: Sequence[Score]) -> list[Row]:
     """The rows of baselines, which are real images."""
     return [
-        Row({column: score.set}, score.network, score.protocol, 0, score.n, score.accuracies, {}, tested=score.tested)
+        Row({column: score.set}, score.network, score.protocol, 0, score.n, score.accuracies, {})._replace(
+            tested=score.tested, diverged=score.diverged or 0
+        )
         for score in scores
         if score.beside is not None
     ]
@@ -136,6 +141,7 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
         "sets": lambda row: str(row.sets),
         "models and targets": lambda row: "shared" if row.shared else "own" if row.sets > 1 else "",
         "networks each": lambda row: str(row.networks),
+        "diverged": lambda row: str(row.diverged or ""),
         "accuracy, last epoch": lambda row: f"{row.mean:.2f}",
         "deviation": lambda row: "" if row.deviation is None else f"{row.deviation:.2f}",
         "95 % interval": lambda row: "" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval),
