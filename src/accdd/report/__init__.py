@@ -79,7 +79,8 @@ def keep(path: str | Path, scores: Sequence[Score], test: Any = None) -> None:
     Args:
         path: the folder of the run or of the set, by the name that the scores call it.
         scores: of any sets; those of others are left out.
-        test: what a set without a run was tested on, where that was said: it becomes a part of the protocol's name.
+        test: what a set without a run was tested on, where that was said: it becomes a part of the protocol's name,
+            with the beginning of the images' digest, because with baselines fewer are tested on.
     """
     own = []
     for score in scores:
@@ -89,7 +90,12 @@ def keep(path: str | Path, scores: Sequence[Score], test: Any = None) -> None:
             own.append(dataclasses.replace(score, set="distilled" + score.set.removeprefix(str(path))))
     if test is not None:
         name = Path(str(test)).name  # of a path no more, because sets are given to others
-        own = [dataclasses.replace(score, protocol=f"{score.protocol}, tested on {name}") for score in own]
+        own = [
+            dataclasses.replace(
+                score, protocol=f"{score.protocol}, tested on {name} {(score.tested or '')[:6]}".rstrip()
+            )
+            for score in own
+        ]
     made = [score.to_dict() for score in own]
     if not _is_set(path):
         RunFolder(Path(path)).keep(made)
