@@ -358,10 +358,10 @@ def test_every_preset_is_valid_and_resolves_to_what_it_says(name: str):
 
 
 def test_without_early_stage_models_accdd_on_imagenet_10_is_its_host_but_for_what_it_states():
+    told = {"ipc": 10, "pool.use": False, "perturb.use": False}
     fresh = [
-        resolve(override(Settings(), {"ipc": 10, **PRESETS[name].changes(10), **told}), sized(224))
+        resolve(override(Settings(), {**PRESETS[name].changes(10), **told}), sized(224))
         for name in ("accdd-imagenet-10", "idc-imagenet-10")
-        for told in [{"pool.use": False, "perturb.use": False}]
     ]
     ours, host = (flatten(to_dict(each)) for each in fresh)
     differing = {key for key, value in ours.items() if value != host[key] and not key.startswith("pool.")}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from accdd import artifact, config, data, execution, parallel, presets, report, run, scoring
+from accdd import artifact, config, data, execution, parallel, planning, presets, report, run, scoring
 from accdd.artifact import Distilled
 from accdd.config import InputError, Settings
 from accdd.data import Dataset
@@ -187,7 +187,7 @@ def resume(
         real, resolved = ranks.together(read)
         where = real.device
         ranks = _shard(ranks, resolved)
-        plan = record.plan if execution.suits(record.plan, resolved.precision, where) else None
+        plan = record.plan if planning.suits(record.plan, resolved.precision, where) else None
         work = ranks.together(lambda: course.prepare(given, real, resolved, reporter, plan=plan))
         work = work._replace(plan=ranks.leader(lambda: work.plan))  # that of another machine may be another
         _agree(ranks, work)

@@ -184,11 +184,6 @@ def precision(name: str, where: torch.device) -> str:
     return "bf16" if has_bf16 else "fp32"
 
 
-def suits(plan: Plan, asked: str, where: torch.device) -> bool:
-    """Whether a plan of another machine serves here, too: in bf16 only where that is fast, or was `asked` for."""
-    return plan.precision in (asked, precision("auto", where), "fp32")
-
-
 def count(function: Callable[..., Any], *args: Any) -> tuple[Cost, Any]:
     """The cost of `function(*args)` and its result without values; from shapes alone, so within a second."""
     args = tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), args)

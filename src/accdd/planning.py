@@ -19,6 +19,11 @@ from accdd.matching import averages
 from accdd.networks import calibrated, runs_code
 
 
+def suits(plan: Plan, asked: str, where: torch.device) -> bool:
+    """Whether a plan of another machine serves here, too: in bf16 only where that is fast, or was `asked` for."""
+    return plan.precision in (asked, execution.precision("auto", where), "fp32")
+
+
 def choose_plan(problem: Problem, data: Dataset, settings: Settings) -> Plan:
     """The plan for a run, from counted work and the kind of device.
 

@@ -44,11 +44,8 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
     own = origin(distilled)
     if test is None and not own.get("path"):
         raise InputError("The set does not say where its data is. Expected --test DATA (test=... in Python).")
-    if test is None and data.is_gone(own["path"]):
-        raise InputError(
-            f"The data that the set was made from is not at '{own['path']}' here. Expected its place: --test DATA "
-            "(test=... in Python)."
-        )
+    if test is None:
+        _check_there(own["path"], "test")
     real = _load(distilled, own["path"] if test is None else test)
     same = _is_own(distilled, real)
     elsewhere = test is not None and not _is_origin(test, own)
@@ -63,6 +60,14 @@ def test_data(distilled: Distilled, test: Any) -> Dataset:
         )
     _check_same_classes(distilled, real)
     return real
+
+
+def _check_there(path: str, option: str) -> None:
+    if data.is_gone(path):
+        raise InputError(
+            f"The data that the set was made from is not at '{path}' here. Expected its place: --{option} DATA "
+            f"({option}=... in Python)."
+        )
 
 
 def _check_not_moved(real: Dataset, test: Any, distilled: Distilled) -> None:
@@ -106,11 +111,8 @@ def training_data(distilled: Distilled, source: Any) -> Dataset:
             "The set does not say where its data is, so there are no real images to choose from. "
             "Expected --data DATA (data=... in Python)."
         )
-    if source is None and data.is_gone(path):
-        raise InputError(
-            f"The data that the set was made from is not at '{path}' here. Expected its place: --data DATA "
-            "(data=... in Python)."
-        )
+    if source is None:
+        _check_there(path, "data")
     real = _load(distilled, path)
     if source is None and not _is_own(distilled, real):
         raise InputError(
